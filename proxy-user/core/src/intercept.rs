@@ -1,0 +1,1 @@
+//! What the kernel must know, and the steps that take it there.

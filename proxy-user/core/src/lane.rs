@@ -1,0 +1,95 @@
+//! Which lane a service's connections take, and why. The only place where this is decided.
+
+use crate::addr::Family;
+use crate::service::{LaneChoice, Policy, Protocol, Service};
+
+/// Who moves the bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Nobody: the kernel connects the application to the endpoint.
+    Direct,
+    /// A worker.
+    Proxy,
+}
+
+impl Lane {
+    /// Word for metrics, logs and tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// What forced or allowed the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LaneReason {
+    /// The config names the lane.
+    Asked,
+    /// Nothing needs a worker.
+    NothingNeedsUserspace,
+    /// The policy cannot be followed by the kernel.
+    Policy(Policy),
+    /// A limit or timeout is set that only a worker can keep.
+    Limits,
+    /// An endpoint's family does not fit the socket's, so somebody must translate.
+    Family(Family),
+    /// The protocol must be read.
+    Protocol(Protocol),
+}
+
+impl std::fmt::Display for LaneReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Asked => f.write_str("the config names the lane"),
+            Self::NothingNeedsUserspace => f.write_str("nothing in the config needs a worker"),
+            Self::Policy(policy) => write!(f, "balance policy {policy:?} is kept by workers only"),
+            Self::Limits => f.write_str("limits are kept by workers only"),
+            Self::Family(family) => write!(f, "not every endpoint can be reached from an {family} socket"),
+            Self::Protocol(protocol) => write!(f, "protocol {protocol:?} must be read"),
+        }
+    }
+}
+
+/// Chooses the lane for connections to a service's addresses of one family.
+///
+/// `auto` is direct only if the protocol is tcp, the kernel knows the policy, no limit is set, and every endpoint that
+/// serves (weight above 0) has the family of the socket. Health does not matter: a lane that changed with it would be
+/// a surprise.
+#[must_use]
+pub fn choose(service: &Service, family: Family) -> (Lane, LaneReason) {
+    match service.lane {
+        LaneChoice::Direct => (Lane::Direct, LaneReason::Asked),
+        LaneChoice::Proxy => (Lane::Proxy, LaneReason::Asked),
+        LaneChoice::Auto => match obstacle(service, family) {
+            Some(reason) => (Lane::Proxy, reason),
+            None => (Lane::Direct, LaneReason::NothingNeedsUserspace),
+        },
+    }
+}
+
+/// Finds the first thing in a service that the direct lane cannot honour for sockets of a family.
+///
+/// The config refuses `lane: direct` where this finds something, except for [`LaneReason::Family`] while at least one
+/// endpoint fits.
+#[must_use]
+pub fn obstacle(service: &Service, family: Family) -> Option<LaneReason> {
+    let Protocol::Tcp = service.protocol;
+    if !is_kernel_policy(service.policy) {
+        return Some(LaneReason::Policy(service.policy));
+    }
+    if service.limits.is_set {
+        return Some(LaneReason::Limits);
+    }
+    let serving = service.endpoints.iter().filter(|e| e.weight > 0);
+    let fits = serving.map(|e| Family::of(e.address.0)).all(|f| f == family);
+    (!fits).then_some(LaneReason::Family(family))
+}
+
+/// Tells whether the kernel can follow a policy.
+#[must_use]
+pub fn is_kernel_policy(policy: Policy) -> bool {
+    matches!(policy, Policy::Random | Policy::LeastRequest | Policy::Maglev)
+}

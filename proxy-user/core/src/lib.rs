@@ -1,0 +1,18 @@
+//! Decisions of Weir, as pure logic: who gets a connection, by which lane, and what the kernel must know of it.
+//!
+//! This crate opens no socket, reads no clock, starts no task and contains no `unsafe`. Time, randomness and load
+//! come in as arguments; effects go out as values ([`intercept::MapOp`], [`health::Verdict`]). It must never learn
+//! about aya, io_uring, tokio or the kernel ABI.
+//!
+//! Read [`snapshot`] first: one immutable, versioned view of everything that the data plane obeys.
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod balance;
+pub mod health;
+pub mod id;
+pub mod intercept;
+pub mod lane;
+pub mod outcome;
+pub mod service;
+pub mod snapshot;

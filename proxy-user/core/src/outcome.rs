@@ -1,0 +1,88 @@
+//! How a connection ended, and who ended it.
+
+/// Why a connection is over. One word per connection, used as metric label and log field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// Both sides said FIN.
+    Fin,
+    /// The client reset it.
+    DownstreamReset,
+    /// The endpoint reset it.
+    UpstreamReset,
+    /// No endpoint accepted the connection: refused.
+    ConnectRefused,
+    /// No endpoint answered in time.
+    ConnectTimeout,
+    /// The network had no way to any endpoint.
+    ConnectUnreachable,
+    /// The service has no usable endpoint.
+    NoEndpoint,
+    /// A limit on open connections was reached.
+    Limit,
+    /// Neither side said anything for too long.
+    IdleTimeout,
+    /// One side had closed, and the other neither sent nor closed for too long.
+    HalfCloseTimeout,
+    /// Sent bytes were not acknowledged in time (TCP_USER_TIMEOUT).
+    UserTimeout,
+    /// Its endpoint failed or was removed, and the policy says reset.
+    EndpointLost,
+    /// Weir is stopping and the time for draining was over.
+    Drained,
+    /// The connection came without a known original destination.
+    NoOriginalDst,
+    /// A system call of ours failed unexpectedly.
+    Internal,
+}
+
+impl Reason {
+    /// Every reason, in the order that tables use.
+    pub const ALL: [Self; 15] = [
+        Self::Fin,
+        Self::DownstreamReset,
+        Self::UpstreamReset,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::ConnectUnreachable,
+        Self::NoEndpoint,
+        Self::Limit,
+        Self::IdleTimeout,
+        Self::HalfCloseTimeout,
+        Self::UserTimeout,
+        Self::EndpointLost,
+        Self::Drained,
+        Self::NoOriginalDst,
+        Self::Internal,
+    ];
+
+    /// Word for metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fin => "fin",
+            Self::DownstreamReset => "downstream_reset",
+            Self::UpstreamReset => "upstream_reset",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectUnreachable => "connect_unreachable",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Limit => "limit",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HalfCloseTimeout => "half_close_timeout",
+            Self::UserTimeout => "user_timeout",
+            Self::EndpointLost => "endpoint_lost",
+            Self::Drained => "drained",
+            Self::NoOriginalDst => "no_original_dst",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// What a connection attempt says about its endpoint; feeds passive health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Attempt {
+    /// The endpoint accepted and, as far as seen, behaved.
+    Good,
+    /// It refused, timed out, could not be reached, or reset the connection.
+    Bad,
+}

@@ -1,0 +1,247 @@
+//! What one service is: where applications ask for it, who serves it, and by which policies.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::addr::{EndpointAddr, Family};
+use crate::id::{EndpointId, ServiceId};
+
+/// A named set of endpoints with the addresses that applications connect to and the policies between the two.
+///
+/// Immutable: a change of config or health makes a new value, and an unchanged service stays the *same* `Arc`, so that
+/// planners and workers find what changed by comparing pointers.
+#[derive(Debug)]
+pub struct Service {
+    /// Number that maps and counters use.
+    pub id: ServiceId,
+    /// Name in the config, for example `shop/web`.
+    pub name: Arc<str>,
+    /// What applications connect to; canonical (never v4-mapped), no two services share one.
+    pub addresses: Vec<SocketAddr>,
+    /// Protocol spoken.
+    pub protocol: Protocol,
+    /// Lane that the config asks for.
+    pub lane: LaneChoice,
+    /// Everything that can serve, healthy or not, in config order.
+    pub endpoints: Vec<Endpoint>,
+    /// How one endpoint is chosen.
+    pub policy: Policy,
+    /// Active health checks, if any.
+    pub health: Option<HealthCheck>,
+    /// When failing connections eject an endpoint, and how low the number of usable endpoints may go.
+    pub outlier: Outlier,
+    /// Bounds on connections and times.
+    pub limits: Limits,
+    /// What happens to connections that are open to an endpoint that fails or is removed.
+    pub on_endpoint_loss: EndpointLoss,
+    /// What happens to new connections while Weir cannot serve them.
+    pub fail: Fail,
+    /// Connections open in the proxy lane, over all workers.
+    pub load: Arc<Load>,
+}
+
+impl Service {
+    /// Endpoints that may get new connections, as indexes into [`Service::endpoints`], in config order.
+    ///
+    /// Endpoints of weight 0 never serve. When fewer than [`Outlier::panic_percent`] of the others are healthy, health is
+    /// no longer believed and all of them serve (Envoy's panic threshold): better a sick endpoint than a healthy one
+    /// crushed by everybody's load.
+    #[must_use]
+    pub fn usable(&self) -> Vec<usize> {
+        let serving: Vec<usize> = (0..self.endpoints.len()).filter(|i| self.endpoints[*i].weight > 0).collect();
+        let healthy: Vec<usize> =
+            serving.iter().copied().filter(|i| self.endpoints[*i].state == EndpointState::Healthy).collect();
+        if self.is_panicking(healthy.len(), serving.len()) { serving } else { healthy }
+    }
+
+    /// Tells whether so few endpoints are healthy that health is ignored.
+    #[must_use]
+    pub fn is_panicking(&self, healthy_count: usize, serving_count: usize) -> bool {
+        healthy_count * 100 < usize::from(self.outlier.panic_percent) * serving_count
+    }
+
+    /// Endpoints of one family that may get new connections.
+    #[must_use]
+    pub fn usable_of(&self, family: Family) -> Vec<usize> {
+        self.usable().into_iter().filter(|i| Family::of(self.endpoints[*i].address.0) == family).collect()
+    }
+}
+
+/// One server of a service.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Number that maps and counters use.
+    pub id: EndpointId,
+    /// Where it listens; canonical (never v4-mapped).
+    pub address: EndpointAddr,
+    /// Share of new connections relative to its siblings; 0 means none.
+    pub weight: u32,
+    /// Failure zone, for operators and later for zone-aware balancing.
+    pub zone: Option<Arc<str>>,
+    /// What health says now.
+    pub state: EndpointState,
+    /// Connections open in the proxy lane, over all workers.
+    pub load: Arc<Load>,
+}
+
+/// Number of open connections, shared by all workers and by every version of a service.
+#[derive(Debug, Default)]
+pub struct Load(AtomicU32);
+
+impl Load {
+    /// Connections open now.
+    #[must_use]
+    pub fn open_count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more connection unless that would exceed `most`; the caller owes one [`Load::release`].
+    #[must_use]
+    pub fn try_acquire(&self, most: u32) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1)).is_ok()
+    }
+
+    /// Counts one connection less.
+    pub fn release(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether an endpoint is believed to serve. An endpoint starts as healthy until a check or a failure says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointState {
+    /// Gets connections.
+    Healthy,
+    /// Active checks failed.
+    Unhealthy,
+    /// Real connections failed (passive health).
+    Ejected,
+}
+
+/// Protocol that a service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// A stream of bytes.
+    Tcp,
+}
+
+/// Lane asked for in the config; [`crate::lane::choose`] decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LaneChoice {
+    /// The cheapest lane that the policies allow.
+    Auto,
+    /// The kernel connects to the endpoint itself.
+    Direct,
+    /// Through a worker.
+    Proxy,
+}
+
+/// How an endpoint is chosen for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// In turn, weighted.
+    RoundRobin,
+    /// At random, weighted.
+    Random,
+    /// The less loaded of two drawn at random, weighted (Mitzenmacher 2001).
+    LeastRequest,
+    /// Consistent hash of the client's address (Eisenbud et al., NSDI 2016).
+    Maglev,
+    /// Consistent hash of the client's address on a ring (Karger et al. 1997).
+    RingHash,
+}
+
+/// Active health check of every endpoint of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Time between two checks of a healthy endpoint; up to a tenth is added or taken at random.
+    pub interval: Duration,
+    /// Time between two checks while an endpoint is unhealthy or its state is in doubt; at most `interval`.
+    pub unhealthy_interval: Duration,
+    /// Time after which an unanswered check counts as failed.
+    pub timeout: Duration,
+    /// Good checks in a row that make an endpoint healthy.
+    pub healthy: u32,
+    /// Bad checks in a row that make it unhealthy.
+    pub unhealthy: u32,
+    /// What is asked.
+    pub probe: Probe,
+    /// Port to check instead of the endpoint's own.
+    pub port: Option<u16>,
+}
+
+/// What a health check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// That a connection can be made.
+    Tcp,
+    /// That an HTTP/1.1 GET is answered as expected.
+    Http {
+        /// Path and query, beginning with `/`.
+        path: String,
+        /// Value of the Host header; the endpoint's address if absent.
+        host: Option<String>,
+        /// Statuses that count as good, as inclusive ranges; never empty.
+        status: Vec<(u16, u16)>,
+        /// Text that the first 64 KiB of the body must contain.
+        body: Option<String>,
+    },
+}
+
+/// Passive health: what real connections say about an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlier {
+    /// Connect failures or resets in a row that eject an endpoint; 0 switches ejection off.
+    pub consecutive_failures: u32,
+    /// Length of the first ejection; the n-th lasts n times as long.
+    pub base_ejection: Duration,
+    /// Longest ejection.
+    pub max_ejection: Duration,
+    /// Most endpoints that may be ejected at once, in percent (one is always allowed when there are at least two).
+    pub max_ejected_percent: u8,
+    /// Share of healthy endpoints, in percent, below which all are used.
+    pub panic_percent: u8,
+}
+
+/// Bounds of a service; a value equal to the default is not a limit that was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Time for one connect to one endpoint.
+    pub connect_timeout: Duration,
+    /// Endpoints tried for one connection, the first included.
+    pub connect_attempts: u32,
+    /// Time without a byte in either direction after which a connection is closed; `None` is never.
+    pub idle_timeout: Option<Duration>,
+    /// Time that one direction may stay open after the other was closed, without a byte.
+    pub half_close_timeout: Option<Duration>,
+    /// Time that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT).
+    pub user_timeout: Duration,
+    /// Open connections to the service.
+    pub max_connections: Option<u32>,
+    /// Open connections to one endpoint.
+    pub max_connections_per_endpoint: Option<u32>,
+    /// True if the config set any of these: then the direct lane cannot honour the service.
+    pub is_set: bool,
+}
+
+/// Fate of connections that are open to an endpoint that failed or was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointLoss {
+    /// They go on.
+    Keep,
+    /// They go on for this long and are then reset.
+    Drain(Duration),
+    /// They are reset at once.
+    Reset,
+}
+
+/// Fate of new connections while Weir is not there to serve them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fail {
+    /// The kernel connects them to an endpoint itself.
+    Open,
+    /// They are refused.
+    Closed,
+}
