@@ -1,1 +1,26 @@
-#![no_std]
+//! Layout of everything that crosses the border between the kernel programs and userspace.
+//!
+//! Only `#[repr(C)]` types of fixed-width integers live here, with explicit padding and byte order in the field's name,
+//! and the constants that both sides must agree on. No logic beyond conversions that cannot fail, no allocation, no
+//! aya. Maps are typed by these on the kernel side and by their bytes ([`zerocopy`]) in userspace.
+#![cfg_attr(not(test), no_std)]
+
+pub mod config;
+pub mod counter;
+pub mod key;
+pub mod map;
+pub mod record;
+pub mod value;
+
+/// Version of every layout in this crate; grows with each incompatible change.
+///
+/// Pinned maps of another version are never reused.
+pub const ABI_VERSION: u32 = 1;
+
+/// Asserts size and alignment at compile time: both sides are built by different compilers' back ends.
+macro_rules! layout {
+    ($type:ty, $size:expr, $align:expr) => {
+        const _: () = assert!(core::mem::size_of::<$type>() == $size && core::mem::align_of::<$type>() == $align);
+    };
+}
+pub(crate) use layout;
