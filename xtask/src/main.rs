@@ -1,1 +1,44 @@
-fn main() {}
+//! The project's chores, as `cargo xtask COMMAND`.
+//!
+//! Knows the repository by its files only and depends on no other crate of it, so that it builds in seconds and
+//! still runs when everything else is broken. A new command is a module with `pub(crate) struct Args` (clap),
+//! `pub(crate) fn run(&Repo, Args) -> anyhow::Result<ExitCode>` and one line in [`Command`] and [`main`].
+
+#![forbid(unsafe_code)]
+
+mod ebpf;
+mod process;
+mod repo;
+mod scratch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::repo::Repo;
+
+/// Chores of the Weir repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Rebuilds the committed kernel object from proxy-ebpf, or checks that it still matches its source
+    Ebpf(ebpf::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let repo = Repo::here();
+    let result = match cli.command {
+        Command::Ebpf(args) => ebpf::run(&repo, &args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
