@@ -128,7 +128,11 @@ impl std::str::FromStr for Cidr {
             },
         };
         let network = Self { address: masked(address, prefix_bits), prefix_bits };
-        if network.address == address { Ok(network) } else { Err(CidrError::HostBits(text.to_owned(), network)) }
+        if network.address == address {
+            Ok(network)
+        } else {
+            Err(CidrError::HostBits(text.to_owned(), network))
+        }
     }
 }
 
