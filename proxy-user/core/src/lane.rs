@@ -93,3 +93,63 @@ pub fn obstacle(service: &Service, family: Family) -> Option<LaneReason> {
 pub fn is_kernel_policy(policy: Policy) -> bool {
     matches!(policy, Policy::Random | Policy::LeastRequest | Policy::Maglev)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn auto_is_direct_when_nothing_needs_userspace() {
+        for policy in [Policy::Random, Policy::LeastRequest, Policy::Maglev] {
+            let service = fixture::service(1, policy, &[1, 2]);
+            assert_eq!(choose(&service, Family::V4), (Lane::Direct, LaneReason::NothingNeedsUserspace));
+        }
+    }
+
+    #[test]
+    fn auto_is_proxy_for_policies_that_only_workers_keep() {
+        for policy in [Policy::RoundRobin, Policy::RingHash] {
+            let service = fixture::service(1, policy, &[1, 2]);
+            assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::Policy(policy)));
+        }
+    }
+
+    #[test]
+    fn auto_is_proxy_when_limits_are_set() {
+        let mut service = fixture::service(1, Policy::Random, &[1]);
+        service.limits.is_set = true;
+        assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::Limits));
+    }
+
+    #[test]
+    fn auto_is_proxy_for_sockets_that_cannot_reach_every_serving_endpoint() {
+        let mut service = fixture::service(1, Policy::Random, &[1]);
+        assert_eq!(choose(&service, Family::V6), (Lane::Proxy, LaneReason::Family(Family::V6)));
+        service.endpoints.push(fixture::endpoint(9, fixture::v6(9, 80), 0));
+        assert_eq!(choose(&service, Family::V4).0, Lane::Direct, "weight 0 does not serve");
+        service.endpoints[1].weight = 1;
+        for family in Family::ALL {
+            assert_eq!(choose(&service, family), (Lane::Proxy, LaneReason::Family(family)));
+        }
+    }
+
+    #[test]
+    fn health_does_not_change_the_lane() {
+        let mut service = fixture::service(1, Policy::Random, &[1, 1]);
+        service.endpoints.push(fixture::endpoint(9, fixture::v6(9, 80), 1));
+        service.endpoints[2].state = crate::service::EndpointState::Unhealthy;
+        assert_eq!(choose(&service, Family::V4).0, Lane::Proxy);
+    }
+
+    #[test]
+    fn a_named_lane_is_taken_whatever_the_rest() {
+        let mut service = fixture::service(1, Policy::RoundRobin, &[1]);
+        service.lane = LaneChoice::Direct;
+        assert_eq!(choose(&service, Family::V6), (Lane::Direct, LaneReason::Asked));
+        assert_eq!(obstacle(&service, Family::V6), Some(LaneReason::Policy(Policy::RoundRobin)));
+        service.lane = LaneChoice::Proxy;
+        service.policy = Policy::Random;
+        assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::Asked));
+    }
+}

@@ -9,6 +9,8 @@
 
 pub mod addr;
 pub mod balance;
+#[cfg(test)]
+mod fixture;
 pub mod health;
 pub mod id;
 pub mod intercept;

@@ -50,7 +50,8 @@ impl Service {
     /// crushed by everybody's load.
     #[must_use]
     pub fn usable(&self) -> Vec<usize> {
-        let serving: Vec<usize> = (0..self.endpoints.len()).filter(|i| self.endpoints[*i].weight > 0).collect();
+        let serving: Vec<usize> =
+            (0..self.endpoints.len()).filter(|i| self.endpoints[*i].weight > 0).collect();
         let healthy: Vec<usize> =
             serving.iter().copied().filter(|i| self.endpoints[*i].state == EndpointState::Healthy).collect();
         if self.is_panicking(healthy.len(), serving.len()) { serving } else { healthy }
@@ -244,4 +245,50 @@ pub enum Fail {
     Open,
     /// They are refused.
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::EndpointState::{Ejected, Healthy, Unhealthy};
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn only_healthy_endpoints_with_a_weight_are_usable() {
+        let service = fixture::service(1, Policy::Random, &[1, 0, 3, 1, 1]);
+        let service = fixture::with_states(&service, &[Healthy, Healthy, Unhealthy, Ejected]);
+        assert_eq!(service.usable(), [0, 4]);
+    }
+
+    #[test]
+    fn below_the_panic_threshold_every_endpoint_with_a_weight_is_usable() {
+        let mut service = fixture::service(1, Policy::Random, &[1, 1, 0, 1, 1]);
+        service = fixture::with_states(&service, &[Healthy, Unhealthy, Unhealthy, Ejected, Unhealthy]);
+        service.outlier.panic_percent = 25;
+        assert_eq!(service.usable(), [0], "one in four is not below 25 %");
+        service.outlier.panic_percent = 26;
+        assert_eq!(service.usable(), [0, 1, 3, 4]);
+    }
+
+    #[test]
+    fn without_a_panic_threshold_nothing_may_be_usable() {
+        let service = fixture::service(1, Policy::Random, &[1, 1]);
+        assert_eq!(fixture::with_states(&service, &[Unhealthy, Ejected]).usable(), [0; 0]);
+        assert_eq!(fixture::service(1, Policy::Random, &[]).usable(), [0; 0]);
+    }
+
+    #[test]
+    fn usable_endpoints_are_told_apart_by_family() {
+        let mut service = fixture::service(1, Policy::Random, &[1, 1]);
+        service.endpoints.insert(1, fixture::endpoint(9, fixture::v6(9, 80), 1));
+        assert_eq!((service.usable_of(Family::V4), service.usable_of(Family::V6)), (vec![0, 2], vec![1]));
+    }
+
+    #[test]
+    fn load_refuses_beyond_its_bound_and_counts_back() {
+        let load = Load::default();
+        assert!(load.try_acquire(2) && load.try_acquire(2) && !load.try_acquire(2));
+        load.release();
+        assert_eq!(load.open_count(), 1);
+    }
 }

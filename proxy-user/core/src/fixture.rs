@@ -1,0 +1,123 @@
+//! Services and snapshots for the tests of this crate.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::addr::EndpointAddr;
+use crate::id::{EndpointId, ServiceId, Version};
+use crate::service::{
+    Endpoint, EndpointLoss, EndpointState, Fail, HealthCheck, LaneChoice, Limits, Load, Outlier, Policy,
+    Probe, Protocol, Service,
+};
+use crate::snapshot::{Intercept, Snapshot};
+
+/// A service with one IPv4 endpoint per weight; endpoint ids are `id * 1000 + position`, counted from 1.
+pub(crate) fn service(id: u32, policy: Policy, weights: &[u32]) -> Service {
+    let endpoints = (1..).zip(weights).map(|(n, w)| endpoint(id * 1000 + n, v4(n, 8080), *w)).collect();
+    Service {
+        id: ServiceId(id),
+        name: format!("test/{id}").into(),
+        addresses: vec![service_address(id)],
+        protocol: Protocol::Tcp,
+        lane: LaneChoice::Auto,
+        endpoints,
+        policy,
+        health: None,
+        outlier: outlier(),
+        limits: limits(),
+        on_endpoint_loss: EndpointLoss::Keep,
+        fail: Fail::Open,
+        load: Arc::default(),
+    }
+}
+
+/// The same service with its endpoints in other states; what follows the given states stays as it is.
+pub(crate) fn with_states(service: &Service, states: &[EndpointState]) -> Service {
+    let mut next = copy(service);
+    for (endpoint, state) in next.endpoints.iter_mut().zip(states) {
+        endpoint.state = *state;
+    }
+    next
+}
+
+/// A second value that shares the load counters, as a reload makes it.
+pub(crate) fn copy(service: &Service) -> Service {
+    Service {
+        id: service.id,
+        name: service.name.clone(),
+        addresses: service.addresses.clone(),
+        protocol: service.protocol,
+        lane: service.lane,
+        endpoints: service.endpoints.clone(),
+        policy: service.policy,
+        health: service.health.clone(),
+        outlier: service.outlier,
+        limits: service.limits,
+        on_endpoint_loss: service.on_endpoint_loss,
+        fail: service.fail,
+        load: service.load.clone(),
+    }
+}
+
+pub(crate) fn endpoint(id: u32, address: SocketAddr, weight: u32) -> Endpoint {
+    Endpoint {
+        id: EndpointId(id),
+        address: EndpointAddr(address),
+        weight,
+        zone: None,
+        state: EndpointState::Healthy,
+        load: Arc::new(Load::default()),
+    }
+}
+
+pub(crate) fn v4(n: u32, port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into(), port)
+}
+
+pub(crate) fn v6(n: u32, port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::Ipv6Addr::from_bits((0xfd00 << 112) + u128::from(n)).into(), port)
+}
+
+pub(crate) fn service_address(id: u32) -> SocketAddr {
+    v4(0x0060_0000 + id, 80)
+}
+
+pub(crate) fn outlier() -> Outlier {
+    Outlier {
+        consecutive_failures: 3,
+        base_ejection: Duration::from_secs(10),
+        max_ejection: Duration::from_secs(60),
+        max_ejected_percent: 50,
+        panic_percent: 0,
+    }
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        connect_timeout: Duration::from_secs(1),
+        connect_attempts: 3,
+        idle_timeout: None,
+        half_close_timeout: None,
+        user_timeout: Duration::from_secs(30),
+        max_connections: None,
+        max_connections_per_endpoint: None,
+        is_set: false,
+    }
+}
+
+pub(crate) fn check() -> HealthCheck {
+    HealthCheck {
+        interval: Duration::from_secs(10),
+        unhealthy_interval: Duration::from_secs(1),
+        timeout: Duration::from_millis(500),
+        healthy: 2,
+        unhealthy: 3,
+        probe: Probe::Tcp,
+        port: None,
+    }
+}
+
+pub(crate) fn snapshot(services: impl IntoIterator<Item = Service>) -> Snapshot {
+    Snapshot::new(Version(1), Intercept::default(), Vec::new(), services.into_iter().map(Arc::new))
+}
