@@ -125,7 +125,6 @@ fn usable_weights(service: &Service) -> Vec<u32> {
 }
 
 /// Maps a hash or random number evenly onto `0..len`; 0 if `len` is 0.
-#[expect(clippy::cast_possible_truncation, reason = "the result is less than len")]
 fn scaled(value: u32, len: usize) -> usize {
     ((u64::from(value) * len as u64) >> 32) as usize
 }

@@ -96,7 +96,6 @@ impl Turn {
 }
 
 /// Gives the part of a weight's turns that is over at a time of the cycle, in units of 2^-32; less than the weight.
-#[expect(clippy::cast_possible_truncation, reason = "a product of two u32, shifted by 32 bits")]
 fn share(weight: u32, time: u32) -> u32 {
     ((u64::from(weight) * u64::from(time)) >> 32) as u32
 }
