@@ -1,0 +1,272 @@
+//! One interface, two drivers: how a worker waits for its sockets and moves their bytes.
+//!
+//! A worker is a tokio `current_thread` runtime with one [`Driver`]. Everything here is `!Send`: a socket
+//! lives and dies on the worker that took it.
+
+mod epoll;
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::buf::Chunk;
+use crate::splice::Pipe;
+use crate::{sock, sys};
+
+/// Which driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverKind {
+    /// io_uring: completions. Cheaper per operation, most of all with many connections.
+    Ring,
+    /// epoll: readiness, through tokio. Works wherever io_uring is switched off.
+    Epoll,
+}
+
+/// Sizes of a driver; [`DriverOptions::new`] gives the ones that production uses, tests shrink them.
+#[derive(Clone, Copy, Debug)]
+pub struct DriverOptions {
+    /// Receive buffers of the worker, shared by all its sockets.
+    pub buffers: u16,
+    /// Bytes of each receive buffer.
+    pub buffer_bytes: u32,
+}
+
+impl DriverOptions {
+    #[must_use]
+    pub fn new(kind: DriverKind) -> DriverOptions {
+        match kind {
+            DriverKind::Epoll => DriverOptions { buffers: epoll::BUFFERS, buffer_bytes: epoll::BUFFER_BYTES },
+            DriverKind::Ring => DriverOptions { buffers: 256, buffer_bytes: 8 << 10 },
+        }
+    }
+}
+
+/// What a driver has done so far and holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverCounters {
+    /// Sockets open now, including dropped ones on which the kernel still holds an operation.
+    pub sockets: u64,
+    /// Receive buffers that exist at most.
+    pub buffers: u64,
+    /// Receive buffers on loan now.
+    pub buffers_leased: u64,
+    /// Sockets that wait for a receive buffer now.
+    pub starved: u64,
+    /// How often a socket found no receive buffer.
+    pub starvations: u64,
+    /// Bytes now held in this process's heap because their receiver was slower than their sender.
+    pub held_bytes: u64,
+    /// Operations handed to the kernel (epoll: receive and send calls).
+    pub submissions: u64,
+    /// Operations that the kernel answered (epoll: calls that moved bytes).
+    pub completions: u64,
+    /// Calls of io_uring_enter(2); 0 for epoll.
+    pub enters: u64,
+    /// Completions that came for a socket that was dropped before.
+    pub late_completions: u64,
+}
+
+/// A worker's driver. Clones share it.
+#[derive(Clone)]
+pub struct Driver {
+    inner: DriverInner,
+}
+
+#[derive(Clone)]
+enum DriverInner {
+    Epoll(Rc<epoll::Epoll>),
+}
+
+impl Driver {
+    /// Makes a driver for the worker whose tokio runtime this is called in.
+    ///
+    /// # Errors
+    /// `Unsupported` or the kernel's refusal if `kind` is not available here.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn new(kind: DriverKind, options: DriverOptions) -> io::Result<Driver> {
+        match kind {
+            DriverKind::Epoll => {
+                Ok(Driver { inner: DriverInner::Epoll(Rc::new(epoll::Epoll::new(options))) })
+            }
+            DriverKind::Ring => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "built without the io_uring driver"))
+            }
+        }
+    }
+
+    /// Takes over a connected or connecting stream socket.
+    ///
+    /// # Errors
+    /// If the descriptor cannot be watched.
+    pub fn socket(&self, fd: OwnedFd) -> io::Result<Socket> {
+        let inner = match &self.inner {
+            DriverInner::Epoll(epoll) => SocketInner::Epoll(epoll::EpollSocket::new(epoll, fd)?),
+        };
+        Ok(Socket { inner })
+    }
+
+    /// Runs the driver; spawn it once with `spawn_local` before the first socket does anything. It never
+    /// returns but for errors (epoll has nothing to do here: tokio is its driver).
+    ///
+    /// # Errors
+    /// If the kernel refuses to go on; no socket of this driver makes progress then.
+    pub async fn run(&self) -> io::Result<()> {
+        match &self.inner {
+            DriverInner::Epoll(_) => std::future::pending().await,
+        }
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> DriverKind {
+        match &self.inner {
+            DriverInner::Epoll(_) => DriverKind::Epoll,
+        }
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> DriverCounters {
+        match &self.inner {
+            DriverInner::Epoll(epoll) => epoll.counters(),
+        }
+    }
+}
+
+/// A stream socket on a driver. Dropping it abandons what it was doing and closes it at once.
+///
+/// Each direction has one waiter: the last task that polled it is the one that is woken.
+pub struct Socket {
+    inner: SocketInner,
+}
+
+enum SocketInner {
+    Epoll(epoll::EpollSocket),
+}
+
+impl Socket {
+    /// Receives the next bytes; an empty chunk is the end of the stream.
+    ///
+    /// Bytes are given out as they come: a chunk is as long as the kernel had bytes for one buffer.
+    ///
+    /// # Errors
+    /// What the connection died of, `ConnectionReset` for an RST.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        match &mut self.inner {
+            SocketInner::Epoll(socket) => socket.poll_recv(cx),
+        }
+    }
+
+    /// Sends all of `chunk`; ready when the kernel has accepted the last byte, and `chunk` is empty then.
+    ///
+    /// The bytes may move from `chunk` into the driver before, so ask again with the *same* chunk until ready.
+    /// A leased buffer is given back at once if the kernel does not take everything: what is left waits in a
+    /// heap allocation of its size.
+    ///
+    /// # Errors
+    /// What the connection died of. Bytes accepted before may or may not have reached the peer.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            SocketInner::Epoll(socket) => socket.poll_send(cx, chunk),
+        }
+    }
+
+    /// Waits until a receive would not block: bytes, end of stream or an error.
+    ///
+    /// While a receive is armed it would take the bytes first: settle it with [`Socket::pause_recv`].
+    ///
+    /// # Errors
+    /// If the socket cannot be watched.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            SocketInner::Epoll(socket) => socket.poll_readable(cx),
+        }
+    }
+
+    /// Waits until a send would not block, a connect has ended (ask [`sock::take_error`] how), or an error.
+    ///
+    /// # Errors
+    /// If the socket cannot be watched.
+    pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            SocketInner::Epoll(socket) => socket.poll_writable(cx),
+        }
+    }
+
+    /// Stops receiving ahead, so that bytes stay in the kernel. The next [`Socket::poll_recv`] that finds
+    /// nothing buffered starts it again.
+    ///
+    /// Bytes, an end or an error may have arrived already: take them with `poll_recv` while
+    /// [`Socket::has_buffered`] says so, before somebody else reads from the descriptor.
+    ///
+    /// # Errors
+    /// If the driver has died.
+    pub fn pause_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = cx;
+        match &mut self.inner {
+            // Reads only when asked.
+            SocketInner::Epoll(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Says whether `poll_recv` has something to give out without asking the kernel.
+    #[must_use]
+    pub fn has_buffered(&self) -> bool {
+        match &self.inner {
+            SocketInner::Epoll(_) => false,
+        }
+    }
+
+    /// Moves up to `most` bytes from this socket into `pipe`, waiting until there are some; 0 is the end of
+    /// the stream. Only after [`Socket::pause_recv`] and with nothing left buffered.
+    ///
+    /// # Errors
+    /// `WouldBlock` if `pipe` is not empty and no more fits or comes: empty it first. Else what the connection
+    /// died of.
+    pub fn poll_splice_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            SocketInner::Epoll(socket) => socket.poll_splice_in(cx, pipe, most),
+        }
+    }
+
+    /// Moves everything from `pipe` to this socket; ready when the pipe is empty. Not while a send is in flight.
+    ///
+    /// # Errors
+    /// What the connection died of.
+    pub fn poll_splice_out(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            SocketInner::Epoll(socket) => socket.poll_splice_out(cx, pipe),
+        }
+    }
+
+    /// Sends FIN after what was sent before. Only while no send is in flight.
+    ///
+    /// # Errors
+    /// `NotConnected` if the connection is gone already.
+    pub fn shutdown_write(&mut self) -> io::Result<()> {
+        sys::shutdown_write(self.fd())
+    }
+
+    /// The descriptor, for options and statistics. Not for reading, writing or closing.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match &self.inner {
+            SocketInner::Epoll(socket) => socket.fd(),
+        }
+    }
+
+    /// Closes with RST: the peer learns that the stream is incomplete.
+    pub fn abort(self) {
+        // A failure means that the connection is gone already; closing is all that is left.
+        let _ = sock::set_linger_reset(&self.fd());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! The epoll driver: readiness from tokio, buffers from a pool of the worker.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{DriverCounters, DriverOptions};
+use crate::buf::Chunk;
+use crate::buf::pool::Pool;
+use crate::splice::{self, Pipe};
+use crate::sys;
+
+/// Receive size: one call takes what an ordinary 16 KiB TLS record or HTTP body piece brings, and what a blocked
+/// send leaves over (copied to the heap) stays small.
+pub(super) const BUFFER_BYTES: u32 = 16 << 10;
+/// 2 MiB per worker at most. A buffer is on loan only between a receive and the send after it, within one
+/// poll of a task, so even a few suffice; consumers that hold chunks across polls need the rest.
+pub(super) const BUFFERS: u16 = 128;
+
+/// State shared by the sockets of one worker.
+pub(super) struct Epoll {
+    pool: Rc<Pool>,
+    sockets: Cell<u64>,
+    /// Number that the next socket gets.
+    next_number: Cell<u64>,
+    starvations: Cell<u64>,
+    held_bytes: Cell<u64>,
+    calls: Cell<u64>,
+    moves: Cell<u64>,
+}
+
+impl Epoll {
+    pub(super) fn new(options: DriverOptions) -> Epoll {
+        Epoll {
+            pool: Pool::new(usize::from(options.buffers), options.buffer_bytes as usize),
+            sockets: Cell::new(0),
+            next_number: Cell::new(0),
+            starvations: Cell::new(0),
+            held_bytes: Cell::new(0),
+            calls: Cell::new(0),
+            moves: Cell::new(0),
+        }
+    }
+
+    pub(super) fn counters(&self) -> DriverCounters {
+        DriverCounters {
+            sockets: self.sockets.get(),
+            buffers: self.pool.most() as u64,
+            buffers_leased: self.pool.leased() as u64,
+            starved: self.pool.starved() as u64,
+            starvations: self.starvations.get(),
+            held_bytes: self.held_bytes.get(),
+            submissions: self.calls.get(),
+            completions: self.moves.get(),
+            ..DriverCounters::default()
+        }
+    }
+
+    /// Counts one call and whether it moved bytes.
+    fn count(&self, outcome: &io::Result<usize>) {
+        self.calls.set(self.calls.get() + 1);
+        if outcome.is_ok() {
+            self.moves.set(self.moves.get() + 1);
+        }
+    }
+}
+
+/// A socket watched by tokio. Holds no buffer.
+pub(super) struct EpollSocket {
+    fd: AsyncFd<OwnedFd>,
+    driver: Rc<Epoll>,
+    /// Unique among the sockets of this driver, ever.
+    number: u64,
+    /// Bytes of the blocked send that wait in its chunk's heap allocation; 0 when none is blocked.
+    held_bytes: u32,
+}
+
+impl EpollSocket {
+    pub(super) fn new(driver: &Rc<Epoll>, fd: OwnedFd) -> io::Result<EpollSocket> {
+        sys::set_nonblocking(fd.as_fd(), true)?;
+        // SAFETY: an OwnedFd keeps its descriptor open, and the same, for as long as it lives.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE | Interest::WRITABLE) }?;
+        driver.sockets.set(driver.sockets.get() + 1);
+        let number = driver.next_number.replace(driver.next_number.get() + 1);
+        Ok(EpollSocket { fd, driver: Rc::clone(driver), number, held_bytes: 0 })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+
+    pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let Some(mut lease) = self.driver.pool.try_lease() else {
+                self.driver.starvations.set(self.driver.starvations.get() + 1);
+                self.driver.pool.wake_on_return(self.number, cx.waker());
+                return Poll::Pending;
+            };
+            let outcome = sys::recv(guard.get_inner().as_fd(), &mut lease, 0);
+            self.driver.count(&outcome);
+            match outcome {
+                Ok(0) => return Poll::Ready(Ok(Chunk::default())),
+                Ok(len) => {
+                    if len < lease.len() {
+                        // A short receive emptied the socket; a later FIN is a new event, an earlier one
+                        // was seen with this event and tokio never forgets it.
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(Chunk::from_pool(lease, len)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        let outcome = self.poll_send_all(cx, chunk);
+        let held = if outcome.is_pending() {
+            // A slow reader must not hold one of the worker's buffers.
+            chunk.detach();
+            u32::try_from(chunk.len()).expect("a chunk is far below 4 GiB")
+        } else {
+            0
+        };
+        self.set_held(held);
+        outcome
+    }
+
+    fn poll_send_all(&self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        // Most sends fit: try before asking whether the socket is writable, unless this one had to wait.
+        if self.held_bytes == 0 {
+            match self.send_some(chunk) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(()) => {}
+            }
+        }
+        while !chunk.is_empty() {
+            // The guard is taken before the attempt: clearing it then cannot lose a later event.
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            match self.send_some(chunk) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(()) => {}
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_some(&self, chunk: &mut Chunk) -> io::Result<()> {
+        while !chunk.is_empty() {
+            let outcome = sys::send(self.fd(), chunk, libc::MSG_NOSIGNAL);
+            self.driver.count(&outcome);
+            chunk.advance(outcome?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            // tokio's readiness may be old: whoever read last outside `poll_recv` did not clear it.
+            if sys::is_ready(guard.get_inner().as_fd(), libc::POLLIN | libc::POLLRDHUP)? {
+                return Poll::Ready(Ok(()));
+            }
+            guard.clear_ready();
+        }
+    }
+
+    pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            if sys::is_ready(guard.get_inner().as_fd(), libc::POLLOUT)? {
+                return Poll::Ready(Ok(()));
+            }
+            guard.clear_ready();
+        }
+    }
+
+    pub(super) fn poll_splice_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let outcome = splice::splice_in(guard.get_inner(), pipe, most);
+            self.driver.count(&outcome);
+            match outcome {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && pipe.is_empty() => {
+                    guard.clear_ready();
+                }
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+
+    pub(super) fn poll_splice_out(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<()>> {
+        while !pipe.is_empty() {
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            let outcome = splice::splice_out(pipe, guard.get_inner(), usize::MAX);
+            self.driver.count(&outcome);
+            match outcome {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn set_held(&mut self, bytes: u32) {
+        let held = &self.driver.held_bytes;
+        held.set(held.get() - u64::from(self.held_bytes) + u64::from(bytes));
+        self.held_bytes = bytes;
+    }
+}
+
+impl Drop for EpollSocket {
+    fn drop(&mut self) {
+        self.set_held(0);
+        self.driver.pool.forget(self.number);
+        self.driver.sockets.set(self.driver.sockets.get() - 1);
+    }
+}
