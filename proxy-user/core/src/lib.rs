@@ -1,7 +1,7 @@
 //! Decisions of Weir, as pure logic: who gets a connection, by which lane, and what the kernel must know of it.
 //!
 //! This crate opens no socket, reads no clock, starts no task and contains no `unsafe`. Time, randomness and load
-//! come in as arguments; effects go out as values ([`intercept::MapOp`], [`health::Verdict`]). It must never learn
+//! come in as arguments; effects go out as values ([`intercept::MapOp`], [`health::Check`]). It must never learn
 //! about aya, io_uring, tokio or the kernel ABI.
 //!
 //! Read [`snapshot`] first: one immutable, versioned view of everything that the data plane obeys.
@@ -15,6 +15,7 @@ pub mod health;
 pub mod id;
 pub mod intercept;
 pub mod lane;
+pub mod loss;
 pub mod outcome;
 pub mod service;
 pub mod snapshot;
