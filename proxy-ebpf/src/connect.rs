@@ -1,9 +1,9 @@
 //! connect() of IPv4 and IPv6, and getpeername(): whose connection is it, which lane, which backend.
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, sockaddr};
 use aya_ebpf::helpers::generated::{
-    bpf_bind, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_sk_release,
+    bpf_bind, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_map_lookup_elem,
+    bpf_sk_release,
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
@@ -98,7 +98,8 @@ fn route(
     } else {
         (FAMILY_V6, service.lane[1], service.slot_count[1])
     };
-    let routed_ip_be = if facts.netns_cookie == settings.home_netns_cookie { address.source_ip_be } else { [0; 4] };
+    let routed_ip_be =
+        if facts.netns_cookie == settings.home_netns_cookie { address.source_ip_be } else { [0; 4] };
     facts.service = address.service;
 
     if wanted_lane == lane::PROXY {
@@ -155,7 +156,8 @@ fn live_listener(netns_cookie: u64, family: u32, is_v4: bool) -> Option<Addr> {
     let index = unsafe { bpf_get_prandom_u32() } % LISTENER_COUNT;
     let key = ListenerKey { netns_cookie, family, index };
     // SAFETY: the map outlives the program; the helper takes a reference on the socket, which is given back at once.
-    let sk = unsafe { bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), (&raw const key).cast()) };
+    let sk =
+        unsafe { bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), (&raw const key).cast()) };
     if sk.is_null() {
         return None;
     }
@@ -193,7 +195,9 @@ fn keep_source(ctx: &SockAddrContext, sk: *mut bpf_sock, ip_be: &[u32; 4]) {
     let result = if flow::is_v6_socket(sk) {
         let mut name = SockaddrIn6 { family: 10, port_be: 0, flow: 0, ip_be: *ip_be, scope: 0 };
         // SAFETY: the helper takes the context and an address on the stack with its size.
-        unsafe { bpf_bind(ctx.sock_addr, (&raw mut name).cast::<sockaddr>(), size_of::<SockaddrIn6>() as i32) }
+        unsafe {
+            bpf_bind(ctx.sock_addr, (&raw mut name).cast::<sockaddr>(), size_of::<SockaddrIn6>() as i32)
+        }
     } else {
         let mut name = SockaddrIn { family: 2, port_be: 0, ip_be: ip_be[3], zero: [0; 2] };
         // SAFETY: as above.

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{bpf_iter_meta, seq_file};
+use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_seq_write, bpf_skc_to_tcp_sock};
 use proxy_ebpf_common::record::Tcp;
 use proxy_ebpf_common::value::{Facts, reason};
@@ -25,7 +25,8 @@ static STATE_OFFSET: Global<u32> = Global::new(0);
 /// struct bpf_iter__bpf_sk_storage_map of net/core/bpf_sk_storage.c: four 8-byte pointers.
 #[repr(C)]
 struct Context {
-    meta: *mut bpf_iter_meta,
+    /// Pointer to struct bpf_iter_meta, whose first field is the `seq_file` to write to.
+    meta: *mut *mut seq_file,
     map: *mut c_void,
     sk: *mut c_void,
     value: *mut c_void,
@@ -59,7 +60,7 @@ fn weir_iter(ctx: *mut Context) -> i32 {
         pad: [0; 2],
     };
     // SAFETY: `meta` is trusted by the verifier.
-    let seq: *mut seq_file = unsafe { *(meta.cast::<*mut seq_file>()) };
+    let seq = unsafe { *meta };
     // SAFETY: `value` holds one Facts (the verifier knows the map's value size); `counters` is on the stack. Both are
     // written or none: the kernel drops a step whose output does not fit and repeats it with a larger buffer.
     unsafe {

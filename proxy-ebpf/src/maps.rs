@@ -21,13 +21,16 @@ pub static SCOPE_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(map::SCOP
 #[map]
 pub static SCOPE_NETNS: HashMap<u64, u8> = HashMap::with_max_entries(map::SCOPE_MAX, BPF_F_NO_PREALLOC);
 #[map]
-pub static EXCLUDED_PORTS: HashMap<u16, u8> = HashMap::with_max_entries(map::EXCLUDED_PORT_MAX, BPF_F_NO_PREALLOC);
+pub static EXCLUDED_PORTS: HashMap<u16, u8> =
+    HashMap::with_max_entries(map::EXCLUDED_PORT_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static EXCLUDED_NETS: LpmTrie<ExcludedNet, u8> = LpmTrie::with_max_entries(map::EXCLUDED_NET_MAX, 0);
 #[map]
-pub static ADDRESSES: HashMap<Addr, AddressValue> = HashMap::with_max_entries(map::ADDRESS_MAX, BPF_F_NO_PREALLOC);
+pub static ADDRESSES: HashMap<Addr, AddressValue> =
+    HashMap::with_max_entries(map::ADDRESS_MAX, BPF_F_NO_PREALLOC);
 #[map]
-pub static SERVICES: HashMap<u32, ServiceValue> = HashMap::with_max_entries(map::SERVICE_MAX, BPF_F_NO_PREALLOC);
+pub static SERVICES: HashMap<u32, ServiceValue> =
+    HashMap::with_max_entries(map::SERVICE_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(map::SLOT_MAX, BPF_F_NO_PREALLOC);
 /// Room for the two families in a thousand pods.
@@ -35,7 +38,8 @@ pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(map::S
 pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(2 * LISTENER_COUNT * 1024, 0);
 /// A plain hash, not LRU: an entry may only go when its connection was accepted or is known to be dead.
 #[map]
-pub static ORIGINAL_DST: HashMap<OriginalDstKey, OriginalDst> = HashMap::with_max_entries(map::ORIGINAL_DST_MAX, 0);
+pub static ORIGINAL_DST: HashMap<OriginalDstKey, OriginalDst> =
+    HashMap::with_max_entries(map::ORIGINAL_DST_MAX, 0);
 #[btf_map]
 pub static FACTS: SkStorage<Facts> = SkStorage::new();
 #[map]

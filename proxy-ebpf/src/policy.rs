@@ -34,7 +34,9 @@ pub fn is_in_scope(settings: &Settings, netns_cookie: u64) -> bool {
 #[inline(always)]
 pub fn is_excluded(settings: &Settings, asked: &Addr) -> bool {
     // SAFETY: the element is only compared with nothing.
-    if settings.excluded_port_count != 0 && unsafe { EXCLUDED_PORTS.get(&u16::from_be(asked.port_be)) }.is_some() {
+    if settings.excluded_port_count != 0
+        && unsafe { EXCLUDED_PORTS.get(&u16::from_be(asked.port_be)) }.is_some()
+    {
         return true;
     }
     settings.excluded_net_count != 0 && EXCLUDED_NETS.get(&Key::new(128, asked.ip_be)).is_some()

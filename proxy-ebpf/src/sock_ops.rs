@@ -5,8 +5,9 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{
-    BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
+    BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
+    bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_storage_delete, bpf_sk_storage_get,
@@ -75,7 +76,8 @@ fn state_before(ctx: &SockOpsContext) -> u32 {
 fn facts_of(sk: *mut bpf_sock, flags: u64) -> *mut Facts {
     // SAFETY: the map outlives the program and `sk` is the socket of the context.
     unsafe {
-        bpf_sk_storage_get((&raw const FACTS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), flags).cast()
+        bpf_sk_storage_get((&raw const FACTS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), flags)
+            .cast()
     }
 }
 

@@ -20,7 +20,8 @@ pub const ABI_VERSION: u32 = 1;
 /// Asserts size and alignment at compile time: both sides are built by different compilers' back ends.
 macro_rules! layout {
     ($type:ty, $size:expr, $align:expr) => {
-        const _: () = assert!(core::mem::size_of::<$type>() == $size && core::mem::align_of::<$type>() == $align);
+        const _: () =
+            assert!(core::mem::size_of::<$type>() == $size && core::mem::align_of::<$type>() == $align);
     };
 }
 pub(crate) use layout;

@@ -238,7 +238,10 @@ mod tests {
         for us in [0, 1, 15, 16, 17, 32, 33, 1000, 1_000_000, 4_194_304, 4_194_305, u32::MAX] {
             let index = bucket_index(us);
             assert!(bucket_bound_us(index).is_none_or(|bound| u64::from(us) <= bound), "{us}");
-            assert!(index == 0 || bucket_bound_us(index - 1).is_some_and(|bound| u64::from(us) > bound), "{us}");
+            assert!(
+                index == 0 || bucket_bound_us(index - 1).is_some_and(|bound| u64::from(us) > bound),
+                "{us}"
+            );
         }
     }
 }

@@ -6,8 +6,11 @@
 //!
 //! Start reading at [`Driver`]; then [`Socket`] and [`Chunk`].
 
+pub mod bpf;
 pub mod driver;
 pub mod limit;
+pub mod mount;
+pub mod netns;
 pub mod sock;
 pub mod splice;
 

@@ -1,0 +1,264 @@
+//! Carrying out planned map operations.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use proxy_core::addr::Cidr;
+use proxy_core::intercept::{MapOp, Slot};
+use proxy_core::snapshot::Scope;
+use proxy_ebpf_common::config::{SCOPE_DEPTH_MAX, Settings};
+use proxy_ebpf_common::key::{Addr, SlotKey};
+use proxy_ebpf_common::value::{AddressValue, SlotValue};
+
+use crate::cgroup::Hierarchy;
+use crate::convert;
+use crate::maps::Maps;
+
+/// Why a planned operation could not be carried out.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}: {source}{}", hint(source))]
+pub struct ApplyError {
+    what: String,
+    source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    if error.raw_os_error() == Some(libc::E2BIG) {
+        " (the map is full; the previous configuration stays in force)"
+    } else {
+        ""
+    }
+}
+
+/// Writes plans into the maps of the kernel programs.
+pub struct Applier {
+    hierarchy: Hierarchy,
+    settings: Settings,
+    depth_counts: [u32; SCOPE_DEPTH_MAX as usize + 1],
+    /// Cgroups that are wanted as scopes, with what the kernel was told of them, if they exist yet.
+    cgroups: Vec<(String, Option<(u64, u32)>)>,
+    netns: Vec<(String, u64)>,
+    /// Slots of retired generations: a program that is running may still read them, so they go two sweeps later.
+    retired: Vec<SlotKey>,
+    retired_before: Vec<SlotKey>,
+}
+
+impl Applier {
+    /// Starts with empty maps.
+    ///
+    /// `home_netns_cookie` is the namespace that this process runs in.
+    #[must_use]
+    pub fn new(hierarchy: Hierarchy, home_netns_cookie: u64) -> Self {
+        Self {
+            hierarchy,
+            settings: Settings { home_netns_cookie, ..Settings::default() },
+            depth_counts: [0; SCOPE_DEPTH_MAX as usize + 1],
+            cgroups: Vec::new(),
+            netns: Vec::new(),
+            retired: Vec::new(),
+            retired_before: Vec::new(),
+        }
+    }
+
+    /// Carries out the operations of a plan in their order.
+    ///
+    /// # Errors
+    /// The first operation that fails; those before it were carried out, and because plans write new tables beside old
+    /// ones and switch late, the old configuration is still whole.
+    pub fn apply(&mut self, maps: &Maps, ops: &[MapOp]) -> Result<(), ApplyError> {
+        for op in ops {
+            self.apply_one(maps, op).map_err(|source| ApplyError { what: describe(op), source })?;
+        }
+        Ok(())
+    }
+
+    fn apply_one(&mut self, maps: &Maps, op: &MapOp) -> io::Result<()> {
+        match op {
+            MapOp::PutSlots { service, generation, family, slots } => {
+                let key = SlotKey {
+                    service: service.0,
+                    generation: *generation,
+                    family: convert::family(*family),
+                    slot: 0,
+                };
+                put_slots(maps, key, slots)
+            }
+            MapOp::PutService(head) => maps.services.put(&head.service.0, &convert::service(head)),
+            MapOp::PutAddress { address, service } => {
+                let source_ip_be = route_source(*address).map_or([0; 4], convert::ip_words);
+                maps.addresses.put(&Addr::from(*address), &AddressValue { source_ip_be, service: service.0 })
+            }
+            MapOp::RemoveAddress { address } => maps.addresses.remove(&Addr::from(*address)).map(drop),
+            MapOp::RemoveService { service } => maps.services.remove(&service.0).map(drop),
+            MapOp::RemoveSlots { service, generation, family, slot_count } => {
+                let family = convert::family(*family);
+                self.retired.extend((0..*slot_count).map(|slot| SlotKey {
+                    service: service.0,
+                    generation: *generation,
+                    family,
+                    slot,
+                }));
+                Ok(())
+            }
+            MapOp::PutScope(scope) => self.put_scope(maps, scope),
+            MapOp::RemoveScope(scope) => self.remove_scope(maps, scope),
+            MapOp::PutExcludedPort(port) => {
+                maps.excluded_ports.put(port, &1)?;
+                self.settings.excluded_port_count += 1;
+                self.put_settings(maps)
+            }
+            MapOp::RemoveExcludedPort(port) => {
+                self.settings.excluded_port_count -= u32::from(maps.excluded_ports.remove(port)?);
+                self.put_settings(maps)
+            }
+            MapOp::PutExcludedCidr(cidr) => self.put_excluded_net(maps, cidr),
+            MapOp::RemoveExcludedCidr(cidr) => {
+                let removed = maps.excluded_nets.remove(&convert::excluded_net(cidr))?;
+                self.settings.excluded_net_count -= u32::from(removed);
+                self.put_settings(maps)
+            }
+        }
+    }
+
+    /// Does what had to wait: call it about once a second.
+    ///
+    /// Looks for cgroups that are wanted as scopes and did not exist (or were made anew), and removes retired slots.
+    ///
+    /// # Errors
+    /// The first operation that fails.
+    pub fn sweep(&mut self, maps: &Maps) -> Result<(), ApplyError> {
+        let failed = |what: &str, source| ApplyError { what: what.to_owned(), source };
+        for key in std::mem::replace(&mut self.retired_before, std::mem::take(&mut self.retired)) {
+            maps.slots.remove(&key).map_err(|source| failed("remove a retired slot", source))?;
+        }
+        for index in 0..self.cgroups.len() {
+            let found = self.hierarchy.cgroup(&self.cgroups[index].0).ok().map(|c| (c.id, c.depth));
+            if found != self.cgroups[index].1 {
+                self.forget_cgroup(maps, index).map_err(|source| failed("forget a cgroup", source))?;
+                self.tell_cgroup(maps, index).map_err(|source| failed("follow a cgroup", source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the wanted cgroups that do not exist.
+    pub fn missing_cgroups(&self) -> impl Iterator<Item = &str> {
+        self.cgroups.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.as_str())
+    }
+
+    fn put_scope(&mut self, maps: &Maps, scope: &Scope) -> io::Result<()> {
+        match scope {
+            Scope::Cgroup(path) => {
+                self.cgroups.push((path.clone(), None));
+                self.tell_cgroup(maps, self.cgroups.len() - 1)
+            }
+            Scope::Netns(path) => {
+                let cookie = proxy_io::netns::cookie_of(std::path::Path::new(path))?;
+                maps.scope_netns.put(&cookie, &1)?;
+                self.netns.push((path.clone(), cookie));
+                self.settings.scope_netns_count += 1;
+                self.put_settings(maps)
+            }
+        }
+    }
+
+    fn remove_scope(&mut self, maps: &Maps, scope: &Scope) -> io::Result<()> {
+        match scope {
+            Scope::Cgroup(path) => {
+                let Some(index) = self.cgroups.iter().position(|(known, _)| known == path) else {
+                    return Ok(());
+                };
+                self.forget_cgroup(maps, index)?;
+                self.cgroups.swap_remove(index);
+                Ok(())
+            }
+            Scope::Netns(path) => {
+                let Some(index) = self.netns.iter().position(|(known, _)| known == path) else {
+                    return Ok(());
+                };
+                let (_, cookie) = self.netns.swap_remove(index);
+                self.settings.scope_netns_count -= u32::from(maps.scope_netns.remove(&cookie)?);
+                self.put_settings(maps)
+            }
+        }
+    }
+
+    fn tell_cgroup(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
+        let cgroup = match self.hierarchy.cgroup(&self.cgroups[index].0) {
+            Ok(cgroup) => cgroup,
+            // It may be made later: sweep() looks again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if cgroup.depth > SCOPE_DEPTH_MAX {
+            let text = format!("cgroups deeper than {SCOPE_DEPTH_MAX} cannot be scopes");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        maps.scope_cgroups.put(&cgroup.id, &1)?;
+        self.cgroups[index].1 = Some((cgroup.id, cgroup.depth));
+        self.depth_counts[cgroup.depth as usize] += 1;
+        self.settings.scope_depths |= 1 << cgroup.depth;
+        self.put_settings(maps)
+    }
+
+    fn forget_cgroup(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
+        let Some((id, depth)) = self.cgroups[index].1.take() else { return Ok(()) };
+        maps.scope_cgroups.remove(&id)?;
+        let count = &mut self.depth_counts[depth as usize];
+        *count -= 1;
+        if *count == 0 {
+            self.settings.scope_depths &= !(1 << depth);
+        }
+        self.put_settings(maps)
+    }
+
+    fn put_excluded_net(&mut self, maps: &Maps, cidr: &Cidr) -> io::Result<()> {
+        maps.excluded_nets.put(&convert::excluded_net(cidr), &1)?;
+        self.settings.excluded_net_count += 1;
+        self.put_settings(maps)
+    }
+
+    fn put_settings(&self, maps: &Maps) -> io::Result<()> {
+        maps.settings.put(&0, &self.settings)
+    }
+}
+
+fn put_slots(maps: &Maps, first: SlotKey, slots: &[Slot]) -> io::Result<()> {
+    let keys: Vec<SlotKey> = (0..).take(slots.len()).map(|slot| SlotKey { slot, ..first }).collect();
+    let values: Vec<SlotValue> = slots.iter().map(convert::slot).collect();
+    maps.slots.put_all(&keys, &values)
+}
+
+/// Address that the kernel would send from to reach `address`; none if there is no route.
+///
+/// Asks by a UDP connect(), which sends nothing.
+fn route_source(address: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(address).ok()?;
+    socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+fn describe(op: &MapOp) -> String {
+    match op {
+        MapOp::PutSlots { service, slots, .. } => format!("write {} slots of service {service}", slots.len()),
+        MapOp::PutService(head) => format!("switch service {} to its new table", head.service),
+        MapOp::PutAddress { address, .. } => format!("take over address {address}"),
+        MapOp::RemoveAddress { address } => format!("give up address {address}"),
+        MapOp::RemoveService { service } => format!("remove service {service}"),
+        MapOp::RemoveSlots { service, .. } => format!("retire the table of service {service}"),
+        MapOp::PutScope(scope) => format!("watch {}", scope_text(scope)),
+        MapOp::RemoveScope(scope) => format!("stop watching {}", scope_text(scope)),
+        MapOp::PutExcludedPort(port) => format!("exclude port {port}"),
+        MapOp::RemoveExcludedPort(port) => format!("include port {port}"),
+        MapOp::PutExcludedCidr(cidr) => format!("exclude {cidr}"),
+        MapOp::RemoveExcludedCidr(cidr) => format!("include {cidr}"),
+    }
+}
+
+fn scope_text(scope: &Scope) -> String {
+    match scope {
+        Scope::Cgroup(path) => format!("cgroup {path}"),
+        Scope::Netns(path) => format!("network namespace {path}"),
+    }
+}

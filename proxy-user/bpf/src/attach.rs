@@ -1,0 +1,117 @@
+//! Attaching programs to the cgroup root by pinned links, once, and taking them away again.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use proxy_ebpf_common::ABI_VERSION;
+use proxy_io::bpf;
+
+use crate::load::{HOOKS, Kernel};
+
+/// Where Weir pins, below a bpffs.
+pub const PIN_DIR: &str = "/sys/fs/bpf/weir";
+/// Where bpffs belongs.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// Folders of pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Mounts bpffs if it is missing and makes the folders.
+    ///
+    /// # Errors
+    /// The error of mounting or of making a folder.
+    pub fn prepare() -> io::Result<Self> {
+        proxy_io::mount::ensure_bpffs(Path::new(BPFFS))?;
+        let pins = Self { root: PIN_DIR.into() };
+        std::fs::create_dir_all(pins.links())?;
+        std::fs::create_dir_all(pins.maps())?;
+        Ok(pins)
+    }
+
+    /// Finds what an earlier process left, without making anything.
+    #[must_use]
+    pub fn existing() -> Option<Self> {
+        Path::new(PIN_DIR).is_dir().then(|| Self { root: PIN_DIR.into() })
+    }
+
+    /// Folder of the links.
+    #[must_use]
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Folder of the maps; those of another ABI are in another folder and so never met.
+    #[must_use]
+    pub fn maps(&self) -> PathBuf {
+        self.root.join(format!("maps-{ABI_VERSION}"))
+    }
+
+    /// Names the hooks whose links are pinned.
+    #[must_use]
+    pub fn attached(&self) -> Vec<&'static str> {
+        HOOKS.iter().map(|hook| hook.name).filter(|name| self.links().join(name).exists()).collect()
+    }
+
+    /// Removes everything: the links detach when their last reference goes.
+    ///
+    /// # Errors
+    /// The error of removing a pin.
+    pub fn remove(self) -> io::Result<()> {
+        // connect first: while a connection can still be redirected, it must be followed too.
+        for hook in HOOKS.iter().rev() {
+            remove_if_there(&self.links().join(hook.name))?;
+        }
+        std::fs::remove_dir_all(&self.root)
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What attaching found and did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// Nothing was there.
+    Fresh,
+    /// Links of an earlier process were there; this many now run our programs.
+    TookOver(usize),
+}
+
+/// Puts the programs onto the cgroup root.
+///
+/// Links that an earlier process left are not added to but updated: each hook switches from the old program to the new
+/// in one step, so that no connection meets both or none.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn attach(kernel: &Kernel, cgroup_root: &Path, pins: &Pins) -> io::Result<Attached> {
+    let root = File::open(cgroup_root)?;
+    let mut updated = 0;
+    for (hook, program) in kernel.programs() {
+        let path = pins.links().join(hook.name);
+        if let Ok(link) = bpf::obj_get(&path) {
+            match bpf::link_update(link.as_fd(), program.as_fd()) {
+                Ok(()) => {
+                    updated += 1;
+                    continue;
+                }
+                // The cgroup that it was attached to is gone, and with it the link's meaning.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => remove_if_there(&path)?,
+                Err(error) => return Err(error),
+            }
+        }
+        let link: OwnedFd = bpf::link_create(program.as_fd(), root.as_fd(), hook.kind)?;
+        bpf::obj_pin(link.as_fd(), &path)?;
+    }
+    Ok(if updated == 0 { Attached::Fresh } else { Attached::TookOver(updated) })
+}

@@ -1,0 +1,75 @@
+//! Records of connections: of closed ones as they close, of open ones when asked.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData, MapError, RingBuf};
+use aya_log::EbpfLogger;
+use proxy_ebpf_common::record::Record;
+use zerocopy::FromBytes as _;
+
+/// Ring buffer of closed connections; readable when there are some.
+pub struct Records(RingBuf<MapData>);
+
+impl Records {
+    pub(crate) fn new(map: Map) -> Result<Self, MapError> {
+        RingBuf::try_from(map).map(Self)
+    }
+
+    /// Takes the next record, if there is one. Never blocks.
+    pub fn poll_record(&mut self) -> Option<Record> {
+        loop {
+            let item = self.0.next()?;
+            if let Ok((record, _)) = Record::read_from_prefix(&item) {
+                return Some(record);
+            }
+        }
+    }
+}
+
+impl AsFd for Records {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Records {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Log lines of the kernel programs; readable when there are some. They come out under the target of this crate.
+pub struct KernelLog(EbpfLogger<&'static dyn log::Log>);
+
+impl KernelLog {
+    pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, aya_log::Error> {
+        EbpfLogger::init(ebpf).map(Self)
+    }
+
+    /// Hands what has come to the log of this process. Never blocks.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl AsRawFd for KernelLog {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Reads one pass of the iterator to its end: a record of every tracked socket.
+///
+/// # Errors
+/// The error of reading.
+pub fn read_live(iterator: OwnedFd) -> io::Result<Vec<Record>> {
+    let mut bytes = Vec::new();
+    File::from(iterator).read_to_end(&mut bytes)?;
+    Ok(bytes
+        .chunks_exact(size_of::<Record>())
+        .filter_map(|chunk| Record::read_from_bytes(chunk).ok())
+        .collect())
+}

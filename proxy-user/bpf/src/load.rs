@@ -1,0 +1,257 @@
+//! Loading and verifying the kernel object.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::programs::{CgroupSockAddr, Iter, Program, ProgramError, SockOps};
+use aya::{Btf, Ebpf, EbpfLoader};
+use proxy_ebpf_common::map;
+use proxy_io::bpf::{self, AttachType};
+
+use crate::btf::{BtfError, TcpOffsets};
+use crate::events::{KernelLog, Records};
+use crate::maps::Maps;
+use crate::object;
+
+/// Maps that outlive a process: what they hold of open connections and totals stays true across a restart.
+///
+/// All others describe the policy of the programs that they were loaded with, and live and die with them.
+pub const PINNED: [&str; 7] =
+    [map::ORIGINAL_DST, map::FACTS, map::LOADS, map::TOTALS, map::HISTOGRAMS, map::COUNTERS, map::RECORDS];
+
+/// Why the kernel object could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file named by the environment cannot be read.
+    #[error("cannot read the BPF object that WEIR_EBPF_OBJECT names: {0}")]
+    Object(#[source] io::Error),
+    /// The kernel's structs could not be looked up.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// aya refused the object, or the kernel a map.
+    #[error("cannot load the BPF object: {0}")]
+    Ebpf(#[from] Box<aya::EbpfError>),
+    /// The verifier refused a program.
+    #[error("the kernel refuses program {name}: {source}")]
+    Program {
+        /// Program.
+        name: &'static str,
+        /// What aya and the verifier say.
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a program that it should have.
+    #[error("the BPF object has no program {0}; was it built from this source?")]
+    NoProgram(&'static str),
+    /// A map is missing or has an unexpected shape, or cannot be pinned.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Map.
+        name: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The kernel's log of the programs cannot be opened.
+    #[error("cannot open the log of the kernel programs: {0}")]
+    Log(String),
+}
+
+/// A program with the hook that it belongs to.
+pub struct Hook {
+    /// Name of program and pin.
+    pub name: &'static str,
+    /// Where it attaches.
+    pub kind: AttachType,
+}
+
+/// Programs on the cgroup root, in the order of attachment: connections are followed before any is redirected.
+pub const HOOKS: [Hook; 5] = [
+    Hook { name: "weir_sock_ops", kind: AttachType::SockOps },
+    Hook { name: "weir_getpeername4", kind: AttachType::GetPeerName4 },
+    Hook { name: "weir_getpeername6", kind: AttachType::GetPeerName6 },
+    Hook { name: "weir_connect4", kind: AttachType::Connect4 },
+    Hook { name: "weir_connect6", kind: AttachType::Connect6 },
+];
+
+const ITERATOR: &str = "weir_iter";
+
+/// What a caller may choose.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Folder of a bpffs in which [`PINNED`] maps are found or pinned.
+    pub pins: PathBuf,
+    /// Most verbose level that the kernel programs log: 0 nothing, 4 debug (levels of the `log` crate).
+    pub log_level: u8,
+    /// Other sizes than the compiled ones, by map.
+    pub map_sizes: Vec<(String, u32)>,
+}
+
+/// The loaded kernel object: programs verified, maps ready, nothing attached yet.
+pub struct Kernel {
+    /// All maps.
+    pub maps: Maps,
+    programs: Vec<OwnedFd>,
+    iterator: OwnedFd,
+    /// Keeps what aya holds open.
+    ebpf: Ebpf,
+}
+
+impl Kernel {
+    /// Loads and verifies everything.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
+        let bytes = object::bytes().map_err(LoadError::Object)?;
+        let offsets = TcpOffsets::from_kernel()?;
+        let btf = Btf::from_sys_fs().map_err(|error| Box::new(aya::EbpfError::from(error)))?;
+        let pins: Vec<(&str, PathBuf)> = PINNED.iter().map(|name| (*name, options.pins.join(name))).collect();
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(&btf))
+            .override_global("AYA_LOG_LEVEL", &options.log_level, true)
+            .override_global("SK_ERR_OFFSET", &offsets.sk_err, true)
+            .override_global("STATE_OFFSET", &offsets.state, true)
+            .override_global("SRTT_US_OFFSET", &offsets.srtt_us, true)
+            .override_global("RTT_MIN_OFFSET", &offsets.rtt_min, true)
+            .override_global("BYTES_ACKED_OFFSET", &offsets.bytes_acked, true)
+            .override_global("BYTES_RECEIVED_OFFSET", &offsets.bytes_received, true)
+            .override_global("TOTAL_RETRANS_OFFSET", &offsets.total_retrans, true);
+        for (name, path) in &pins {
+            loader.map_pin_path(name, path.as_path());
+        }
+        for (name, size) in &options.map_sizes {
+            loader.map_max_entries(name, *size);
+        }
+        let mut ebpf = loader.load(&bytes).map_err(Box::new)?;
+        let programs = HOOKS.iter().map(|hook| verify(&mut ebpf, hook)).collect::<Result<_, _>>()?;
+        let iterator = verify_iterator(&mut ebpf, &btf)?;
+        let cpus = aya::util::nr_cpus().map_err(|(path, source)| map_error(path, source))?;
+        let mut current = String::new();
+        let maps = Maps::new(
+            |name| {
+                name.clone_into(&mut current);
+                map_fd(&ebpf, name)
+            },
+            cpus,
+        )
+        .map_err(|source| map_error(&current, source))?;
+        Ok(Self { maps, programs, iterator, ebpf })
+    }
+
+    /// Programs, in the order of [`HOOKS`].
+    pub fn programs(&self) -> impl Iterator<Item = (&'static Hook, &OwnedFd)> {
+        HOOKS.iter().zip(&self.programs)
+    }
+
+    /// Opens the ring buffer of closed connections; once.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] if it was taken already.
+    pub fn take_records(&mut self) -> Result<Records, LoadError> {
+        let missing = || map_error(map::RECORDS, io::ErrorKind::NotFound.into());
+        let map = self.ebpf.take_map(map::RECORDS).ok_or_else(missing)?;
+        Records::new(map).map_err(|error| map_error(map::RECORDS, io::Error::other(error)))
+    }
+
+    /// Opens the log of the kernel programs; once.
+    ///
+    /// # Errors
+    /// [`LoadError::Log`].
+    pub fn take_log(&mut self) -> Result<KernelLog, LoadError> {
+        KernelLog::new(&mut self.ebpf).map_err(|error| LoadError::Log(error.to_string()))
+    }
+
+    /// Opens one pass over the live statistics of all tracked sockets; see [`crate::events::read_live`].
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub fn open_live(&self) -> io::Result<OwnedFd> {
+        let link = bpf::link_create_map_iter(self.iterator.as_fd(), self.maps.facts.as_fd())?;
+        bpf::iter_create(link.as_fd())
+    }
+}
+
+fn verify(ebpf: &mut Ebpf, hook: &Hook) -> Result<OwnedFd, LoadError> {
+    let name = hook.name;
+    let refused = |source: ProgramError| LoadError::Program { name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+    let fd = match program {
+        Program::CgroupSockAddr(_) => {
+            let program: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
+            program.load().map_err(refused)?;
+            program.fd()
+        }
+        _ => {
+            let program: &mut SockOps = program.try_into().map_err(refused)?;
+            program.load().map_err(refused)?;
+            program.fd()
+        }
+    };
+    let fd = fd.map_err(refused)?.as_fd().try_clone_to_owned();
+    fd.map_err(|source| map_error(name, source))
+}
+
+fn verify_iterator(ebpf: &mut Ebpf, btf: &Btf) -> Result<OwnedFd, LoadError> {
+    let refused = |source: ProgramError| LoadError::Program { name: ITERATOR, source: Box::new(source) };
+    let program = ebpf.program_mut(ITERATOR).ok_or(LoadError::NoProgram(ITERATOR))?;
+    let program: &mut Iter = program.try_into().map_err(refused)?;
+    program.load("bpf_sk_storage_map", btf).map_err(refused)?;
+    let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+    fd.map_err(|source| map_error(ITERATOR, source))
+}
+
+fn map_fd(ebpf: &Ebpf, name: &str) -> io::Result<OwnedFd> {
+    use aya::maps::Map;
+    let map = ebpf.map(name).ok_or(io::ErrorKind::NotFound)?;
+    let data = match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::PerCpuHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::SockHash(data)
+        | Map::SkStorage(data) => data,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a map of an unexpected type")),
+    };
+    data.fd().as_fd().try_clone_to_owned()
+}
+
+fn map_error(name: impl Into<String>, source: io::Error) -> LoadError {
+    LoadError::Map { name: name.into(), source }
+}
+
+/// Removes pinned maps of another shape than wanted, so that loading makes new ones.
+///
+/// # Errors
+/// The error of removing a pin.
+pub fn discard_other_sizes(pins: &Path, sizes: &[(String, u32)]) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    for name in PINNED {
+        let path = pins.join(name);
+        let Ok(map) = bpf::obj_get(&path) else { continue };
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+        let entries =
+            info.lines().find_map(|line| line.strip_prefix("max_entries:")?.trim().parse::<u32>().ok());
+        let wanted = sizes
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, size)| *size)
+            .or_else(|| default_size(name));
+        if wanted.is_some() && entries != wanted {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn default_size(name: &str) -> Option<u32> {
+    match name {
+        map::ORIGINAL_DST => Some(map::ORIGINAL_DST_MAX),
+        map::LOADS => Some(map::LOAD_MAX),
+        map::TOTALS => Some(map::TOTALS_MAX),
+        map::HISTOGRAMS => Some(map::HISTOGRAM_MAX),
+        map::RECORDS => Some(map::RECORDS_BYTES),
+        _ => None,
+    }
+}

@@ -1,0 +1,407 @@
+//! The few bpf(2) calls that aya does not expose, as safe functions on descriptors and bytes.
+//!
+//! Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h; unused tails are zero, as the kernel demands.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// Commands of bpf(2).
+#[repr(i64)]
+#[derive(Clone, Copy)]
+enum Command {
+    MapLookup = 1,
+    MapUpdate = 2,
+    MapDelete = 3,
+    MapNextKey = 4,
+    ObjPin = 6,
+    ObjGet = 7,
+    ProgQuery = 16,
+    MapTake = 21,
+    MapUpdateBatch = 26,
+    LinkCreate = 28,
+    LinkUpdate = 29,
+    IterCreate = 33,
+}
+
+/// Attach types that Weir uses (enum bpf_attach_type).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachType {
+    /// cgroup/sock_ops
+    SockOps = 3,
+    /// cgroup/connect4
+    Connect4 = 10,
+    /// cgroup/connect6
+    Connect6 = 11,
+    /// Iterators.
+    Iter = 28,
+    /// cgroup/getpeername4
+    GetPeerName4 = 29,
+    /// cgroup/getpeername6
+    GetPeerName6 = 30,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapElem {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Obj {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Link {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_count: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+fn call<T>(command: Command, attr: &mut T) -> io::Result<i32> {
+    let attr: *mut T = attr;
+    // SAFETY: `attr` is one of the layouts above and lives through the call; every pointer in it was made from a
+    // reference that the caller holds through the call, with the length that the kernel derives from the map or field.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as i64, attr, size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(i32::try_from(result).expect("bpf(2) returns a descriptor or a small number"))
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// A map with the sizes of its keys and values: what keeps the calls below within bounds.
+///
+/// For a per-CPU map `value_size` is that of all CPUs together, each rounded up to 8 bytes.
+#[derive(Debug)]
+pub struct RawMap {
+    fd: OwnedFd,
+    key_size: usize,
+    value_size: usize,
+}
+
+impl RawMap {
+    /// Takes a map whose sizes the caller knows from its definition.
+    ///
+    /// # Panics
+    /// Never; but calls on a map with other sizes than these would be out of bounds, so the sizes are checked against
+    /// what the kernel says.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the kernel knows other sizes; the error of reading fdinfo.
+    pub fn new(
+        fd: OwnedFd,
+        key_size: usize,
+        value_size: usize,
+        cpu_count: Option<usize>,
+    ) -> io::Result<Self> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<usize>().ok())
+        };
+        if field("key_size") != Some(key_size) || field("value_size") != Some(value_size) {
+            let text = format!("map has other sizes than {key_size} and {value_size} bytes: {info:?}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let value_size = match cpu_count {
+            Some(count) => value_size.next_multiple_of(8) * count,
+            None => value_size,
+        };
+        Ok(Self { fd, key_size, value_size })
+    }
+
+    /// Bytes of a value as lookups give it.
+    #[must_use]
+    pub fn value_size(&self) -> usize {
+        self.value_size
+    }
+
+    /// Reads the value of a key into `value`; false if there is none.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    ///
+    /// # Panics
+    /// If a length is not that of the map.
+    pub fn lookup(&self, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+        self.read(Command::MapLookup, key, value)
+    }
+
+    /// Reads and removes the value of a key (hash maps: Linux 5.14); false if there is none.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    ///
+    /// # Panics
+    /// If a length is not that of the map.
+    pub fn take(&self, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+        self.read(Command::MapTake, key, value)
+    }
+
+    fn read(&self, command: Command, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+        assert!(key.len() == self.key_size && value.len() == self.value_size);
+        let mut attr = MapElem {
+            map_fd: raw(self.fd.as_fd()),
+            key: key.as_ptr() as u64,
+            value: value.as_mut_ptr() as u64,
+            ..MapElem::default()
+        };
+        match call(command, &mut attr) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the value of a key.
+    ///
+    /// # Errors
+    /// What bpf(2) says: E2BIG if the map is full.
+    ///
+    /// # Panics
+    /// If a length is not that of the map.
+    pub fn update(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        assert!(key.len() == self.key_size && value.len() == self.value_size);
+        let mut attr = MapElem {
+            map_fd: raw(self.fd.as_fd()),
+            key: key.as_ptr() as u64,
+            value: value.as_ptr() as u64,
+            ..MapElem::default()
+        };
+        call(Command::MapUpdate, &mut attr).map(drop)
+    }
+
+    /// Writes the storage of a socket, or puts a socket into a socket map: the descriptor is key or value.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    ///
+    /// # Panics
+    /// If a length is not that of the map.
+    pub fn update_socket(&self, socket: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+        self.update(&socket.as_raw_fd().to_ne_bytes(), value)
+    }
+
+    /// Removes a key; false if it was not there.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    ///
+    /// # Panics
+    /// If a length is not that of the map.
+    pub fn delete(&self, key: &[u8]) -> io::Result<bool> {
+        assert_eq!(key.len(), self.key_size);
+        let mut attr =
+            MapElem { map_fd: raw(self.fd.as_fd()), key: key.as_ptr() as u64, ..MapElem::default() };
+        match call(Command::MapDelete, &mut attr) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the key that follows `key` (the first one if `None`) into `next`; false at the end.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    ///
+    /// # Panics
+    /// If a length is not that of the map.
+    pub fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+        assert!(key.is_none_or(|key| key.len() == self.key_size) && next.len() == self.key_size);
+        let mut attr = MapElem {
+            map_fd: raw(self.fd.as_fd()),
+            key: key.map_or(0, |key| key.as_ptr() as u64),
+            value: next.as_mut_ptr() as u64,
+            ..MapElem::default()
+        };
+        match call(Command::MapNextKey, &mut attr) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes many elements in one call (Linux 5.6).
+    ///
+    /// # Errors
+    /// What bpf(2) says; some elements may have been written then.
+    ///
+    /// # Panics
+    /// If the lengths are not those of equally many keys and values.
+    pub fn update_batch(&self, keys: &[u8], values: &[u8]) -> io::Result<()> {
+        let count = keys.len() / self.key_size;
+        assert!(keys.len() == count * self.key_size && values.len() == count * self.value_size);
+        if count == 0 {
+            return Ok(());
+        }
+        let mut attr = Batch {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: u32::try_from(count).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
+            map_fd: raw(self.fd.as_fd()),
+            ..Batch::default()
+        };
+        call(Command::MapUpdateBatch, &mut attr).map(drop)
+    }
+}
+
+impl AsFd for RawMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Attaches a program to a cgroup by a link. Flags stay 0: cgroup links are always multi.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn link_create(prog: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, kind: AttachType) -> io::Result<OwnedFd> {
+    let mut attr =
+        Link { prog_fd: raw(prog), target_fd: raw(cgroup), attach_type: kind as u32, ..Link::default() };
+    call(Command::LinkCreate, &mut attr).map(owned)
+}
+
+/// Makes a link of an iterator over one map (union bpf_iter_link_info).
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn link_create_map_iter(prog: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let info = [raw(map), 0, 0, 0];
+    let mut attr = Link {
+        prog_fd: raw(prog),
+        attach_type: AttachType::Iter as u32,
+        iter_info: info.as_ptr() as u64,
+        iter_info_len: 4,
+        ..Link::default()
+    };
+    call(Command::LinkCreate, &mut attr).map(owned)
+}
+
+/// Puts another program into a link, in one step for every connection.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdate { link_fd: raw(link), new_prog_fd: raw(prog), ..LinkUpdate::default() };
+    call(Command::LinkUpdate, &mut attr).map(drop)
+}
+
+/// Opens one pass of an iterator: a descriptor to read from.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn iter_create(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = IterCreate { link_fd: raw(link), ..IterCreate::default() };
+    call(Command::IterCreate, &mut attr).map(owned)
+}
+
+/// Pins an object under a path of a bpffs.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn obj_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Obj { path: path.as_ptr() as u64, fd: raw(object), ..Obj::default() };
+    call(Command::ObjPin, &mut attr).map(drop)
+}
+
+/// Opens a pinned object.
+///
+/// # Errors
+/// What bpf(2) says: `NotFound` if nothing is pinned there.
+pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Obj { path: path.as_ptr() as u64, ..Obj::default() };
+    call(Command::ObjGet, &mut attr).map(owned)
+}
+
+/// Lists the ids of the programs that are in effect on a cgroup's hook, at most 64.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn query(cgroup: BorrowedFd<'_>, kind: AttachType) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; 64];
+    let mut attr = Query {
+        target_fd: raw(cgroup),
+        attach_type: kind as u32,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_count: 64,
+        ..Query::default()
+    };
+    match call(Command::ProgQuery, &mut attr) {
+        Ok(_) => {}
+        // More than fit: the first 64 were written.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {}
+        Err(error) => return Err(error),
+    }
+    ids.truncate((attr.prog_count as usize).min(64));
+    Ok(ids)
+}
