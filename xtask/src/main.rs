@@ -5,11 +5,13 @@
 //! `pub(crate) fn run(&Repo, Args) -> anyhow::Result<ExitCode>` and one line in [`Command`] and [`main`].
 
 #![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "what a command prints is its result")]
 
 mod ebpf;
 mod process;
 mod repo;
 mod scratch;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ struct Cli {
 enum Command {
     /// Rebuilds the committed kernel object from proxy-ebpf, or checks that it still matches its source
     Ebpf(ebpf::Args),
+    /// Checks import order, crate borders and what files may contain
+    Tidy,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
     let repo = Repo::here();
     let result = match cli.command {
         Command::Ebpf(args) => ebpf::run(&repo, &args),
+        Command::Tidy => tidy::run(&repo),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
