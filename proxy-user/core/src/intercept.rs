@@ -79,8 +79,8 @@ pub struct ServiceHead {
 
 /// One write to the kernel's maps.
 ///
-/// Each may be carried out twice: a put overwrites, and removing what is not there is success. So after a failure
-/// half-way the same planner can plan again.
+/// Each may be carried out twice: a put overwrites, and removing what is not there is success. After a failure
+/// half-way tell the planner by [`Planner::abandon`] and plan again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapOp {
     /// Writes the slots of a generation that no head names yet; never empty.

@@ -13,16 +13,28 @@ use crate::snapshot::{Intercept, Snapshot};
 /// Knows what the kernel was told, and plans how to tell it something else.
 #[derive(Debug, Default)]
 pub struct Planner {
-    services: HashMap<ServiceId, InForce>,
+    services: HashMap<ServiceId, Known>,
     intercept: Intercept,
-    commit_count: u64,
+    /// Interception rules of which some may be in the kernel too.
+    attempted: Vec<Intercept>,
+    /// Plans that were carried out, well or not.
+    plan_count: u64,
 }
 
-/// A service that the kernel knows.
+/// What the kernel may know of a service.
+#[derive(Debug)]
+enum Known {
+    /// Exactly this.
+    InForce(Written),
+    /// Parts of any of these; a newer one has a higher generation. Never empty.
+    InDoubt(Vec<Written>),
+}
+
+/// One version of a service, as it was or should have been written.
 ///
 /// Its slots are not kept, since they may be large: they can be built again from the service.
 #[derive(Clone, Debug)]
-struct InForce {
+struct Written {
     service: Arc<Service>,
     head: ServiceHead,
 }
@@ -32,7 +44,7 @@ struct InForce {
 pub struct Plan {
     /// What to do, in this order. Empty if the kernel need not learn anything.
     pub ops: Vec<MapOp>,
-    changed: Vec<InForce>,
+    changed: Vec<Written>,
     removed: Vec<ServiceId>,
     intercept: Intercept,
     base: u64,
@@ -65,64 +77,125 @@ impl Planner {
         let changed =
             changed.into_iter().map(|service| self.plan_service(service, next, &mut steps)).collect();
         for id in &removed {
-            let old = &self.services[id];
-            steps.retire_addresses(old, next);
             steps.old_heads.push(MapOp::RemoveService { service: *id });
-            steps.retire_slots(&old.head);
+            for old in self.services[id].versions() {
+                steps.retire_addresses(old, next);
+                steps.retire_slots(&old.head);
+            }
         }
-        steps.plan_intercept(&self.intercept, &next.intercept);
+        self.plan_intercept(&next.intercept, &mut steps);
         let intercept = next.intercept.clone();
-        Plan { ops: steps.in_order(), changed, removed, intercept, base: self.commit_count }
+        Plan { ops: steps.in_order(), changed, removed, intercept, base: self.plan_count }
     }
 
     /// Takes note that all operations of a plan succeeded.
     ///
     /// # Panics
-    /// If another plan was committed after this one was made: its operations started from something else.
+    /// If another plan was carried out after this one was made: it started from something else.
     pub fn commit(&mut self, plan: Plan) {
-        assert_eq!(plan.base, self.commit_count, "a plan holds only for what was in force when it was made");
+        self.close(plan.base);
         for id in plan.removed {
             self.services.remove(&id);
         }
-        self.services.extend(plan.changed.into_iter().map(|entry| (entry.head.service, entry)));
+        let changed = plan.changed.into_iter().map(|new| (new.head.service, Known::InForce(new)));
+        self.services.extend(changed);
         self.intercept = plan.intercept;
-        self.commit_count += 1;
+        self.attempted.clear();
+    }
+
+    /// Takes note that a plan was carried out in part, so that its services are in doubt.
+    ///
+    /// The next plan, to whatever snapshot, writes them anew under fresh generations and removes what may have been
+    /// left behind.
+    ///
+    /// # Panics
+    /// If another plan was carried out after this one was made: it started from something else.
+    pub fn abandon(&mut self, plan: Plan) {
+        self.close(plan.base);
+        for id in plan.removed {
+            if let Some(known) = self.services.remove(&id) {
+                self.services.insert(id, Known::InDoubt(known.into_versions()));
+            }
+        }
+        for new in plan.changed {
+            let id = new.head.service;
+            let mut versions = self.services.remove(&id).map_or_else(Vec::new, Known::into_versions);
+            versions.push(new);
+            self.services.insert(id, Known::InDoubt(versions));
+        }
+        self.attempted.push(plan.intercept);
+    }
+
+    fn close(&mut self, base: u64) {
+        assert_eq!(base, self.plan_count, "a plan holds only for what was in force when it was made");
+        self.plan_count += 1;
     }
 
     fn is_in_force(&self, service: &Arc<Service>) -> bool {
-        self.services.get(&service.id).is_some_and(|old| Arc::ptr_eq(&old.service, service))
+        match self.services.get(&service.id) {
+            Some(Known::InForce(written)) => Arc::ptr_eq(&written.service, service),
+            Some(Known::InDoubt(_)) | None => false,
+        }
     }
 
-    fn plan_service(&self, service: &Arc<Service>, next: &Snapshot, steps: &mut Steps) -> InForce {
-        let old = self.services.get(&service.id);
+    fn plan_service(&self, service: &Arc<Service>, next: &Snapshot, steps: &mut Steps) -> Written {
+        let known = self.services.get(&service.id);
+        let old = known.and_then(Known::in_force);
         let tables = Tables::of(service);
         let is_table_new = old.is_none_or(|old| Tables::of(&old.service) != tables);
-        let generation = match old {
-            Some(old) if is_table_new => old.head.generation.wrapping_add(1),
-            Some(old) => old.head.generation,
-            None => 1,
-        };
+        let newest = known.and_then(|known| known.versions().last()).map_or(0, |v| v.head.generation);
+        let generation = if is_table_new { newest.wrapping_add(1) } else { newest };
         let head = tables.head(service, generation);
         if is_table_new {
-            let full = tables.slots().into_iter().filter(|(_, slots)| !slots.is_empty());
-            steps.slots.extend(full.map(|(family, slots)| MapOp::PutSlots {
-                service: service.id,
-                generation,
-                family,
-                slots,
-            }));
+            steps.put_slots(&head, tables);
         }
         if old.is_none_or(|old| old.head != head) {
             steps.heads.push(MapOp::PutService(head));
         }
         steps.point_addresses(service, old);
-        if let Some(old) = old {
+        for old in known.into_iter().flat_map(Known::versions) {
             steps.retire_addresses(old, next);
             if is_table_new {
                 steps.retire_slots(&old.head);
             }
         }
-        InForce { service: service.clone(), head }
+        Written { service: service.clone(), head }
+    }
+
+    fn plan_intercept(&self, new: &Intercept, steps: &mut Steps) {
+        let known: Vec<&Intercept> = [&self.intercept].into_iter().chain(&self.attempted).collect();
+        let change = Change::new(known.iter().map(|i| &i.exclude_ports), &new.exclude_ports);
+        steps.exclusions.extend(change.added.into_iter().map(MapOp::PutExcludedPort));
+        steps.old_exclusions.extend(change.gone.into_iter().map(MapOp::RemoveExcludedPort));
+        let change = Change::new(known.iter().map(|i| &i.exclude_cidrs), &new.exclude_cidrs);
+        steps.exclusions.extend(change.added.into_iter().map(MapOp::PutExcludedCidr));
+        steps.old_exclusions.extend(change.gone.into_iter().map(MapOp::RemoveExcludedCidr));
+        let change = Change::new(known.iter().map(|i| &i.scopes), &new.scopes);
+        steps.scopes.extend(change.added.into_iter().map(MapOp::PutScope));
+        steps.old_scopes.extend(change.gone.into_iter().map(MapOp::RemoveScope));
+    }
+}
+
+impl Known {
+    fn in_force(&self) -> Option<&Written> {
+        match self {
+            Self::InForce(written) => Some(written),
+            Self::InDoubt(_) => None,
+        }
+    }
+
+    fn versions(&self) -> &[Written] {
+        match self {
+            Self::InForce(written) => std::slice::from_ref(written),
+            Self::InDoubt(versions) => versions,
+        }
+    }
+
+    fn into_versions(self) -> Vec<Written> {
+        match self {
+            Self::InForce(written) => vec![written],
+            Self::InDoubt(versions) => versions,
+        }
     }
 }
 
@@ -142,7 +215,13 @@ struct Steps {
 }
 
 impl Steps {
-    fn point_addresses(&mut self, service: &Service, old: Option<&InForce>) {
+    fn put_slots(&mut self, head: &ServiceHead, tables: Tables) {
+        let (service, generation) = (head.service, head.generation);
+        let full = tables.slots().into_iter().filter(|(_, slots)| !slots.is_empty());
+        self.slots.extend(full.map(|(family, slots)| MapOp::PutSlots { service, generation, family, slots }));
+    }
+
+    fn point_addresses(&mut self, service: &Service, old: Option<&Written>) {
         let old: BTreeSet<_> =
             old.iter().flat_map(|old| &old.service.addresses).map(|a| canonical(*a)).collect();
         let new: BTreeSet<_> = service.addresses.iter().map(|a| canonical(*a)).collect();
@@ -151,7 +230,7 @@ impl Steps {
     }
 
     /// Removes addresses that mean nothing any more; those that mean another service now were overwritten.
-    fn retire_addresses(&mut self, old: &InForce, next: &Snapshot) {
+    fn retire_addresses(&mut self, old: &Written, next: &Snapshot) {
         let addresses: BTreeSet<_> = old.service.addresses.iter().map(|a| canonical(*a)).collect();
         let unused = addresses.into_iter().filter(|a| next.service_at(*a).is_none());
         self.old_addresses.extend(unused.map(|address| MapOp::RemoveAddress { address }));
@@ -169,18 +248,6 @@ impl Steps {
         }));
     }
 
-    fn plan_intercept(&mut self, old: &Intercept, new: &Intercept) {
-        let (added, gone) = difference(&old.exclude_ports, &new.exclude_ports);
-        self.exclusions.extend(added.into_iter().map(MapOp::PutExcludedPort));
-        self.old_exclusions.extend(gone.into_iter().map(MapOp::RemoveExcludedPort));
-        let (added, gone) = difference(&old.exclude_cidrs, &new.exclude_cidrs);
-        self.exclusions.extend(added.into_iter().map(MapOp::PutExcludedCidr));
-        self.old_exclusions.extend(gone.into_iter().map(MapOp::RemoveExcludedCidr));
-        let (added, gone) = difference(&old.scopes, &new.scopes);
-        self.scopes.extend(added.into_iter().map(MapOp::PutScope));
-        self.old_scopes.extend(gone.into_iter().map(MapOp::RemoveScope));
-    }
-
     fn in_order(self) -> Vec<MapOp> {
         let new = [self.slots, self.heads, self.exclusions, self.addresses, self.scopes];
         let old = [self.old_scopes, self.old_addresses, self.old_exclusions, self.old_heads, self.old_slots];
@@ -188,14 +255,28 @@ impl Steps {
     }
 }
 
-/// Gives what is only in `new` and what is only in `old`, both sorted.
-fn difference<'a, T: Ord + Clone + 'a>(
-    old: impl IntoIterator<Item = &'a T>,
-    new: impl IntoIterator<Item = &'a T>,
-) -> (Vec<T>, Vec<T>) {
-    let (old, new): (BTreeSet<_>, BTreeSet<_>) = (old.into_iter().collect(), new.into_iter().collect());
-    let only = |a: &BTreeSet<&T>, b: &BTreeSet<&T>| a.difference(b).map(|item| (*item).clone()).collect();
-    (only(&new, &old), only(&old, &new))
+/// What must be added to a set and what removed from it, both sorted.
+struct Change<T> {
+    added: Vec<T>,
+    gone: Vec<T>,
+}
+
+impl<T: Ord + Clone> Change<T> {
+    /// Compares what may be there, in several versions of which only the common part surely is, with what shall be.
+    fn new<'a, S>(known: impl Iterator<Item = S>, new: S) -> Self
+    where
+        S: IntoIterator<Item = &'a T>,
+        T: 'a,
+    {
+        let new: BTreeSet<&T> = new.into_iter().collect();
+        let known: Vec<BTreeSet<&T>> = known.map(|set| set.into_iter().collect()).collect();
+        let is_sure = |item: &&&T| known.iter().all(|set| set.contains(**item));
+        let perhaps: BTreeSet<&T> = known.iter().flatten().copied().collect();
+        Self {
+            added: new.iter().filter(|item| !is_sure(item)).map(|item| (*item).clone()).collect(),
+            gone: perhaps.difference(&new).map(|item| (*item).clone()).collect(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -242,22 +323,29 @@ mod tests {
         }
 
         #[test]
-        fn a_plan_that_failed_half_way_can_be_planned_again(
-            a in node(), b in node(), done in any::<prop::sample::Index>(),
+        fn after_plans_that_failed_half_way_any_other_can_be_carried_out(
+            nodes in prop::collection::vec(node(), 4), done in any::<[prop::sample::Index; 2]>(), back in 0..4usize,
         ) {
             let (mut planner, mut kernel) = (Planner::new(), Kernel::default());
-            let plan = planner.plan(&a.snapshot());
+            let plan = planner.plan(&nodes[0].snapshot());
             plan.ops.iter().for_each(|op| kernel.apply(op));
             planner.commit(plan);
-            let ops = planner.plan(&b.snapshot()).ops;
-            ops[..done.index(ops.len() + 1)].iter().for_each(|op| kernel.apply(op));
-            for op in planner.plan(&b.snapshot()).ops {
-                kernel.apply(&op);
+            for (node, done) in nodes[1..].iter().zip(done) {
+                let plan = planner.plan(&node.snapshot());
+                plan.ops[..done.index(plan.ops.len() + 1)].iter().for_each(|op| kernel.apply(op));
+                kernel.check_whole();
+                planner.abandon(plan);
+            }
+            let plan = planner.plan(&nodes[back].snapshot());
+            for op in &plan.ops {
+                kernel.apply(op);
                 kernel.check_whole();
             }
+            planner.commit(plan);
             let mut fresh = Kernel::default();
-            Planner::new().plan(&b.snapshot()).ops.iter().for_each(|op| fresh.apply(op));
+            Planner::new().plan(&nodes[back].snapshot()).ops.iter().for_each(|op| fresh.apply(op));
             prop_assert_eq!(kernel.without_generations(), fresh.without_generations());
+            prop_assert_eq!(planner.plan(&nodes[back].snapshot()).ops, []);
         }
     }
 
