@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::addr::EndpointAddr;
 use crate::id::{EndpointId, ServiceId, Version};
@@ -116,6 +116,12 @@ pub(crate) fn check() -> HealthCheck {
         probe: Probe::Tcp,
         port: None,
     }
+}
+
+/// Some time to begin with; tests go on from it by adding to it.
+#[expect(clippy::disallowed_methods, reason = "there is no other way to make an Instant")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }
 
 pub(crate) fn snapshot(services: impl IntoIterator<Item = Service>) -> Snapshot {

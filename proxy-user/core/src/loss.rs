@@ -195,7 +195,7 @@ mod tests {
 
     impl Run {
         fn new(policy: EndpointLoss) -> Self {
-            let (now, snapshot) = (Instant::now(), fixture::snapshot([]));
+            let (now, snapshot) = (fixture::now(), fixture::snapshot([]));
             let mut run = Self { losses: Losses::new(), now, policy, panic_percent: 0, snapshot };
             run.states(&[]);
             run

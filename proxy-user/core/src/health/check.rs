@@ -220,7 +220,7 @@ mod tests {
 
     impl Run {
         fn new() -> Self {
-            let (mut checks, now, mut rng) = (Checks::new(), Instant::now(), SmallRng::seed_from_u64(1));
+            let (mut checks, now, mut rng) = (Checks::new(), fixture::now(), SmallRng::seed_from_u64(1));
             checks.restart(now, Some(&fixture::check()), &mut rng);
             Self { checks, now, rng }
         }

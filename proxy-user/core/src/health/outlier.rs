@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn only_failures_in_a_row_count() {
-        let (mut attempts, now, config) = (Attempts::default(), Instant::now(), fixture::outlier());
+        let (mut attempts, now, config) = (Attempts::default(), fixture::now(), fixture::outlier());
         let mut handle = |attempt| attempts.handle_attempt(now, attempt, &config);
         assert!(!handle(Attempt::Bad) && !handle(Attempt::Bad) && !handle(Attempt::Good));
         assert!(!handle(Attempt::Bad) && !handle(Attempt::Bad) && handle(Attempt::Bad));
@@ -88,14 +88,14 @@ mod tests {
 
     #[test]
     fn zero_switches_ejection_off() {
-        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let (mut attempts, now) = (Attempts::default(), fixture::now());
         let config = Outlier { consecutive_failures: 0, ..fixture::outlier() };
         assert!((0..100).all(|_| !attempts.handle_attempt(now, Attempt::Bad, &config)));
     }
 
     #[test]
     fn ejections_grow_up_to_the_longest_and_shrink_in_quiet_times() {
-        let (mut attempts, mut now, config) = (Attempts::default(), Instant::now(), fixture::outlier());
+        let (mut attempts, mut now, config) = (Attempts::default(), fixture::now(), fixture::outlier());
         let mut eject_after = |quiet: Duration| {
             now += quiet;
             for _ in 0..3 {
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn attempts_during_an_ejection_say_nothing() {
-        let (mut attempts, now, config) = (Attempts::default(), Instant::now(), fixture::outlier());
+        let (mut attempts, now, config) = (Attempts::default(), fixture::now(), fixture::outlier());
         let until = attempts.eject(now, &config);
         assert!((0..9).all(|_| !attempts.handle_attempt(now, Attempt::Bad, &config)));
         assert_eq!(attempts.ejected_until, Some(until));
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn an_ejection_of_no_length_does_not_divide_by_zero() {
-        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let (mut attempts, now) = (Attempts::default(), fixture::now());
         let config = Outlier { base_ejection: Duration::ZERO, ..fixture::outlier() };
         assert_eq!(attempts.eject(now, &config), now);
         attempts.restore();

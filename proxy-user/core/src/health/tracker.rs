@@ -521,7 +521,7 @@ mod tests {
 
     impl Node {
         fn new(services: impl IntoIterator<Item = Service>) -> Self {
-            let (snapshot, now) = (fixture::snapshot(services), Instant::now());
+            let (snapshot, now) = (fixture::snapshot(services), fixture::now());
             let mut tracker = Tracker::new(SmallRng::seed_from_u64(1));
             tracker.handle_snapshot(now, &snapshot);
             Self { tracker, snapshot, now, dead: BTreeSet::new() }
