@@ -11,6 +11,7 @@ mod ebpf;
 mod process;
 mod repo;
 mod scratch;
+mod test;
 mod tidy;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Rebuilds the committed kernel object from proxy-ebpf, or checks that it still matches its source
     Ebpf(ebpf::Args),
+    /// Runs the test rings and prints `N passed, N failed, N skipped`
+    Test(test::Args),
     /// Checks import order, crate borders and what files may contain
     Tidy,
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let repo = Repo::here();
     let result = match cli.command {
         Command::Ebpf(args) => ebpf::run(&repo, &args),
+        Command::Test(args) => test::run(&repo, &args),
         Command::Tidy => tidy::run(&repo),
     };
     result.unwrap_or_else(|error| {

@@ -223,7 +223,7 @@ fn without_reason(repo: &Repo, wanted: &[(String, Dependency)]) -> Result<Vec<Of
     for (file, Dependency { name, line, .. }) in wanted {
         let has_row = first_cells.iter().any(|cell| cell.contains(&format!("`{name}`")));
         if !has_row && seen.insert(name) {
-            let what = format!("{REASONS} has no row `| \\`{name}\\` | ... |` that says why");
+            let what = format!("{REASONS} has no row beginning with {name} in backticks that says why");
             offences.push(Offence { file: file.clone(), line: *line, rule: RULE_REASON, what });
         }
     }

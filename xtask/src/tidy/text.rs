@@ -107,7 +107,8 @@ fn names_folder(line: &str, folder: &str) -> bool {
 /// Rust files that are long without their tests, as sentences.
 pub(super) fn long_files(repo: &Repo, files: &[String]) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    for file in files.iter().filter(|file| file.ends_with(".rs")) {
+    let is_code = |file: &&String| file.ends_with(".rs") && !file.ends_with("/tests.rs");
+    for file in files.iter().filter(is_code) {
         let text = fs::read_to_string(repo.path(file)).with_context(|| format!("cannot read {file}"))?;
         let length = length_without_tests(&text);
         if length > LONG_FILE_LINES {
@@ -167,7 +168,11 @@ mod tests {
     fn only_lines_outside_tests_make_a_file_long() {
         let code = "x\n".repeat(LONG_FILE_LINES);
         let tests = format!("{code}#[cfg(test)]\nmod tests {{\n{code}}}\n");
-        let tree = Tree::with(&[("ok.rs", &tests), ("long.rs", &format!("y\n{code}"))]);
+        let tree = Tree::with(&[
+            ("ok.rs", &tests),
+            ("long.rs", &format!("y\n{code}")),
+            ("a/tests.rs", &format!("y\n{code}")),
+        ]);
         let repo = tree.repo();
         let warnings = long_files(&repo, &files(&repo).unwrap()).unwrap();
         assert_eq!(warnings.len(), 1);
