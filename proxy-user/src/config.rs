@@ -1,0 +1,333 @@
+//! One YAML file, read completely or not at all: a valid [`Config`], or everything that is wrong with it at once.
+//!
+//! The way: text -> `yaml` (a tree in which every value knows its place) -> `shape` (keys, types and words against the
+//! schema of `file`) -> `file` (typed) -> `resolve` (defaults filled in) -> `check` (what only the whole can tell).
+//! Mistakes are cut out on the way, so that the later steps still find theirs. This room opens one file and nothing
+//! else: it never asks whether a cgroup, a namespace or an address exists.
+
+mod check;
+mod de;
+mod default;
+mod dump;
+mod error;
+mod file;
+mod resolve;
+mod shape;
+mod snapshot;
+mod suggest;
+mod text;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proxy_core::service::{EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Protocol};
+use proxy_core::snapshot::Intercept;
+use serde::Deserialize;
+
+pub use error::{ConfigErrors, MAX_SHOWN, Mistake, Position};
+
+use error::{Finding, Mistakes};
+
+/// Largest file: 10,000 services with 100,000 endpoints need 6 MiB.
+pub const MAX_FILE_BYTES: usize = 16 << 20;
+
+/// Everything that the file decides, valid and with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Ports opened for clients that are not intercepted; an IPv6 wildcard stands for IPv6 only.
+    pub listeners: Vec<ListenerConfig>,
+    /// Whose connections are caught, and which of them never.
+    pub intercept: Intercept,
+    /// Services in the order of the file, names unique.
+    pub services: Vec<ServiceConfig>,
+    /// Number of worker threads.
+    pub workers: Workers,
+    /// Driver of the workers.
+    pub io: IoChoice,
+    /// The interface for operators.
+    pub admin: AdminConfig,
+    /// Further address for /metrics.
+    pub metrics: Option<SocketAddr>,
+    /// Access log, if wanted.
+    pub access_log: Option<AccessLogConfig>,
+    /// Log of the process.
+    pub log: LogConfig,
+    /// Time that open connections get to end after SIGTERM; may be zero.
+    pub drain_timeout: Duration,
+}
+
+/// A port opened for clients that are not intercepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Name of a service in [`Config::services`].
+    pub service: String,
+}
+
+/// One service as configured: a [`proxy_core::service::Service`] without numbers, states and loads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// Unique name.
+    pub name: String,
+    /// What applications connect to; canonical.
+    pub addresses: Vec<SocketAddr>,
+    /// Protocol spoken.
+    pub protocol: Protocol,
+    /// Lane asked for.
+    pub lane: LaneChoice,
+    /// Servers, in the order of the file, addresses unique.
+    pub endpoints: Vec<EndpointConfig>,
+    /// How one endpoint is chosen.
+    pub policy: Policy,
+    /// Active checks.
+    pub health: Option<HealthCheck>,
+    /// Passive health.
+    pub outlier: Outlier,
+    /// Bounds.
+    pub limits: Limits,
+    /// Fate of open connections to an endpoint that is lost.
+    pub on_endpoint_loss: EndpointLoss,
+    /// Fate of new connections while Weir is away.
+    pub fail: Fail,
+}
+
+/// One server of a service as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Where it listens; canonical.
+    pub address: SocketAddr,
+    /// Share of the connections, 0 to 65,535.
+    pub weight: u32,
+    /// Failure zone.
+    pub zone: Option<String>,
+}
+
+/// Number of worker threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each CPU that the process may use.
+    Auto,
+    /// This many, 1 to 1024.
+    Count(u16),
+}
+
+/// Driver of the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoChoice {
+    /// io_uring where it works, else epoll.
+    Auto,
+    /// io_uring or nothing.
+    Ring,
+    /// epoll.
+    Epoll,
+}
+
+/// The interface for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Loopback address that can only be read from.
+    pub address: SocketAddr,
+    /// Unix socket that can change things; at most 107 bytes.
+    pub socket: PathBuf,
+}
+
+/// Access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLogConfig {
+    /// File that lines are appended to; absolute.
+    pub path: PathBuf,
+    /// Form of the lines.
+    pub format: LogFormat,
+}
+
+/// Log of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Least important level that is written.
+    pub level: LogLevel,
+    /// Form of the lines.
+    pub format: LogFormat,
+}
+
+/// Importance of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What must be repaired.
+    Error,
+    /// What an operator should know.
+    Warn,
+    /// Life cycle.
+    Info,
+    /// Every connection.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// Word that `tracing` understands.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Form of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object for each line.
+    Json,
+}
+
+/// Reads a config from a file; blocks, and reads at most [`MAX_FILE_BYTES`].
+///
+/// # Errors
+/// Everything that is wrong with it; or that it cannot be read, is too large or is not UTF-8.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let name = path.display().to_string();
+    let unreadable =
+        |error: std::io::Error| ConfigErrors::unreadable(&name, format!("cannot be read: {error}"));
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let one_too_many = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(one_too_many).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(too_large(&name));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(&name, text),
+        Err(error) => Err(not_utf8(&name, &bytes, error.valid_up_to())),
+    }
+}
+
+/// Reads a config from a text; `name` is the file's name in messages.
+///
+/// Time and memory grow with the length of the text and no faster; no text panics.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
+    if text.len() > MAX_FILE_BYTES {
+        return Err(too_large(name));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut mistakes = Mistakes::default();
+    match read(text, &mut mistakes) {
+        Some(config) if mistakes.is_empty() => Ok(config),
+        _ => Err(mistakes.into_errors(name, text)),
+    }
+}
+
+/// Makes the JSON Schema of the file, for editors (`yaml-language-server: $schema=...`).
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(file::File).to_value();
+    drop_nulls(&mut schema);
+    schema
+}
+
+fn read(text: &str, mistakes: &mut Mistakes) -> Option<Config> {
+    if let Some(position) = control_character(text) {
+        let finding = Finding::new("a control character; only tabs and line ends are allowed");
+        mistakes.push(position, String::new, finding);
+        return None;
+    }
+    let (mut tree, root) = yaml::read(text, mistakes);
+    let start = Position { line: 1, column: 1 };
+    let is_empty = |root: &yaml::Node<'_>| matches!(root.value, yaml::Value::Null);
+    let Some(mut root) = root.filter(|root| !is_empty(root)) else {
+        if mistakes.is_empty() {
+            let finding = Finding::new("the file is empty").expected("at least 'services: []'");
+            mistakes.push(start, String::new, finding);
+        }
+        return None;
+    };
+    if !shape::check(&mut tree, &mut root, mistakes) {
+        return None;
+    }
+    match file::File::deserialize(&root) {
+        Ok(file) => {
+            let config = resolve::resolve(&file);
+            check::check(&file, &config, &tree, mistakes);
+            Some(config)
+        }
+        Err(error) => {
+            mistakes.push(start, String::new, Finding::new(format!("cannot be understood: {error}")));
+            None
+        }
+    }
+}
+
+fn too_large(name: &str) -> ConfigErrors {
+    ConfigErrors::unreadable(name, format!("larger than {} MiB", MAX_FILE_BYTES >> 20))
+}
+
+fn not_utf8(name: &str, bytes: &[u8], valid_bytes: usize) -> ConfigErrors {
+    let text = String::from_utf8_lossy(&bytes[..valid_bytes]);
+    let mut mistakes = Mistakes::default();
+    let problem = format!("not UTF-8: byte 0x{:02x}", bytes[valid_bytes]);
+    mistakes.push(end_of(&text), String::new, Finding::new(problem));
+    mistakes.into_errors(name, &text)
+}
+
+/// Finds the first character that YAML forbids (YAML 1.2, 5.1); the parser would take NUL for the end of the file.
+fn control_character(text: &str) -> Option<Position> {
+    let is_bad = |b: u8| (b < b' ' && !b"\t\n\r".contains(&b)) || b == 0x7f;
+    let at = text.bytes().position(is_bad)?;
+    Some(end_of(&text[..at]))
+}
+
+/// Position behind the last character.
+fn end_of(text: &str) -> Position {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let line = number(text.bytes().filter(|b| *b == b'\n').count() + 1);
+    let last = text.rsplit('\n').next().unwrap_or_default();
+    Position { line, column: number(last.chars().count() + 1) }
+}
+
+/// Removes `null` from what a schema allows: a key is left out or has a value.
+fn drop_nulls(schema: &mut serde_json::Value) {
+    use serde_json::Value as Json;
+    match schema {
+        Json::Object(object) => {
+            if let Some(Json::Array(types)) = object.get_mut("type") {
+                types.retain(|t| t != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    object.insert("type".to_owned(), only);
+                }
+            }
+            if object.get("default").is_some_and(Json::is_null) {
+                object.remove("default");
+            }
+            if let Some(Json::Array(variants)) = object.get_mut("anyOf") {
+                variants.retain(|variant| variant["type"] != "null");
+                if let [Json::Object(only)] = variants.as_slice() {
+                    let only = only.clone();
+                    object.remove("anyOf");
+                    for (key, value) in only {
+                        object.entry(key).or_insert(value);
+                    }
+                }
+            }
+            object.values_mut().for_each(drop_nulls);
+        }
+        Json::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}

@@ -1,0 +1,70 @@
+//! What holds where the file says nothing, each with its reason. The descriptions in `file.rs` name the same values; a
+//! test compares them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use proxy_core::service::{Outlier, Policy};
+
+/// Least loaded of two: nearly as even as the best choice, keeps working with slow endpoints, known to the kernel.
+pub(super) const POLICY: Policy = Policy::LeastRequest;
+
+/// Half of the connections of two endpoints of weight 1.
+pub(super) const WEIGHT: u32 = 1;
+
+/// With `UNHEALTHY` and the faster re-check an endpoint is out after 5 to 10 s, for 12 small requests a minute.
+pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A server that needs a second for its health page is overloaded.
+pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Once can be luck.
+pub(super) const HEALTHY: u32 = 2;
+
+/// Once can be bad luck; the second check comes after the short interval, so certainty costs little.
+pub(super) const UNHEALTHY: u32 = 2;
+
+/// In doubt the answer is wanted four times as fast ...
+pub(super) const UNHEALTHY_INTERVAL_DIVISOR: u32 = 4;
+
+/// ... but a server in trouble is not asked more than ten times a second for that.
+pub(super) const UNHEALTHY_INTERVAL_LEAST: Duration = Duration::from_millis(100);
+
+/// Status of a health page that means "well" everywhere.
+pub(super) const STATUS: (u16, u16) = (200, 200);
+
+/// As Envoy: five failures in a row are no coincidence, ten seconds outlast a restart, five minutes are noticed.
+/// At most half are ejected: when more fail, the network or the client is the cause.
+/// Panic is off: when all endpoints are sick, an answer at once (refused) is worth more than a hanging connection.
+pub(super) const OUTLIER: Outlier = Outlier {
+    consecutive_failures: 5,
+    base_ejection: Duration::from_secs(10),
+    max_ejection: Duration::from_secs(300),
+    max_ejected_percent: 50,
+    panic_percent: 0,
+};
+
+/// A lost SYN is sent again after 1 s (RFC 6298, 2.1): this leaves time for one, then another endpoint is tried.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Two more endpoints: an application waits 6 s at most before it is told.
+pub(super) const CONNECT_ATTEMPTS: u32 = 3;
+
+/// As Envoy's tcp_proxy: longer than the keep-alives of connection pools, short enough that leaks end some day.
+pub(super) const IDLE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60 * 60));
+
+/// A request that ends with FIN may be answered slowly; a peer that says nothing for five minutes is gone.
+pub(super) const HALF_CLOSE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(5 * 60));
+
+/// About what Linux does by itself (`tcp_retries2` = 15, 924 s). Not shorter, because the time that a slow reader keeps
+/// its window shut counts as well.
+pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// As Kubernetes' grace period for a pod, which most applications finish their requests in.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Loopback, beside the port that Envoy-based meshes use, so that operators find it.
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+
+/// Where systemd and the file system standard want it.
+pub(super) const ADMIN_SOCKET: &str = "/run/weir/admin.sock";

@@ -1,0 +1,195 @@
+//! From a [`Config`] back to what one would write: for `/config_dump`, and to prove that nothing is lost on the way in.
+
+use std::time::Duration;
+
+use proxy_core::service::{
+    EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
+};
+use proxy_core::snapshot::{Intercept, Scope};
+
+use super::de::At;
+use super::text::{
+    Address, BodyPart, CgroupPath, FilePath, HttpPath, Name, Network, SocketPath, StatusRange, Time,
+    TimeOrOff, TimeOrZero, Word,
+};
+use super::{Config, IoChoice, LogFormat, LogLevel, ServiceConfig, Workers, default, file};
+
+impl Config {
+    /// Prints the config in force, defaults included, in the form of the file: it reads back as the same config.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(file(self))
+            .expect("the file's types are maps with text keys, lists, texts and numbers")
+    }
+}
+
+fn file(config: &Config) -> file::File {
+    let listener = |listener: &super::ListenerConfig| file::Listener {
+        address: At::nowhere(Address(listener.address)),
+        service: At::nowhere(Name(listener.service.clone())),
+    };
+    file::File {
+        listeners: config.listeners.iter().map(listener).collect(),
+        intercept: intercept(&config.intercept),
+        services: At::nowhere(config.services.iter().map(|s| At::nowhere(service(s))).collect()),
+        workers: Some(match config.workers {
+            Workers::Auto => file::Workers::Auto(file::Auto::Auto),
+            Workers::Count(count) => file::Workers::Count(count),
+        }),
+        io: Some(match config.io {
+            IoChoice::Auto => file::Io::Auto,
+            IoChoice::Ring => file::Io::Ring,
+            IoChoice::Epoll => file::Io::Epoll,
+        }),
+        admin: file::Admin {
+            address: Some(At::nowhere(Address(config.admin.address))),
+            socket: Some(SocketPath(config.admin.socket.clone())),
+        },
+        metrics: config.metrics.map(|address| file::Metrics { address: At::nowhere(Address(address)) }),
+        access_log: config.access_log.as_ref().map(|log| file::AccessLog {
+            path: FilePath(log.path.clone()),
+            format: Some(format(log.format)),
+        }),
+        log: file::Log { level: Some(level(config.log.level)), format: Some(format(config.log.format)) },
+        drain_timeout: Some(TimeOrZero(config.drain_timeout)),
+    }
+}
+
+fn intercept(intercept: &Intercept) -> file::Intercept {
+    let mut scopes: Vec<&Scope> = intercept.scopes.iter().collect();
+    scopes.sort();
+    let mut ports: Vec<u16> = intercept.exclude_ports.iter().copied().collect();
+    ports.sort_unstable();
+    let scope = |scope: &Scope| match scope {
+        Scope::Cgroup(path) => file::Scope::Cgroup(CgroupPath(path.clone())),
+        Scope::Netns(path) => file::Scope::Netns(FilePath(path.into())),
+    };
+    file::Intercept {
+        scopes: scopes.into_iter().map(|s| At::nowhere(scope(s))).collect(),
+        exclude: file::Exclude {
+            cidrs: intercept.exclude_cidrs.iter().map(|cidr| At::nowhere(Network(*cidr))).collect(),
+            ports: ports.into_iter().map(At::nowhere).collect(),
+        },
+    }
+}
+
+fn service(service: &ServiceConfig) -> file::Service {
+    let endpoint = |endpoint: &super::EndpointConfig| file::Endpoint {
+        address: At::nowhere(Address(endpoint.address)),
+        weight: Some(endpoint.weight),
+        zone: endpoint.zone.clone().map(Word),
+    };
+    let (on_endpoint_loss, drain_timeout) = match service.on_endpoint_loss {
+        EndpointLoss::Keep => (file::EndpointLoss::Keep, None),
+        EndpointLoss::Drain(time) => (file::EndpointLoss::Drain, Some(TimeOrZero(time))),
+        EndpointLoss::Reset => (file::EndpointLoss::Reset, None),
+    };
+    file::Service {
+        name: At::nowhere(Name(service.name.clone())),
+        addresses: service.addresses.iter().map(|address| At::nowhere(Address(*address))).collect(),
+        protocol: Some(match service.protocol {
+            Protocol::Tcp => file::Protocol::Tcp,
+        }),
+        lane: Some(At::nowhere(match service.lane {
+            LaneChoice::Auto => file::Lane::Auto,
+            LaneChoice::Direct => file::Lane::Direct,
+            LaneChoice::Proxy => file::Lane::Proxy,
+        })),
+        endpoints: At::nowhere(service.endpoints.iter().map(endpoint).collect()),
+        balance: Some(file::Balance { policy: Some(policy(service.policy)) }),
+        health: service.health.as_ref().map(|health| At::nowhere(self::health(health))),
+        outlier: Some(At::nowhere(outlier(service.outlier))),
+        limits: limits(&service.limits),
+        on_endpoint_loss: Some(on_endpoint_loss),
+        drain_timeout,
+        fail: Some(match service.fail {
+            Fail::Open => file::Fail::Open,
+            Fail::Closed => file::Fail::Closed,
+        }),
+    }
+}
+
+fn policy(policy: Policy) -> file::Policy {
+    match policy {
+        Policy::RoundRobin => file::Policy::RoundRobin,
+        Policy::Random => file::Policy::Random,
+        Policy::LeastRequest => file::Policy::LeastRequest,
+        Policy::Maglev => file::Policy::Maglev,
+        Policy::RingHash => file::Policy::RingHash,
+    }
+}
+
+fn health(health: &HealthCheck) -> file::Health {
+    let (tcp, http) = match &health.probe {
+        Probe::Tcp => (Some(file::TcpProbe {}), None),
+        Probe::Http { path, host, status, body } => {
+            let http = file::HttpProbe {
+                path: HttpPath(path.clone()),
+                host: host.clone().map(Word),
+                status: Some(status.iter().map(|range| self::status(*range)).collect()),
+                body: body.clone().map(BodyPart),
+            };
+            (None, Some(http))
+        }
+    };
+    file::Health {
+        interval: Some(Time(health.interval)),
+        unhealthy_interval: Some(At::nowhere(Time(health.unhealthy_interval))),
+        timeout: Some(At::nowhere(Time(health.timeout))),
+        healthy: Some(health.healthy),
+        unhealthy: Some(health.unhealthy),
+        port: health.port,
+        tcp,
+        http,
+    }
+}
+
+fn status((first, last): (u16, u16)) -> file::Status {
+    if first == last { file::Status::One(first) } else { file::Status::Range(StatusRange((first, last))) }
+}
+
+fn outlier(outlier: Outlier) -> file::Outlier {
+    file::Outlier {
+        consecutive_failures: Some(outlier.consecutive_failures),
+        base_ejection: Some(At::nowhere(Time(outlier.base_ejection))),
+        max_ejection: Some(At::nowhere(Time(outlier.max_ejection))),
+        max_ejected_percent: Some(outlier.max_ejected_percent),
+        panic_percent: Some(outlier.panic_percent),
+    }
+}
+
+/// A limit that was not set must not be printed: read back, it would be.
+fn limits(limits: &Limits) -> Option<file::Limits> {
+    let off = |time: Option<Duration>, usual: Option<Duration>| (time != usual).then_some(TimeOrOff(time));
+    if !limits.is_set {
+        let idle_timeout = off(limits.idle_timeout, default::IDLE_TIMEOUT);
+        let half_close_timeout = off(limits.half_close_timeout, default::HALF_CLOSE_TIMEOUT);
+        return Some(file::Limits { idle_timeout, half_close_timeout, ..file::Limits::default() });
+    }
+    Some(file::Limits {
+        connect_timeout: Some(Time(limits.connect_timeout)),
+        connect_attempts: Some(limits.connect_attempts),
+        idle_timeout: Some(TimeOrOff(limits.idle_timeout)),
+        half_close_timeout: Some(TimeOrOff(limits.half_close_timeout)),
+        user_timeout: Some(Time(limits.user_timeout)),
+        max_connections: limits.max_connections,
+        max_connections_per_endpoint: limits.max_connections_per_endpoint,
+    })
+}
+
+fn level(level: LogLevel) -> file::LogLevel {
+    match level {
+        LogLevel::Error => file::LogLevel::Error,
+        LogLevel::Warn => file::LogLevel::Warn,
+        LogLevel::Info => file::LogLevel::Info,
+        LogLevel::Debug => file::LogLevel::Debug,
+        LogLevel::Trace => file::LogLevel::Trace,
+    }
+}
+
+fn format(format: LogFormat) -> file::LogFormat {
+    match format {
+        LogFormat::Text => file::LogFormat::Text,
+        LogFormat::Json => file::LogFormat::Json,
+    }
+}

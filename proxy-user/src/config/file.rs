@@ -1,0 +1,433 @@
+//! The file as it is written. The only description of its keys: the JSON Schema, the check that finds mistakes and the
+//! reader are all derived from these types. Doc comments here are the help that editors show.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::de::At;
+use super::text::{
+    Address, BodyPart, CgroupPath, FilePath, HttpPath, Name, Network, SocketPath, StatusRange, Time,
+    TimeOrOff, TimeOrZero, Word,
+};
+
+/// Configuration of Weir.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "WeirConfig")]
+pub(super) struct File {
+    /// Ports that Weir opens for clients that are not intercepted.
+    #[serde(default)]
+    pub(super) listeners: Vec<Listener>,
+    /// Whose connections are intercepted, and which of them never.
+    #[serde(default)]
+    pub(super) intercept: Intercept,
+    /// What applications connect to, and who serves it.
+    pub(super) services: At<Vec<At<Service>>>,
+    /// Worker threads: `auto` (one for each CPU that Weir may use) or a number. Default: `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) workers: Option<Workers>,
+    /// How workers talk to the kernel. Default: `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) io: Option<Io>,
+    /// The interface for operators.
+    #[serde(default)]
+    pub(super) admin: Admin,
+    /// A further address for /metrics; the admin address has it always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) metrics: Option<Metrics>,
+    /// One line for each connection that ends. Off if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) access_log: Option<AccessLog>,
+    /// What Weir says about itself.
+    #[serde(default)]
+    pub(super) log: Log,
+    /// Time that open connections get to end after SIGTERM. Default: `30s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) drain_timeout: Option<TimeOrZero>,
+}
+
+/// A port that Weir opens.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    /// Where to listen. `0.0.0.0` means every IPv4 address of the machine, `[::]` every IPv6 address.
+    pub(super) address: At<Address>,
+    /// Name of the service that answers.
+    pub(super) service: At<Name>,
+}
+
+/// Interception.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Intercept {
+    /// Applications whose connections are intercepted. Nobody's if empty.
+    #[serde(default)]
+    pub(super) scopes: Vec<At<Scope>>,
+    /// Destinations that are never touched.
+    #[serde(default)]
+    pub(super) exclude: Exclude,
+}
+
+/// A set of applications.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Scope {
+    /// Everything in this cgroup or below: a path below the cgroup v2 mount.
+    Cgroup(CgroupPath),
+    /// Everything in the network namespace that this file names.
+    Netns(FilePath),
+}
+
+/// Destinations that are never touched.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Exclude {
+    /// Networks.
+    #[serde(default)]
+    pub(super) cidrs: Vec<At<Network>>,
+    /// Ports.
+    #[serde(default)]
+    #[schemars(inner(range(min = 1)))]
+    pub(super) ports: Vec<At<u16>>,
+}
+
+/// A named set of endpoints, and the policies between them and the applications.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    /// Unique name, for example `shop/web`.
+    pub(super) name: At<Name>,
+    /// What applications connect to. No two services share an address.
+    #[serde(default)]
+    pub(super) addresses: Vec<At<Address>>,
+    /// What is spoken. Default: `tcp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) protocol: Option<Protocol>,
+    /// Who moves the bytes. Default: `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lane: Option<At<Lane>>,
+    /// Who serves. May be empty: then connections are refused.
+    pub(super) endpoints: At<Vec<Endpoint>>,
+    /// How an endpoint is chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) balance: Option<Balance>,
+    /// Active checks of every endpoint. None if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) health: Option<At<Health>>,
+    /// When failing connections take an endpoint out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) outlier: Option<At<Outlier>>,
+    /// Bounds on connections and times. They are kept by workers, so the direct lane cannot have them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limits: Option<Limits>,
+    /// What happens to open connections when their endpoint fails or is removed. Default: `keep`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) on_endpoint_loss: Option<EndpointLoss>,
+    /// Time that open connections get with `on_endpoint_loss: drain`. Default: `30s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) drain_timeout: Option<TimeOrZero>,
+    /// What happens to new connections while Weir is not running. Default: `open`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) fail: Option<Fail>,
+}
+
+/// One server.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Endpoint {
+    /// Where it listens.
+    pub(super) address: At<Address>,
+    /// Share of the connections relative to the other endpoints; 0 is none. Default: `1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 65535))]
+    pub(super) weight: Option<u32>,
+    /// Failure zone that it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) zone: Option<Word>,
+}
+
+/// Protocols.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Protocol {
+    /// A stream of bytes.
+    Tcp,
+}
+
+/// Lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Lane {
+    /// The cheapest that the service's policies allow.
+    Auto,
+    /// The kernel connects the application to the endpoint itself.
+    Direct,
+    /// A worker of Weir.
+    Proxy,
+}
+
+/// Load balancing.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Balance {
+    /// How an endpoint is chosen. Default: `least_request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) policy: Option<Policy>,
+}
+
+/// Load balancing policies.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Policy {
+    /// In turn, weighted.
+    RoundRobin,
+    /// At random, weighted.
+    Random,
+    /// The less loaded of two drawn at random, weighted.
+    LeastRequest,
+    /// The same endpoint for the same client address (Maglev hashing).
+    Maglev,
+    /// The same endpoint for the same client address (hashing on a ring).
+    RingHash,
+}
+
+/// Active health checks. With neither `tcp` nor `http` a check is that a connection can be made.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Health {
+    /// Time between two checks; up to 10 % is added or taken at random. Default: `5s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) interval: Option<Time>,
+    /// Time between two checks while the endpoint is unhealthy or in doubt. Default: a quarter of `interval`, but at least `100ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unhealthy_interval: Option<At<Time>>,
+    /// Time for one check, at most `interval`. Default: `1s`, or `interval` if that is shorter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) timeout: Option<At<Time>>,
+    /// Good checks in a row that make an endpoint healthy. Default: `2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) healthy: Option<u32>,
+    /// Bad checks in a row that make an endpoint unhealthy. Default: `2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) unhealthy: Option<u32>,
+    /// Port to check. Default: the endpoint's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) port: Option<u16>,
+    /// Check that a connection can be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tcp: Option<TcpProbe>,
+    /// Check that a GET request (HTTP/1.1, no TLS) is answered well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) http: Option<HttpProbe>,
+}
+
+/// Nothing to set.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TcpProbe {}
+
+/// An HTTP check.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HttpProbe {
+    /// Path and query.
+    pub(super) path: HttpPath,
+    /// Value of the Host header. Default: the endpoint's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) host: Option<Word>,
+    /// Statuses that are good: numbers or ranges such as "200-299". Default: `[200]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub(super) status: Option<Vec<Status>>,
+    /// Text that the first 64 KiB of the body must contain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) body: Option<BodyPart>,
+}
+
+/// One HTTP status or a range of them.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Status {
+    /// One.
+    One(#[schemars(range(min = 100, max = 599))] u16),
+    /// From the first to the last.
+    Range(StatusRange),
+}
+
+/// Passive health.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outlier {
+    /// Failed connects or resets in a row that eject an endpoint; 0 switches it off. Default: `5`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
+    pub(super) consecutive_failures: Option<u32>,
+    /// Length of the first ejection; the n-th lasts n times as long. Default: `10s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) base_ejection: Option<At<Time>>,
+    /// Longest ejection, at least `base_ejection`. Default: `5m`, or `base_ejection` if that is longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max_ejection: Option<At<Time>>,
+    /// Most endpoints that are ejected at once, in percent. Default: `50`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub(super) max_ejected_percent: Option<u8>,
+    /// Share of healthy endpoints, in percent, below which all endpoints are used; 0 switches it off. Default: `0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub(super) panic_percent: Option<u8>,
+}
+
+/// Bounds of a service.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    /// Time for one connect to one endpoint. Default: `2s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) connect_timeout: Option<Time>,
+    /// Endpoints that are tried for one connection. Default: `3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub(super) connect_attempts: Option<u32>,
+    /// Time without a byte after which a connection is closed, or `off`. Default: `1h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) idle_timeout: Option<TimeOrOff>,
+    /// Time without a byte after which a connection is closed that one side has finished, or `off`. Default: `5m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) half_close_timeout: Option<TimeOrOff>,
+    /// Time that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT). Default: `15m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user_timeout: Option<Time>,
+    /// Open connections to the service. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) max_connections: Option<u32>,
+    /// Open connections to one endpoint. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) max_connections_per_endpoint: Option<u32>,
+}
+
+/// Fate of open connections.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EndpointLoss {
+    /// They go on.
+    Keep,
+    /// They go on for `drain_timeout` and are then reset.
+    Drain,
+    /// They are reset at once.
+    Reset,
+}
+
+/// Fate of new connections.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Fail {
+    /// The kernel connects them to an endpoint.
+    Open,
+    /// They are refused.
+    Closed,
+}
+
+/// Number of worker threads.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Workers {
+    /// One for each CPU.
+    Auto(Auto),
+    /// This many.
+    Count(#[schemars(range(min = 1, max = 1024))] u16),
+}
+
+/// The word `auto`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Auto {
+    /// Weir chooses.
+    Auto,
+}
+
+/// Drivers.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Io {
+    /// io_uring where the kernel allows it, else epoll.
+    Auto,
+    /// io_uring, or Weir does not start.
+    Ring,
+    /// epoll.
+    Epoll,
+}
+
+/// The interface for operators.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    /// Loopback address that can only be read from. Default: `127.0.0.1:15000`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<At<Address>>,
+    /// Unix socket, for root only, that can change things. Default: `/run/weir/admin.sock`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) socket: Option<SocketPath>,
+}
+
+/// Metrics for collectors.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    /// Where /metrics is served.
+    pub(super) address: At<Address>,
+}
+
+/// Access log.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AccessLog {
+    /// File that lines are appended to.
+    pub(super) path: FilePath,
+    /// Form of the lines. Default: `json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) format: Option<LogFormat>,
+}
+
+/// Log.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    /// Least important level that is written. Default: `info`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) level: Option<LogLevel>,
+    /// Form of the lines. Default: `text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) format: Option<LogFormat>,
+}
+
+/// Levels.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LogLevel {
+    /// What must be repaired.
+    Error,
+    /// What an operator should know.
+    Warn,
+    /// Start, stop, reload.
+    Info,
+    /// Every connection.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Form of a log.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object for each line.
+    Json,
+}

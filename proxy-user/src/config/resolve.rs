@@ -1,0 +1,211 @@
+//! From the file's types to [`Config`]: fills in defaults and nothing else. Cannot fail.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proxy_core::service::{
+    EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
+};
+use proxy_core::snapshot::{Intercept, Scope};
+
+use super::text::{TimeOrOff, TimeOrZero};
+use super::{
+    AccessLogConfig, AdminConfig, Config, EndpointConfig, IoChoice, ListenerConfig, LogConfig, LogFormat,
+    LogLevel, ServiceConfig, Workers, default, file,
+};
+
+/// Makes the config that a file means.
+pub(super) fn resolve(file: &file::File) -> Config {
+    Config {
+        listeners: file.listeners.iter().map(listener).collect(),
+        intercept: intercept(&file.intercept),
+        services: file.services.value.iter().map(|service| self::service(&service.value)).collect(),
+        workers: match file.workers {
+            None | Some(file::Workers::Auto(file::Auto::Auto)) => Workers::Auto,
+            Some(file::Workers::Count(count)) => Workers::Count(count),
+        },
+        io: match file.io {
+            None | Some(file::Io::Auto) => IoChoice::Auto,
+            Some(file::Io::Ring) => IoChoice::Ring,
+            Some(file::Io::Epoll) => IoChoice::Epoll,
+        },
+        admin: AdminConfig {
+            address: file.admin.address.as_ref().map_or(default::ADMIN, |address| address.value.0),
+            socket: file
+                .admin
+                .socket
+                .as_ref()
+                .map_or(PathBuf::from(default::ADMIN_SOCKET), |path| path.0.clone()),
+        },
+        metrics: file.metrics.as_ref().map(|metrics| metrics.address.value.0),
+        access_log: file.access_log.as_ref().map(|log| AccessLogConfig {
+            path: log.path.0.clone(),
+            format: log.format.map_or(LogFormat::Json, format),
+        }),
+        log: LogConfig {
+            level: file.log.level.map_or(LogLevel::Info, level),
+            format: file.log.format.map_or(LogFormat::Text, format),
+        },
+        drain_timeout: drain_timeout(file.drain_timeout.as_ref()),
+    }
+}
+
+fn listener(listener: &file::Listener) -> ListenerConfig {
+    ListenerConfig { address: listener.address.value.0, service: listener.service.value.0.clone() }
+}
+
+fn intercept(intercept: &file::Intercept) -> Intercept {
+    let scope = |scope: &file::Scope| match scope {
+        file::Scope::Cgroup(path) => Scope::Cgroup(path.0.clone()),
+        file::Scope::Netns(path) => Scope::Netns(path.to_string()),
+    };
+    Intercept {
+        scopes: intercept.scopes.iter().map(|s| scope(&s.value)).collect(),
+        exclude_cidrs: intercept.exclude.cidrs.iter().map(|cidr| cidr.value.0).collect(),
+        exclude_ports: intercept.exclude.ports.iter().map(|port| port.value).collect(),
+    }
+}
+
+fn service(service: &file::Service) -> ServiceConfig {
+    ServiceConfig {
+        name: service.name.value.0.clone(),
+        addresses: service.addresses.iter().map(|address| address.value.0).collect(),
+        protocol: match service.protocol {
+            None | Some(file::Protocol::Tcp) => Protocol::Tcp,
+        },
+        lane: match service.lane.as_ref().map(|lane| lane.value) {
+            None | Some(file::Lane::Auto) => LaneChoice::Auto,
+            Some(file::Lane::Direct) => LaneChoice::Direct,
+            Some(file::Lane::Proxy) => LaneChoice::Proxy,
+        },
+        endpoints: service.endpoints.value.iter().map(endpoint).collect(),
+        policy: service.balance.as_ref().and_then(|balance| balance.policy).map_or(default::POLICY, policy),
+        health: service.health.as_ref().map(|health| self::health(&health.value)),
+        outlier: service.outlier.as_ref().map_or(default::OUTLIER, |outlier| self::outlier(&outlier.value)),
+        limits: limits(&service.limits.clone().unwrap_or_default()),
+        on_endpoint_loss: match service.on_endpoint_loss {
+            None | Some(file::EndpointLoss::Keep) => EndpointLoss::Keep,
+            Some(file::EndpointLoss::Drain) => {
+                EndpointLoss::Drain(drain_timeout(service.drain_timeout.as_ref()))
+            }
+            Some(file::EndpointLoss::Reset) => EndpointLoss::Reset,
+        },
+        fail: match service.fail {
+            None | Some(file::Fail::Open) => Fail::Open,
+            Some(file::Fail::Closed) => Fail::Closed,
+        },
+    }
+}
+
+fn endpoint(endpoint: &file::Endpoint) -> EndpointConfig {
+    EndpointConfig {
+        address: endpoint.address.value.0,
+        weight: endpoint.weight.unwrap_or(default::WEIGHT),
+        zone: endpoint.zone.as_ref().map(|zone| zone.0.clone()),
+    }
+}
+
+fn policy(policy: file::Policy) -> Policy {
+    match policy {
+        file::Policy::RoundRobin => Policy::RoundRobin,
+        file::Policy::Random => Policy::Random,
+        file::Policy::LeastRequest => Policy::LeastRequest,
+        file::Policy::Maglev => Policy::Maglev,
+        file::Policy::RingHash => Policy::RingHash,
+    }
+}
+
+fn health(health: &file::Health) -> HealthCheck {
+    let interval = health.interval.as_ref().map_or(default::HEALTH_INTERVAL, |time| time.0);
+    let quarter = (interval / default::UNHEALTHY_INTERVAL_DIVISOR).max(default::UNHEALTHY_INTERVAL_LEAST);
+    let whole_millis =
+        |time: Duration| time - Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000));
+    HealthCheck {
+        interval,
+        unhealthy_interval: health
+            .unhealthy_interval
+            .as_ref()
+            .map_or(whole_millis(quarter.min(interval)), |time| time.value.0),
+        timeout: health.timeout.as_ref().map_or(default::HEALTH_TIMEOUT.min(interval), |time| time.value.0),
+        healthy: health.healthy.unwrap_or(default::HEALTHY),
+        unhealthy: health.unhealthy.unwrap_or(default::UNHEALTHY),
+        probe: health.http.as_ref().map_or(Probe::Tcp, http),
+        port: health.port,
+    }
+}
+
+fn http(http: &file::HttpProbe) -> Probe {
+    let range = |status: &file::Status| match status {
+        file::Status::One(status) => (*status, *status),
+        file::Status::Range(range) => range.0,
+    };
+    // Mistakes may have been cut out of the list; it must not be empty even then.
+    let status: Vec<_> = http.status.iter().flatten().map(range).collect();
+    Probe::Http {
+        path: http.path.0.clone(),
+        host: http.host.as_ref().map(|host| host.0.clone()),
+        status: if status.is_empty() { vec![default::STATUS] } else { status },
+        body: http.body.as_ref().map(|body| body.0.clone()),
+    }
+}
+
+fn outlier(outlier: &file::Outlier) -> Outlier {
+    let usual = default::OUTLIER;
+    let base_ejection = outlier.base_ejection.as_ref().map_or(usual.base_ejection, |time| time.value.0);
+    Outlier {
+        consecutive_failures: outlier.consecutive_failures.unwrap_or(usual.consecutive_failures),
+        base_ejection,
+        max_ejection: outlier
+            .max_ejection
+            .as_ref()
+            .map_or(usual.max_ejection.max(base_ejection), |time| time.value.0),
+        max_ejected_percent: outlier.max_ejected_percent.unwrap_or(usual.max_ejected_percent),
+        panic_percent: outlier.panic_percent.unwrap_or(usual.panic_percent),
+    }
+}
+
+/// A limit that is written must be kept, even if its value is the default; `off` can be kept by everybody.
+fn limits(limits: &file::Limits) -> Limits {
+    let is_time = |time: &Option<TimeOrOff>| time.as_ref().is_some_and(|time| time.0.is_some());
+    let is_set = limits.connect_timeout.is_some()
+        || limits.connect_attempts.is_some()
+        || is_time(&limits.idle_timeout)
+        || is_time(&limits.half_close_timeout)
+        || limits.user_timeout.is_some()
+        || limits.max_connections.is_some()
+        || limits.max_connections_per_endpoint.is_some();
+    Limits {
+        connect_timeout: limits.connect_timeout.as_ref().map_or(default::CONNECT_TIMEOUT, |time| time.0),
+        connect_attempts: limits.connect_attempts.unwrap_or(default::CONNECT_ATTEMPTS),
+        idle_timeout: limits.idle_timeout.as_ref().map_or(default::IDLE_TIMEOUT, |time| time.0),
+        half_close_timeout: limits
+            .half_close_timeout
+            .as_ref()
+            .map_or(default::HALF_CLOSE_TIMEOUT, |time| time.0),
+        user_timeout: limits.user_timeout.as_ref().map_or(default::USER_TIMEOUT, |time| time.0),
+        max_connections: limits.max_connections,
+        max_connections_per_endpoint: limits.max_connections_per_endpoint,
+        is_set,
+    }
+}
+
+fn drain_timeout(time: Option<&TimeOrZero>) -> Duration {
+    time.map_or(default::DRAIN_TIMEOUT, |time| time.0)
+}
+
+fn level(level: file::LogLevel) -> LogLevel {
+    match level {
+        file::LogLevel::Error => LogLevel::Error,
+        file::LogLevel::Warn => LogLevel::Warn,
+        file::LogLevel::Info => LogLevel::Info,
+        file::LogLevel::Debug => LogLevel::Debug,
+        file::LogLevel::Trace => LogLevel::Trace,
+    }
+}
+
+fn format(format: file::LogFormat) -> LogFormat {
+    match format {
+        file::LogFormat::Text => LogFormat::Text,
+        file::LogFormat::Json => LogFormat::Json,
+    }
+}

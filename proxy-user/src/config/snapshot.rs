@@ -1,0 +1,124 @@
+//! From a [`Config`] to the [`Snapshot`] that the data plane obeys, keeping what did not change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proxy_core::addr::EndpointAddr;
+use proxy_core::id::{EndpointId, Registry, ServiceId, Version};
+use proxy_core::service::{Endpoint, EndpointState, Load, Service};
+use proxy_core::snapshot::{ExplicitListener, Snapshot};
+
+use super::{Config, EndpointConfig, ServiceConfig};
+
+impl Config {
+    /// Makes the next snapshot.
+    ///
+    /// A service whose config is the same as in `previous` stays the same `Arc`, with the states and loads that it has
+    /// there. In a changed one, endpoints that stay keep their load, and their state as long as something can still
+    /// change it: without active checks nothing would ever end `Unhealthy`, without ejection nothing `Ejected`.
+    #[must_use]
+    pub fn snapshot(
+        &self,
+        registry: &mut Registry,
+        version: Version,
+        previous: Option<&Snapshot>,
+    ) -> Snapshot {
+        let services: Vec<_> = self
+            .services
+            .iter()
+            .map(|config| {
+                let id = registry.service(&config.name);
+                match previous.and_then(|previous| previous.service(id)) {
+                    Some(old) if config.is_of(old) => Arc::clone(old),
+                    old => Arc::new(config.service(id, registry, old.map(AsRef::as_ref))),
+                }
+            })
+            .collect();
+        let listeners = self.listeners.iter().map(|listener| ExplicitListener {
+            address: listener.address,
+            service: registry.service(&listener.service),
+        });
+        Snapshot::new(version, self.intercept.clone(), listeners.collect(), services)
+    }
+}
+
+impl ServiceConfig {
+    /// Makes the service, taking over what belongs to its running version.
+    pub(super) fn service(&self, id: ServiceId, registry: &mut Registry, old: Option<&Service>) -> Service {
+        let running: HashMap<EndpointId, &Endpoint> =
+            old.into_iter().flat_map(|old| old.endpoints.iter().map(|e| (e.id, e))).collect();
+        let endpoint = |config: &EndpointConfig| {
+            let id = registry.endpoint(id, config.address);
+            let running = running.get(&id);
+            Endpoint {
+                id,
+                address: EndpointAddr(config.address),
+                weight: config.weight,
+                zone: config.zone.as_deref().map(Arc::from),
+                state: running.map_or(EndpointState::Healthy, |running| self.inherited(running.state)),
+                load: running.map_or_else(Arc::default, |running| Arc::clone(&running.load)),
+            }
+        };
+        Service {
+            id,
+            name: old.map_or_else(|| Arc::from(self.name.as_str()), |old| Arc::clone(&old.name)),
+            addresses: self.addresses.clone(),
+            protocol: self.protocol,
+            lane: self.lane,
+            endpoints: self.endpoints.iter().map(endpoint).collect(),
+            policy: self.policy,
+            health: self.health.clone(),
+            outlier: self.outlier,
+            limits: self.limits,
+            on_endpoint_loss: self.on_endpoint_loss,
+            fail: self.fail,
+            load: old.map_or_else(Arc::<Load>::default, |old| Arc::clone(&old.load)),
+        }
+    }
+
+    fn inherited(&self, state: EndpointState) -> EndpointState {
+        match state {
+            EndpointState::Unhealthy if self.health.is_none() => EndpointState::Healthy,
+            EndpointState::Ejected if self.outlier.consecutive_failures == 0 => EndpointState::Healthy,
+            state => state,
+        }
+    }
+
+    /// Tells whether a running service is what this config says. Names every field: a new one must be thought of here.
+    fn is_of(&self, service: &Service) -> bool {
+        let Self {
+            name,
+            addresses,
+            protocol,
+            lane,
+            endpoints,
+            policy,
+            health,
+            outlier,
+            limits,
+            on_endpoint_loss,
+            fail,
+        } = self;
+        **name == *service.name
+            && *addresses == service.addresses
+            && *protocol == service.protocol
+            && *lane == service.lane
+            && *policy == service.policy
+            && *health == service.health
+            && *outlier == service.outlier
+            && *limits == service.limits
+            && *on_endpoint_loss == service.on_endpoint_loss
+            && *fail == service.fail
+            && endpoints.len() == service.endpoints.len()
+            && endpoints.iter().zip(&service.endpoints).all(|(config, endpoint)| config.is_of(endpoint))
+    }
+}
+
+impl EndpointConfig {
+    fn is_of(&self, endpoint: &Endpoint) -> bool {
+        let Self { address, weight, zone } = self;
+        *address == endpoint.address.0
+            && *weight == endpoint.weight
+            && zone.as_deref() == endpoint.zone.as_deref()
+    }
+}
