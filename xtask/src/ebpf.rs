@@ -49,6 +49,7 @@ fn write(repo: &Repo) -> Result<ExitCode> {
     let toolchain = toolchain::set_up()?;
     let target_dir = repo.path("proxy-ebpf/target");
     // the lock file may change here: this is how a new dependency gets in
+    build::fetch(repo, &toolchain, build::Lock::MayChange)?;
     let object = build::object(repo, &toolchain, &target_dir, build::Lock::MayChange)?;
     let record = Record::of(repo, &object)?;
     let path = repo.path(OBJECT);
@@ -77,7 +78,11 @@ fn check(repo: &Repo) -> Result<ExitCode> {
     if let Some(difference) = recorded.difference(&now) {
         return Ok(different(difference));
     }
-    let toolchain = match toolchain::set_up() {
+    let ready = toolchain::set_up().and_then(|toolchain| {
+        build::fetch(repo, &toolchain, build::Lock::MustHold)?;
+        Ok(toolchain)
+    });
+    let toolchain = match ready {
         Ok(toolchain) => toolchain,
         Err(error) => return Ok(not_rebuilt(&error)),
     };

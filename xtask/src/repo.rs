@@ -1,5 +1,6 @@
 //! Where the repository's parts are.
 
+use std::env;
 use std::path::{Path, PathBuf};
 
 /// The repository that a command works on; tests of the commands point it at a small fake tree.
@@ -9,10 +10,11 @@ pub(crate) struct Repo {
 }
 
 impl Repo {
-    /// The repository that this program was built in: `cargo xtask` always builds before it runs.
+    /// The repository that `cargo xtask` runs in; without cargo, the one that this program was built in.
     pub(crate) fn here() -> Self {
-        let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-        Self::at(manifest_dir.parent().unwrap_or(manifest_dir))
+        let told = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let manifest_dir = told.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+        Self::at(manifest_dir.parent().unwrap_or(&manifest_dir))
     }
 
     pub(crate) fn at(root: &Path) -> Self {

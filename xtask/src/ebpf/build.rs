@@ -26,21 +26,32 @@ pub(super) enum Lock {
     MustHold,
 }
 
-/// Builds proxy-ebpf below `target_dir` and returns the stripped object.
+impl Lock {
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::MayChange => &[],
+            Self::MustHold => &["--locked"],
+        }
+    }
+}
+
+/// Downloads the crates of proxy-ebpf, so that without a network the build does not even begin.
+pub(super) fn fetch(repo: &Repo, toolchain: &Toolchain, lock: Lock) -> Result<()> {
+    process::run(toolchain.cargo(&repo.path("proxy-ebpf")).arg("fetch").args(lock.args()))
+}
+
+/// Builds proxy-ebpf below `target_dir` and returns the stripped object; its crates must be [`fetch`]ed already,
+/// since their folders are among those to remap.
 pub(super) fn object(repo: &Repo, toolchain: &Toolchain, target_dir: &Path, lock: Lock) -> Result<Vec<u8>> {
-    let folder = repo.path("proxy-ebpf");
-    let locked: &[&str] = if lock == Lock::MustHold { &["--locked"] } else { &[] };
-    // first, so that the folders to remap are there
-    process::run(toolchain.cargo(&folder).arg("fetch").args(locked))?;
     let flags = [
         vec!["--cfg=bpf_target_arch=\"x86_64\"".into(), "-Cdebuginfo=2".into(), "-Clink-arg=--btf".into()],
         remaps(repo, toolchain)?,
     ];
     process::run(
         toolchain
-            .cargo(&folder)
+            .cargo(&repo.path("proxy-ebpf"))
             .args(["build", "--release", "--bin", "proxy-ebpf", "--target", TARGET, "-Zbuild-std=core"])
-            .args(locked)
+            .args(lock.args())
             .arg("--target-dir")
             .arg(target_dir)
             // replaces RUSTFLAGS and the flags of every config file
