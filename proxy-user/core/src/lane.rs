@@ -45,7 +45,7 @@ impl std::fmt::Display for LaneReason {
         match self {
             Self::Asked => f.write_str("the config names the lane"),
             Self::NothingNeedsUserspace => f.write_str("nothing in the config needs a worker"),
-            Self::Policy(policy) => write!(f, "balance policy {policy:?} is kept by workers only"),
+            Self::Policy(policy) => write!(f, "balance policy {} is kept by workers only", policy.as_str()),
             Self::Limits => f.write_str("limits are kept by workers only"),
             Self::Family(family) => write!(f, "not every endpoint can be reached from an {family} socket"),
             Self::Protocol(protocol) => write!(f, "protocol {protocol:?} must be read"),

@@ -154,6 +154,20 @@ pub enum Policy {
     RingHash,
 }
 
+impl Policy {
+    /// Word in the config, for messages and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::LeastRequest => "least_request",
+            Self::Maglev => "maglev",
+            Self::RingHash => "ring_hash",
+        }
+    }
+}
+
 /// Active health check of every endpoint of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
