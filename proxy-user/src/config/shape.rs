@@ -138,7 +138,8 @@ impl Shape {
                 format!("a whole number, {least} or more")
             }
             Self::Integer(least, most) => format!("a whole number from {least} to {most}"),
-            Self::List(..) => "a list".to_owned(),
+            Self::List(_, 0) => "a list".to_owned(),
+            Self::List(..) => "a list that is not empty".to_owned(),
             Self::Map(keys) if keys.is_empty() => "an empty mapping: {}".to_owned(),
             Self::Map(keys) => {
                 let required: Vec<_> =
@@ -191,9 +192,7 @@ impl Walk<'_, '_> {
                 Err(did_you_mean(text, words.iter().map(String::as_str)))
             }
             (Shape::Integer(least, most), Value::Integer(n)) if (*least..=*most).contains(n) => Ok(()),
-            (Shape::List(_, least), Value::List(items)) if items.len() < *least => {
-                Err(Some("it must not be empty".to_owned()))
-            }
+            (Shape::List(_, least), Value::List(items)) if items.len() < *least => Err(None),
             (Shape::List(item, _), Value::List(items)) => {
                 items.retain_mut(|node| self.check(item, node));
                 return true;

@@ -150,6 +150,18 @@ fn limits_are_set_by_being_written_and_off_is_none() {
 }
 
 #[test]
+fn policies_have_the_same_word_in_the_file_and_in_messages() {
+    for policy in [Policy::RoundRobin, Policy::Random, Policy::LeastRequest, Policy::Maglev, Policy::RingHash]
+    {
+        let word = policy.as_str();
+        let text = format!(
+            "services: [{{name: a, addresses: ['10.0.0.1:80'], endpoints: [], balance: {{policy: {word}}}}}]"
+        );
+        assert_eq!(good(&text).services[0].policy, policy);
+    }
+}
+
+#[test]
 fn v4_mapped_addresses_are_the_ipv4_addresses_that_they_mean() {
     let config = good("services: [{name: a, addresses: ['[::ffff:10.0.0.1]:80'], endpoints: []}]");
     assert_eq!(config.services[0].addresses, ["10.0.0.1:80".parse().unwrap()]);

@@ -56,6 +56,7 @@ impl Value<'_> {
             Self::Integer(value) => format!("the number {value}"),
             Self::Float(text) => format!("the number {}", text.chars().take(40).collect::<String>()),
             Self::Text(text) => quoted(text),
+            Self::List(items) if items.is_empty() => "an empty list".to_owned(),
             Self::List(_) => "a list".to_owned(),
             Self::Map(_) => "a mapping".to_owned(),
         }

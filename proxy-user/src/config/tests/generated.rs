@@ -43,7 +43,7 @@ fn time() -> impl Strategy<Value = Duration> {
     (1_u64..100_000_000).prop_map(Duration::from_millis)
 }
 
-fn ip() -> impl Strategy<Value = bool> {
+fn is_v6() -> impl Strategy<Value = bool> {
     any::<bool>()
 }
 
@@ -123,7 +123,7 @@ const POLICIES: [Policy; 5] =
     [Policy::RoundRobin, Policy::Random, Policy::LeastRequest, Policy::Maglev, Policy::RingHash];
 
 fn service() -> impl Strategy<Value = ServiceConfig> {
-    let endpoint = (ip(), 0_u32..=65_535, of("[!-~]{1,20}"));
+    let endpoint = (is_v6(), 0_u32..=65_535, of("[!-~]{1,20}"));
     let loss = prop_oneof![
         Just(EndpointLoss::Keep),
         Just(EndpointLoss::Reset),
@@ -131,7 +131,7 @@ fn service() -> impl Strategy<Value = ServiceConfig> {
         time().prop_map(EndpointLoss::Drain)
     ];
     (
-        vec(ip(), 1..4),
+        vec(is_v6(), 1..4),
         select(vec![LaneChoice::Auto, LaneChoice::Direct, LaneChoice::Proxy]),
         vec(endpoint, 0..5),
         select(POLICIES.to_vec()),
@@ -180,11 +180,9 @@ fn placed(mut service: ServiceConfig, place: usize) -> ServiceConfig {
         endpoint.address = unique(11, endpoint.address.is_ipv6(), place, i);
     }
     let is_served = |is_v6: bool| {
-        let has = |mut all: Box<dyn Iterator<Item = SocketAddr> + '_>| all.any(|a| a.is_ipv6() == is_v6);
-        let serving = service.endpoints.iter().filter(|e| e.weight > 0).map(|e| e.address);
-        !has(Box::new(service.addresses.iter().copied()))
-            || service.endpoints.is_empty()
-            || has(Box::new(serving))
+        let is_asked = service.addresses.iter().any(|a| a.is_ipv6() == is_v6);
+        let can_serve = service.endpoints.iter().any(|e| e.weight > 0 && e.address.is_ipv6() == is_v6);
+        !is_asked || can_serve || service.endpoints.is_empty()
     };
     let is_kernel_policy = proxy_core::lane::is_kernel_policy(service.policy);
     let can_be_direct = is_kernel_policy && !service.limits.is_set && is_served(false) && is_served(true);
@@ -222,7 +220,7 @@ fn config() -> impl Strategy<Value = Config> {
         select(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]);
     (
         vec(service(), 0..6),
-        vec((ip(), any::<prop::sample::Index>()), 0..4),
+        vec((is_v6(), any::<prop::sample::Index>()), 0..4),
         intercept(),
         (workers, select(vec![IoChoice::Auto, IoChoice::Ring, IoChoice::Epoll])),
         ("/[ -~]{0,40}x", any::<bool>(), of(("/var/log/[ -.0-~]{0,40}x", log_format()))),

@@ -79,7 +79,7 @@ fn what_is_no_config_says_so_in_one_message() {
     bad("", &["w:1:1: the file is empty, expected at least 'services: []'"]);
     bad("# nothing\n", &["w:1:1: the file is empty, expected at least 'services: []'"]);
     bad("hello", &["w:1:1: wrong type: found 'hello', expected a mapping with services"]);
-    bad("[]", &["w:1:1: wrong type: found a list, expected a mapping with services"]);
+    bad("[]", &["w:1:1: wrong type: found an empty list, expected a mapping with services"]);
     bad("{}", &["w:1:1: missing key 'services', expected a list"]);
     bad(
         "services:\n",
@@ -147,7 +147,7 @@ fn types_are_not_guessed() {
         &with("health: {http: {path: /, status: []}, tcp: {x: 1}}"),
         &[
             "w:5:11: services[0].health: both tcp and http are given; a check is one of them",
-            "w:5:36: services[0].health.http.status: wrong value: found a list, expected a list; it must not be empty",
+            "w:5:36: services[0].health.http.status: wrong value: found an empty list, expected a list that is not empty",
             "w:5:47: services[0].health.tcp.x: unknown key",
         ],
     );
@@ -297,7 +297,7 @@ fn the_direct_lane_promises_only_what_it_can_keep() {
     bad(
         &direct("balance: {policy: round_robin}"),
         &[
-            "w:5:9: services[0].lane: lane: direct is impossible: balance policy RoundRobin is kept by workers only; \
+            "w:5:9: services[0].lane: lane: direct is impossible: balance policy round_robin is kept by workers only; \
          write lane: auto",
         ],
     );
