@@ -1,11 +1,13 @@
 //! Received bytes and the buffers that hold them.
 
 pub(crate) mod pool;
+pub(crate) mod ring;
 
 use std::fmt;
 use std::ops::Deref;
 
 use self::pool::PoolLease;
+use self::ring::RingLease;
 
 /// Received bytes: a lease of one of the driver's buffers, or a heap allocation. Contiguous.
 ///
@@ -25,6 +27,7 @@ enum Storage {
     Empty,
     Heap(Vec<u8>),
     Pool(PoolLease),
+    Ring(RingLease),
 }
 
 impl Chunk {
@@ -69,7 +72,21 @@ impl Chunk {
     /// Says whether the bytes sit in a buffer of the driver.
     #[must_use]
     pub fn is_leased(&self) -> bool {
-        matches!(self.storage, Storage::Pool(_))
+        matches!(self.storage, Storage::Pool(_) | Storage::Ring(_))
+    }
+
+    /// Adds a copy of `bytes` if this chunk sits on the heap already; says whether it did.
+    pub(crate) fn try_append(&mut self, bytes: &[u8]) -> bool {
+        let Storage::Heap(heap) = &mut self.storage else { return false };
+        heap.truncate(self.end as usize);
+        heap.extend_from_slice(bytes);
+        self.end = offset(heap.len());
+        true
+    }
+
+    /// Wraps the first `len` bytes of a ring buffer.
+    pub(crate) fn from_ring(lease: RingLease, len: usize) -> Chunk {
+        Chunk { storage: Storage::Ring(lease), start: 0, end: offset(len) }
     }
 
     /// Wraps the first `len` bytes of a pool buffer.
@@ -95,6 +112,7 @@ impl Deref for Chunk {
             Storage::Empty => &[],
             Storage::Heap(bytes) => bytes,
             Storage::Pool(lease) => lease,
+            Storage::Ring(lease) => lease,
         };
         &whole[self.start as usize..self.end as usize]
     }

@@ -3,7 +3,10 @@
 //! A worker is a tokio `current_thread` runtime with one [`Driver`]. Everything here is `!Send`: a socket
 //! lives and dies on the worker that took it.
 
+pub mod probe;
+
 mod epoll;
+mod ring;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -37,7 +40,7 @@ impl DriverOptions {
     pub fn new(kind: DriverKind) -> DriverOptions {
         match kind {
             DriverKind::Epoll => DriverOptions { buffers: epoll::BUFFERS, buffer_bytes: epoll::BUFFER_BYTES },
-            DriverKind::Ring => DriverOptions { buffers: 256, buffer_bytes: 8 << 10 },
+            DriverKind::Ring => DriverOptions { buffers: ring::BUFFERS, buffer_bytes: ring::BUFFER_BYTES },
         }
     }
 }
@@ -75,6 +78,7 @@ pub struct Driver {
 
 #[derive(Clone)]
 enum DriverInner {
+    Ring(Rc<ring::Ring>),
     Epoll(Rc<epoll::Epoll>),
 }
 
@@ -91,9 +95,7 @@ impl Driver {
             DriverKind::Epoll => {
                 Ok(Driver { inner: DriverInner::Epoll(Rc::new(epoll::Epoll::new(options))) })
             }
-            DriverKind::Ring => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "built without the io_uring driver"))
-            }
+            DriverKind::Ring => Ok(Driver { inner: DriverInner::Ring(Rc::new(ring::Ring::new(options)?)) }),
         }
     }
 
@@ -103,6 +105,7 @@ impl Driver {
     /// If the descriptor cannot be watched.
     pub fn socket(&self, fd: OwnedFd) -> io::Result<Socket> {
         let inner = match &self.inner {
+            DriverInner::Ring(ring) => SocketInner::Ring(ring::RingSocket::new(ring, fd)?),
             DriverInner::Epoll(epoll) => SocketInner::Epoll(epoll::EpollSocket::new(epoll, fd)?),
         };
         Ok(Socket { inner })
@@ -115,6 +118,7 @@ impl Driver {
     /// If the kernel refuses to go on; no socket of this driver makes progress then.
     pub async fn run(&self) -> io::Result<()> {
         match &self.inner {
+            DriverInner::Ring(ring) => ring.run().await,
             DriverInner::Epoll(_) => std::future::pending().await,
         }
     }
@@ -122,6 +126,7 @@ impl Driver {
     #[must_use]
     pub fn kind(&self) -> DriverKind {
         match &self.inner {
+            DriverInner::Ring(_) => DriverKind::Ring,
             DriverInner::Epoll(_) => DriverKind::Epoll,
         }
     }
@@ -129,6 +134,7 @@ impl Driver {
     #[must_use]
     pub fn counters(&self) -> DriverCounters {
         match &self.inner {
+            DriverInner::Ring(ring) => ring.counters(),
             DriverInner::Epoll(epoll) => epoll.counters(),
         }
     }
@@ -142,6 +148,7 @@ pub struct Socket {
 }
 
 enum SocketInner {
+    Ring(ring::RingSocket),
     Epoll(epoll::EpollSocket),
 }
 
@@ -154,6 +161,7 @@ impl Socket {
     /// What the connection died of, `ConnectionReset` for an RST.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         match &mut self.inner {
+            SocketInner::Ring(socket) => socket.poll_recv(cx),
             SocketInner::Epoll(socket) => socket.poll_recv(cx),
         }
     }
@@ -168,6 +176,7 @@ impl Socket {
     /// What the connection died of. Bytes accepted before may or may not have reached the peer.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
         match &mut self.inner {
+            SocketInner::Ring(socket) => socket.poll_send(cx, chunk),
             SocketInner::Epoll(socket) => socket.poll_send(cx, chunk),
         }
     }
@@ -180,6 +189,7 @@ impl Socket {
     /// If the socket cannot be watched.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
+            SocketInner::Ring(socket) => socket.poll_readable(cx),
             SocketInner::Epoll(socket) => socket.poll_readable(cx),
         }
     }
@@ -190,6 +200,7 @@ impl Socket {
     /// If the socket cannot be watched.
     pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
+            SocketInner::Ring(socket) => socket.poll_writable(cx),
             SocketInner::Epoll(socket) => socket.poll_writable(cx),
         }
     }
@@ -203,8 +214,8 @@ impl Socket {
     /// # Errors
     /// If the driver has died.
     pub fn pause_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let _ = cx;
         match &mut self.inner {
+            SocketInner::Ring(socket) => socket.pause_recv(cx),
             // Reads only when asked.
             SocketInner::Epoll(_) => Poll::Ready(Ok(())),
         }
@@ -214,6 +225,7 @@ impl Socket {
     #[must_use]
     pub fn has_buffered(&self) -> bool {
         match &self.inner {
+            SocketInner::Ring(socket) => socket.has_buffered(),
             SocketInner::Epoll(_) => false,
         }
     }
@@ -231,6 +243,7 @@ impl Socket {
         most: usize,
     ) -> Poll<io::Result<usize>> {
         match &mut self.inner {
+            SocketInner::Ring(socket) => socket.poll_splice_in(cx, pipe, most),
             SocketInner::Epoll(socket) => socket.poll_splice_in(cx, pipe, most),
         }
     }
@@ -241,6 +254,7 @@ impl Socket {
     /// What the connection died of.
     pub fn poll_splice_out(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<()>> {
         match &mut self.inner {
+            SocketInner::Ring(socket) => socket.poll_splice_out(cx, pipe),
             SocketInner::Epoll(socket) => socket.poll_splice_out(cx, pipe),
         }
     }
@@ -257,6 +271,7 @@ impl Socket {
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         match &self.inner {
+            SocketInner::Ring(socket) => socket.fd(),
             SocketInner::Epoll(socket) => socket.fd(),
         }
     }

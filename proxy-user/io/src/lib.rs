@@ -15,6 +15,7 @@ pub mod sock;
 pub mod splice;
 
 mod buf;
+mod slot;
 mod sys;
 
 pub use self::buf::Chunk;

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use libc::{c_int, c_short, socklen_t};
+use libc::{c_int, c_short, c_void, socklen_t};
 
 /// Names a system call, so that a test can say which one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub(crate) enum Call {
     Fcntl,
     Poll,
     Limit,
+    Eventfd,
+    Map,
+    Uring,
 }
 
 /// What a system call returns; -1 means that `errno` says why.
@@ -196,13 +199,9 @@ pub(crate) fn set_pipe_bytes(fd: BorrowedFd<'_>, bytes: c_int) -> io::Result<usi
 }
 
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
-    // SAFETY: F_GETFL takes nothing.
-    let old = call(Call::Fcntl, || unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
-    let new = if wanted { old | libc::O_NONBLOCK } else { old & !libc::O_NONBLOCK };
-    if new != old {
-        // SAFETY: F_SETFL takes an integer.
-        call(Call::Fcntl, || unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, new) })?;
-    }
+    let mut flag = c_int::from(wanted);
+    // SAFETY: FIONBIO reads one int. One call, where F_GETFL and F_SETFL would be two.
+    call(Call::Fcntl, || unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &raw mut flag) })?;
     Ok(())
 }
 
@@ -212,6 +211,13 @@ pub(crate) fn is_ready(fd: BorrowedFd<'_>, events: c_short) -> io::Result<bool> 
     // SAFETY: one entry is passed and counted.
     let ready = call(Call::Poll, || unsafe { libc::poll(&raw mut entry, 1, 0) })?;
     Ok(ready > 0)
+}
+
+/// Opens a non-blocking, close-on-exec eventfd.
+pub(crate) fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: eventfd(2) takes integers only.
+    let raw = call(Call::Eventfd, || unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
+    Ok(owned(raw))
 }
 
 /// The process's limit on open descriptors: (soft, hard).
@@ -227,6 +233,40 @@ pub(crate) fn set_nofile_limit(soft: u64, hard: u64) -> io::Result<()> {
     // SAFETY: `limit` is a whole rlimit.
     call(Call::Limit, || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     Ok(())
+}
+
+/// Zeroed, page-aligned memory that the kernel may hold addresses of; unmapped on drop.
+pub(crate) struct Mapping {
+    start: std::ptr::NonNull<u8>,
+    bytes: usize,
+}
+
+impl Mapping {
+    pub(crate) fn new(bytes: usize) -> io::Result<Mapping> {
+        if let Some(errno) = fault::injected(Call::Map) {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = std::ptr::NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { start, bytes })
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `start` and `bytes` are what mmap gave, and nobody borrows from a mapping that is dropped.
+        unsafe { libc::munmap(self.start.as_ptr().cast::<c_void>(), self.bytes) };
+    }
 }
 
 fn owned(raw: c_int) -> OwnedFd {

@@ -1,0 +1,147 @@
+//! What the kernel offers for the ring driver, found out by trying.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, types};
+
+use crate::buf::ring::BufRing;
+
+/// Parts of io_uring that the ring driver uses if they are there. It needs provided-buffer rings (5.19) and multishot
+/// receive (6.0) in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingFeatures {
+    /// SINGLE_ISSUER and DEFER_TASKRUN, kernel 6.1: completions are worked off when the driver asks and not
+    /// whenever the kernel interrupts the worker.
+    pub defer_taskrun: bool,
+    /// Receive bundles, kernel 6.10: several buffers per completion.
+    pub recv_bundle: bool,
+}
+
+/// Why the ring driver cannot be used here.
+#[derive(Debug, thiserror::Error)]
+pub enum RingUnavailable {
+    #[error("this kernel is built without io_uring (CONFIG_IO_URING)")]
+    NotBuilt,
+    #[error("io_uring is switched off for this process: sysctl kernel.io_uring_disabled is {value}")]
+    Disabled {
+        /// 1: only for processes without CAP_SYS_ADMIN outside kernel.io_uring_group; 2: for all.
+        value: u8,
+    },
+    #[error(
+        "io_uring is forbidden though kernel.io_uring_disabled allows it: a seccomp filter (as container runtimes \
+         install) or a security module refuses it"
+    )]
+    Forbidden,
+    #[error("io_uring here lacks {what}, which kernel {since} has")]
+    Missing { what: &'static str, since: &'static str },
+    #[error("io_uring could not be set up")]
+    Io(#[from] io::Error),
+}
+
+/// Entries of the queues that only the probe uses.
+const PROBE_ENTRIES: u32 = 4;
+/// Any buffer group: each ring has its own.
+const PROBE_GROUP: u16 = 0;
+
+/// Finds out whether the ring driver works here, by receiving one byte the way it does.
+///
+/// # Errors
+/// The reason, named so that an operator knows what to change.
+pub fn ring() -> Result<RingFeatures, RingUnavailable> {
+    let defer_taskrun = match build(true) {
+        Ok(_) => true,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => false,
+        Err(error) => return Err(refusal(error)),
+    };
+    let ring = build(defer_taskrun).map_err(refusal)?;
+    if !ring.params().is_feature_nodrop() {
+        return Err(RingUnavailable::Missing { what: "completions that are never lost", since: "5.5" });
+    }
+    try_multishot_recv(ring)?;
+    let recv_bundle = build(defer_taskrun).map_err(refusal)?.params().is_feature_recvsend_bundle();
+    Ok(RingFeatures { defer_taskrun, recv_bundle })
+}
+
+/// Sets the flags that the driver uses with and without DEFER_TASKRUN.
+pub(super) fn configure(builder: &mut io_uring::Builder, defer_taskrun: bool) {
+    // COOP_TASKRUN and TASKRUN_FLAG are as old as provided-buffer rings (5.19).
+    builder.setup_coop_taskrun().setup_taskrun_flag();
+    if defer_taskrun {
+        builder.setup_single_issuer().setup_defer_taskrun();
+    }
+}
+
+fn build(defer_taskrun: bool) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    configure(&mut builder, defer_taskrun);
+    builder.build(PROBE_ENTRIES)
+}
+
+fn try_multishot_recv(mut ring: IoUring) -> Result<(), RingUnavailable> {
+    let buffers = BufRing::new(2, 64, Rc::default())?;
+    // SAFETY: the entries live in `buffers`, which outlives the ring: it is dropped after it, at the end.
+    unsafe { ring.submitter().register_buf_ring_with_flags(buffers.addr(), buffers.count(), PROBE_GROUP, 0) }
+        .map_err(|_| RingUnavailable::Missing { what: "provided-buffer rings", since: "5.19" })?;
+    let (near, mut far) = UnixStream::pair()?;
+    far.write_all(b"x")?;
+    let entry = opcode::RecvMulti::new(types::Fd(near.as_raw_fd()), PROBE_GROUP).build();
+    // SAFETY: the operation reads no memory of ours, and writes to the registered buffers only.
+    unsafe { ring.submission().push(&entry) }.map_err(|full| io::Error::other(full.to_string()))?;
+    // SAFETY: no argument is passed.
+    unsafe { ring.submitter().enter::<libc::sigset_t>(1, 1, EnterFlags::GETEVENTS.bits(), None) }?;
+    let received = ring.completion().any(|entry| entry.result() == 1 && cqueue::more(entry.flags()));
+    // The end of the stream ends the operation, so that the kernel holds none when the buffers go.
+    drop(far);
+    if received {
+        // SAFETY: no argument is passed.
+        unsafe { ring.submitter().enter::<libc::sigset_t>(0, 1, EnterFlags::GETEVENTS.bits(), None) }?;
+        drop(ring);
+        drop(buffers);
+        return Ok(());
+    }
+    Err(RingUnavailable::Missing { what: "multishot receive", since: "6.0" })
+}
+
+/// Names the reason for which io_uring_setup(2) failed.
+fn refusal(error: io::Error) -> RingUnavailable {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => RingUnavailable::NotBuilt,
+        Some(libc::EINVAL) => RingUnavailable::Missing { what: "cooperative task running", since: "5.19" },
+        Some(libc::EPERM | libc::EACCES) => match disabled() {
+            Some(value) if value > 0 => RingUnavailable::Disabled { value },
+            _ => RingUnavailable::Forbidden,
+        },
+        _ => RingUnavailable::Io(error),
+    }
+}
+
+/// The sysctl kernel.io_uring_disabled; `None` before kernel 6.6.
+fn disabled() -> Option<u8> {
+    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_named() {
+        let named = |errno| refusal(io::Error::from_raw_os_error(errno)).to_string();
+        assert!(named(libc::ENOSYS).contains("CONFIG_IO_URING"));
+        assert!(named(libc::EINVAL).contains("5.19"));
+        let forbidden = named(libc::EPERM);
+        assert!(forbidden.contains("seccomp") || forbidden.contains("io_uring_disabled is"), "{forbidden}");
+        assert!(matches!(refusal(io::Error::from_raw_os_error(libc::ENOMEM)), RingUnavailable::Io(_)));
+    }
+
+    #[test]
+    fn the_probe_decides() {
+        match ring() {
+            Ok(features) => println!("io_uring works here: {features:?}"),
+            Err(reason) => eprintln!("NO RING HERE: {reason}; the tests ran on epoll only"),
+        }
+    }
+}

@@ -1,0 +1,691 @@
+//! The ring, its slots, and what each completion means.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::{Ordering, fence};
+use std::task::{Context, Poll, Waker};
+
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+use slab::Slab;
+
+use crate::buf::Chunk;
+use crate::buf::ring::{Bell, BufRing};
+use crate::driver::DriverCounters;
+use crate::driver::probe::{self, RingFeatures};
+use crate::slot::{End, GENERATION_BITS, Op, Recv, Send, Slot, Token, Watch};
+use crate::sys::{self, Call};
+
+/// Operations queued between two turns; when it is full, the queue is submitted early.
+const SUBMISSION_ENTRIES: u32 = 256;
+/// Multishot receives post without having been submitted this turn. Beyond it the kernel keeps completions in
+/// a list of its own, which costs an allocation each but loses nothing.
+const COMPLETION_ENTRIES: u32 = 4096;
+/// The one buffer group of the ring.
+const GROUP: u16 = 0;
+/// Bytes that a socket may receive ahead of its reader before its receive is cancelled, since a multishot receive
+/// knows no back-pressure. Eight buffers: enough to keep a reader busy that takes one chunk per turn.
+const HIGH_WATER_BYTES: usize = 64 << 10;
+/// Received bytes at which a cancelled receive begins again. Half: each cancellation costs two operations.
+const LOW_WATER_BYTES: usize = HIGH_WATER_BYTES / 2;
+/// Buffers that the unread bytes of one socket may occupy; what comes beyond is copied. Twice the high-water mark,
+/// so that bulk whose reader keeps up is not copied.
+const LEASES_PER_SOCKET: usize = 16;
+/// Completions with full buffers in a row after which a stream counts as bulk: one may be a large request.
+const BULK_STREAK: u8 = 3;
+/// What one receive of a bulk stream asks for. Multishot receives of bulk would fill megabytes of buffers in one
+/// turn, to be copied out again if the reader is slower; these stop by themselves and need no cancellation.
+const BULK_BYTES: u32 = 64 << 10;
+/// IORING_RECVSEND_BUNDLE of linux/io_uring.h, kernel 6.10; the io-uring crate sets it without a length only.
+const RECVSEND_BUNDLE: u16 = 1 << 4;
+/// Turns that a dying driver waits for its operations. Cancelled socket operations complete in the next turn or two.
+const DRAIN_TURNS: u32 = 1000;
+
+pub(super) struct Core {
+    ring: IoUring,
+    features: RingFeatures,
+    buffers: Rc<BufRing>,
+    bell: Rc<Bell>,
+    slots: Slab<Slot>,
+    /// Sockets whose receive found no buffer, oldest first. Entries of sockets that are gone are skipped.
+    starved: VecDeque<Token>,
+    /// Sockets whose queue may hold leases.
+    hoarding: Vec<Token>,
+    /// What did not fit into the submission queue while the kernel would not take any of it.
+    backlog: VecDeque<squeue::Entry>,
+    /// Completions of this turn; kept for its allocation.
+    batch: Vec<(u64, i32, u32)>,
+    /// Wakers that were replaced, to be dropped when nothing is borrowed.
+    litter: Vec<Waker>,
+    next_generation: u32,
+    /// The driver has died of this errno.
+    failure: Option<i32>,
+    held_bytes: u64,
+    starvations: u64,
+    submissions: u64,
+    completions: u64,
+    enters: u64,
+    late_completions: u64,
+}
+
+impl Core {
+    pub(super) fn new(
+        features: RingFeatures,
+        buffers: Rc<BufRing>,
+        bell: Rc<Bell>,
+        eventfd: BorrowedFd<'_>,
+    ) -> io::Result<Core> {
+        let mut builder = IoUring::builder();
+        probe::configure(&mut builder, features.defer_taskrun);
+        let ring = builder.setup_cqsize(COMPLETION_ENTRIES).build(SUBMISSION_ENTRIES)?;
+        ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
+        // SAFETY: the entries live in `buffers`, which the core keeps until no operation is left (see `drop`).
+        unsafe { ring.submitter().register_buf_ring_with_flags(buffers.addr(), buffers.count(), GROUP, 0) }?;
+        Ok(Core {
+            ring,
+            features,
+            buffers,
+            bell,
+            slots: Slab::new(),
+            starved: VecDeque::new(),
+            hoarding: Vec::new(),
+            backlog: VecDeque::new(),
+            batch: Vec::new(),
+            litter: Vec::new(),
+            next_generation: 0,
+            failure: None,
+            held_bytes: 0,
+            starvations: 0,
+            submissions: 0,
+            completions: 0,
+            enters: 0,
+            late_completions: 0,
+        })
+    }
+
+    pub(super) fn counters(&self) -> DriverCounters {
+        DriverCounters {
+            sockets: self.slots.len() as u64,
+            starved: self.starved.len() as u64,
+            starvations: self.starvations,
+            held_bytes: self.held_bytes,
+            submissions: self.submissions,
+            completions: self.completions,
+            enters: self.enters,
+            late_completions: self.late_completions,
+            ..DriverCounters::default()
+        }
+    }
+
+    pub(super) fn take_litter(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.litter)
+    }
+
+    // What sockets ask for.
+
+    pub(super) fn open(&mut self, fd: OwnedFd) -> io::Result<u32> {
+        self.check_alive()?;
+        let generation = self.next_generation;
+        self.next_generation = (generation + 1) & ((1 << GENERATION_BITS) - 1);
+        let index = self.slots.insert(Slot::new(fd, generation));
+        Ok(u32::try_from(index).expect("descriptors are numbered with 31 bits"))
+    }
+
+    pub(super) fn poll_recv(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        self.check_alive()?;
+        let slot = &mut self.slots[index as usize];
+        let held = slot.held_bytes();
+        if let Some(chunk) = slot.queue.pop() {
+            self.held_bytes -= held - slot.held_bytes();
+            let may_go_on = !slot.is_paused && matches!(slot.end, End::Open);
+            if may_go_on && slot.recv == Recv::Idle && slot.queue.len_bytes() <= LOW_WATER_BYTES {
+                self.arm(index);
+            }
+            return Poll::Ready(Ok(chunk));
+        }
+        match std::mem::replace(&mut slot.end, End::Eof) {
+            End::Open => slot.end = End::Open,
+            End::Eof => return Poll::Ready(Ok(Chunk::default())),
+            End::Failed(error) => return Poll::Ready(Err(error)),
+        }
+        slot.is_paused = false;
+        wait(&mut slot.recv_waker, cx, &mut self.litter);
+        // A receive that is being cancelled wakes this task when that is done.
+        if slot.recv == Recv::Idle {
+            self.arm(index);
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn poll_send(
+        &mut self,
+        index: u32,
+        cx: &mut Context<'_>,
+        chunk: &mut Chunk,
+    ) -> Poll<io::Result<()>> {
+        self.check_alive()?;
+        let slot = &mut self.slots[index as usize];
+        match &slot.send {
+            Send::Trying(_) | Send::Waiting(_) | Send::Polling(_) => {
+                wait(&mut slot.send_waker, cx, &mut self.litter);
+                return Poll::Pending;
+            }
+            Send::Idle => {}
+            Send::Done(_) => {
+                if let Send::Done(outcome) = std::mem::replace(&mut slot.send, Send::Idle) {
+                    outcome?;
+                }
+            }
+        }
+        if chunk.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        slot.send = Send::Trying(std::mem::take(chunk));
+        wait(&mut slot.send_waker, cx, &mut self.litter);
+        self.submit_send(index);
+        Poll::Pending
+    }
+
+    /// Polls for `Op::Readable` or `Op::Writable`.
+    pub(super) fn poll_watch(&mut self, index: u32, cx: &mut Context<'_>, op: Op) -> Poll<io::Result<()>> {
+        self.check_alive()?;
+        let slot = &mut self.slots[index as usize];
+        let (watch, waker, events) = match op {
+            Op::Readable => (&mut slot.readable, &mut slot.recv_waker, libc::POLLIN | libc::POLLRDHUP),
+            _ => (&mut slot.writable, &mut slot.send_waker, libc::POLLOUT),
+        };
+        match *watch {
+            Watch::Fired => {
+                *watch = Watch::Idle;
+                return Poll::Ready(Ok(()));
+            }
+            Watch::Armed => wait(waker, cx, &mut self.litter),
+            Watch::Idle => {
+                *watch = Watch::Armed;
+                wait(waker, cx, &mut self.litter);
+                self.submit_poll(index, op, events);
+            }
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn pause_recv(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_alive()?;
+        let slot = &mut self.slots[index as usize];
+        slot.is_paused = true;
+        match slot.recv {
+            Recv::Idle => return Poll::Ready(Ok(())),
+            Recv::Starved => {
+                // Its entry on the list finds it idle and is skipped.
+                slot.recv = Recv::Idle;
+                return Poll::Ready(Ok(()));
+            }
+            Recv::Armed | Recv::Polling => self.cancel_recv(index),
+            Recv::Cancelling => {}
+        }
+        wait(&mut self.slots[index as usize].recv_waker, cx, &mut self.litter);
+        Poll::Pending
+    }
+
+    pub(super) fn has_buffered(&self, index: u32) -> bool {
+        let slot = &self.slots[index as usize];
+        !slot.queue.is_empty() || !matches!(slot.end, End::Open)
+    }
+
+    pub(super) fn make_nonblocking(&mut self, index: u32) -> io::Result<()> {
+        let slot = &mut self.slots[index as usize];
+        if !slot.is_nonblocking {
+            sys::set_nonblocking(slot.fd.as_fd(), true)?;
+            slot.is_nonblocking = true;
+        }
+        Ok(())
+    }
+
+    /// Gives up a slot. Returns what is to be dropped outside the borrow: the whole slot if the kernel holds
+    /// nothing of it, else what the kernel does not need.
+    pub(super) fn release(&mut self, index: u32) -> Remains {
+        let slot = &mut self.slots[index as usize];
+        slot.is_dropped = true;
+        self.litter.extend(slot.recv_waker.take());
+        self.litter.extend(slot.send_waker.take());
+        if !slot.is_held() {
+            return Remains::Slot(Box::new(self.remove(index)));
+        }
+        let held = slot.held_bytes();
+        let queue = std::mem::take(&mut slot.queue);
+        self.held_bytes -= held - slot.held_bytes();
+        let generation = slot.generation;
+        for op in slot.cancellable() {
+            self.push_cancel(Token { index, generation, op });
+        }
+        let slot = &mut self.slots[index as usize];
+        if matches!(slot.recv, Recv::Armed | Recv::Polling) {
+            slot.recv = Recv::Cancelling;
+        }
+        Remains::Queue { _queue: queue }
+    }
+
+    fn remove(&mut self, index: u32) -> Slot {
+        let slot = self.slots.remove(index as usize);
+        self.held_bytes -= slot.held_bytes();
+        slot
+    }
+
+    fn check_alive(&self) -> io::Result<()> {
+        self.failure.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    // What goes to the kernel.
+
+    fn arm(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.recv = Recv::Armed;
+        let fd = types::Fd(slot.fd.as_raw_fd());
+        let entry = if self.features.recv_bundle && slot.full_streak >= BULK_STREAK {
+            opcode::Recv::new(fd, std::ptr::null_mut(), BULK_BYTES)
+                .buf_group(GROUP)
+                .ioprio(RECVSEND_BUNDLE)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(fd, GROUP).build()
+        };
+        self.push(index, Op::Recv, entry);
+    }
+
+    fn cancel_recv(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.recv = Recv::Cancelling;
+        let generation = slot.generation;
+        self.push_cancel(Token { index, generation, op: Op::Recv });
+    }
+
+    fn submit_send(&mut self, index: u32) {
+        let slot = &self.slots[index as usize];
+        let fd = types::Fd(slot.fd.as_raw_fd());
+        let (chunk, how) = match &slot.send {
+            Send::Trying(chunk) => (chunk, libc::MSG_DONTWAIT),
+            // The kernel waits and goes on until everything is sent, without coming back for each piece.
+            Send::Waiting(chunk) => (chunk, libc::MSG_WAITALL),
+            Send::Polling(_) => return self.submit_poll(index, Op::Send, libc::POLLOUT),
+            Send::Idle | Send::Done(_) => return,
+        };
+        let len = u32::try_from(chunk.len()).expect("a chunk is far below 4 GiB");
+        let entry = opcode::Send::new(fd, chunk.as_ptr(), len).flags(how | libc::MSG_NOSIGNAL).build();
+        self.push(index, Op::Send, entry);
+    }
+
+    fn submit_poll(&mut self, index: u32, op: Op, events: libc::c_short) {
+        let fd = types::Fd(self.slots[index as usize].fd.as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, u32::from(events.unsigned_abs())).build();
+        self.push(index, op, entry);
+    }
+
+    fn push(&mut self, index: u32, op: Op, entry: squeue::Entry) {
+        let generation = self.slots[index as usize].generation;
+        self.push_entry(entry.user_data(Token { index, generation, op }.encode()));
+    }
+
+    /// Cancels by name, never by descriptor: a number may belong to another socket when the kernel reads this.
+    fn push_cancel(&mut self, target: Token) {
+        let token = Token { op: Op::Cancel, ..target };
+        self.push_entry(opcode::AsyncCancel::new(target.encode()).build().user_data(token.encode()));
+    }
+
+    fn push_entry(&mut self, entry: squeue::Entry) {
+        self.bell.ring();
+        if self.backlog.is_empty() {
+            if self.ring.submission().is_full() {
+                // An error shows again in the next turn; until then the backlog takes the entry.
+                let _ = self.enter(EnterFlags::empty());
+            }
+            // SAFETY: bytes that an operation reads sit on the heap or in a leased buffer owned by its slot, which
+            // neither moves them nor goes away before the completion; receives write to buffers that the core keeps.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+        }
+        self.backlog.push_back(entry);
+    }
+
+    fn enter(&mut self, flags: EnterFlags) -> io::Result<()> {
+        let queued = u32::try_from(self.ring.submission().len()).expect("the queue has 256 entries");
+        self.enters += 1;
+        let submitter = self.ring.submitter();
+        let taken = sys::call(Call::Uring, || {
+            // SAFETY: no argument is passed; what the entries point to was settled when they were pushed.
+            let taken = unsafe { submitter.enter::<libc::sigset_t>(queued, 0, flags.bits(), None) };
+            taken.map_or(-1, usize::cast_signed)
+        })?;
+        self.submissions += taken.unsigned_abs() as u64;
+        Ok(())
+    }
+
+    // What comes from the kernel.
+
+    /// Submits what is queued and works off completions; adds to `woken` who has to run now. Says whether
+    /// there are more already.
+    pub(super) fn turn(&mut self, woken: &mut Vec<Waker>) -> io::Result<bool> {
+        self.relieve();
+        self.feed_starved();
+        // What this call itself completes needs no signal.
+        self.ring.completion().disable_eventfd();
+        let outcome = self.submit_and_fetch();
+        if let Err(error) = outcome {
+            self.die(&error, woken);
+            return Err(error);
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        self.completions += batch.len() as u64;
+        for (user_data, result, flags) in batch.drain(..) {
+            self.complete(user_data, result, flags, woken);
+        }
+        self.batch = batch;
+        self.feed_starved();
+        self.ring.completion().enable_eventfd();
+        // The flag must be clear before the queue is looked at: who completes in between either sees it or is seen.
+        fence(Ordering::SeqCst);
+        let submission = self.ring.submission();
+        let is_behind = submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        Ok(is_behind || !self.ring.completion().is_empty())
+    }
+
+    fn submit_and_fetch(&mut self) -> io::Result<()> {
+        loop {
+            while let Some(entry) = self.backlog.pop_front() {
+                // SAFETY: as in `push_entry`, which put it here.
+                if unsafe { self.ring.submission().push(&entry) }.is_err() {
+                    self.backlog.push_front(entry);
+                    break;
+                }
+            }
+            match self.enter(EnterFlags::GETEVENTS) {
+                Ok(()) => {}
+                // The kernel wants completions to be taken first, or is short of memory: the entries stay queued.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN)) => {
+                    self.bell.ring();
+                }
+                Err(error) => return Err(error),
+            }
+            let completions = self.ring.completion();
+            self.batch.extend(completions.map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+            if self.backlog.is_empty() || !self.ring.submission().is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn complete(&mut self, user_data: u64, result: i32, flags: u32, woken: &mut Vec<Waker>) {
+        let Some(token) = Token::decode(user_data) else { return };
+        if token.op == Op::Cancel {
+            return self.complete_cancel(token, result);
+        }
+        let slot = self.slots.get_mut(token.index as usize);
+        let Some(slot) = slot.filter(|slot| slot.generation == token.generation) else {
+            // Slots outlive their operations, so this does not happen; should it, the buffers must still return.
+            self.late_completions += 1;
+            self.give_back(result, flags);
+            return;
+        };
+        if slot.is_dropped {
+            self.late_completions += 1;
+        }
+        match token.op {
+            Op::Recv => self.complete_recv(token.index, result, flags, woken),
+            Op::Send => self.complete_send(token.index, result, woken),
+            Op::Readable => {
+                slot.readable = Watch::Fired;
+                woken.extend(slot.recv_waker.take());
+            }
+            Op::Writable => {
+                slot.writable = Watch::Fired;
+                woken.extend(slot.send_waker.take());
+            }
+            Op::Cancel => {}
+        }
+        let is_over =
+            self.slots.get(token.index as usize).is_some_and(|slot| slot.is_dropped && !slot.is_held());
+        if is_over {
+            // Closes the descriptor. Nothing in it runs code of others: its wakers went when it was dropped.
+            drop(self.remove(token.index));
+        }
+    }
+
+    /// A cancellation that finds nothing may have come while the operation was between two states, on its
+    /// way to wait again. Then it would wait forever: ask again until it is over.
+    fn complete_cancel(&mut self, token: Token, result: i32) {
+        let Token { index, generation, .. } = token;
+        let Some(slot) = self.slots.get(index as usize) else { return };
+        if result >= 0 || slot.generation != generation {
+            return;
+        }
+        let others = slot.is_dropped.then(|| slot.cancellable()).into_iter().flatten();
+        let recv = (slot.recv == Recv::Cancelling).then_some(Op::Recv);
+        for op in others.chain(recv) {
+            self.push_cancel(Token { index, generation, op });
+        }
+    }
+
+    fn give_back(&self, result: i32, flags: u32) {
+        if let Some(first) = cqueue::buffer_select(flags) {
+            self.buffers.lease(first, length(result), |lease, _| drop(lease));
+        }
+    }
+
+    fn complete_recv(&mut self, index: u32, result: i32, flags: u32, woken: &mut Vec<Waker>) {
+        let slot = &mut self.slots[index as usize];
+        let was = slot.recv;
+        if !cqueue::more(flags) {
+            slot.recv = Recv::Idle;
+        }
+        if slot.is_dropped {
+            return self.give_back(result, flags);
+        }
+        if was == Recv::Polling {
+            // The poll that stood in for the receive has fired.
+            self.arm(index);
+            return;
+        }
+        if cqueue::buffer_select(flags).is_some() {
+            self.deliver(index, result, flags);
+        } else {
+            match -result {
+                // A poll's answer, while its cancellation was under way.
+                i32::MIN..0 => {}
+                0 => slot.end = End::Eof,
+                // Not an end: back-pressure, a pause, or a signal.
+                libc::ECANCELED | libc::EINTR => {}
+                libc::ENOBUFS if was == Recv::Armed => {
+                    slot.recv = Recv::Starved;
+                    let generation = slot.generation;
+                    self.starved.push_back(Token { index, generation, op: Op::Recv });
+                    self.starvations += 1;
+                    return;
+                }
+                libc::ENOBUFS => {}
+                libc::EAGAIN if was == Recv::Armed => {
+                    slot.recv = Recv::Polling;
+                    return self.submit_poll(index, Op::Recv, libc::POLLIN | libc::POLLRDHUP);
+                }
+                libc::EAGAIN => {}
+                errno => slot.end = End::Failed(io::Error::from_raw_os_error(errno)),
+            }
+        }
+        woken.extend(self.slots[index as usize].recv_waker.take());
+    }
+
+    /// Queues received bytes: as leases while there are plenty of buffers or somebody waits, else as copies,
+    /// so that slow readers hold no buffers.
+    fn deliver(&mut self, index: u32, result: i32, flags: u32) {
+        let Some(first) = cqueue::buffer_select(flags) else { return };
+        let slot = &mut self.slots[index as usize];
+        if result == 0 {
+            slot.end = End::Eof;
+        } else if result < 0 {
+            slot.end = End::Failed(io::Error::from_raw_os_error(-result));
+        }
+        let is_full = length(result) >= self.buffers.buffer_bytes();
+        slot.full_streak = if is_full { slot.full_streak.saturating_add(1) } else { 0 };
+        let held = slot.held_bytes();
+        let is_awaited = slot.recv_waker.is_some() && slot.queue.is_empty();
+        let is_lending = is_awaited || !is_scarce(&self.buffers);
+        let queue = &mut slot.queue;
+        self.buffers.lease(first, length(result), |lease, len| match len {
+            0 => drop(lease),
+            len if is_lending && queue.leases() < LEASES_PER_SOCKET => {
+                queue.push(Chunk::from_ring(lease, len))
+            }
+            len => queue.push_copy(&lease[..len]),
+        });
+        self.held_bytes += slot.held_bytes() - held;
+        if is_lending && !slot.is_hoarding {
+            slot.is_hoarding = true;
+            self.hoarding.push(Token { index, generation: slot.generation, op: Op::Recv });
+        }
+        if slot.queue.len_bytes() > HIGH_WATER_BYTES && slot.recv == Recv::Armed {
+            self.cancel_recv(index);
+        }
+    }
+
+    fn complete_send(&mut self, index: u32, result: i32, woken: &mut Vec<Waker>) {
+        let slot = &mut self.slots[index as usize];
+        let held = slot.held_bytes();
+        let was = std::mem::replace(&mut slot.send, Send::Idle);
+        slot.send = match was {
+            Send::Trying(chunk) => sent(chunk, result, libc::EAGAIN),
+            // A non-blocking socket does not wait in the kernel: poll.
+            Send::Waiting(chunk) if result == -libc::EAGAIN => Send::Polling(chunk),
+            Send::Waiting(chunk) => sent(chunk, result, libc::EINTR),
+            // Whatever the poll says: the send knows best.
+            Send::Polling(chunk) => Send::Waiting(chunk),
+            Send::Idle | Send::Done(_) => was,
+        };
+        if slot.is_dropped {
+            slot.send = Send::Idle;
+        }
+        self.held_bytes = self.held_bytes + slot.held_bytes() - held;
+        if slot.is_sending() {
+            self.submit_send(index);
+        } else {
+            woken.extend(slot.send_waker.take());
+        }
+    }
+
+    /// Copies queued bytes out of the buffers when few are left: their readers are slower than others' senders.
+    fn relieve(&mut self) {
+        if !is_scarce(&self.buffers) {
+            // The list is bounded by the sockets, but it would keep those that have long been idle.
+            if self.hoarding.len() > usize::from(self.buffers.count()) {
+                self.prune_hoarding();
+            }
+            return;
+        }
+        for token in std::mem::take(&mut self.hoarding) {
+            if let Some(slot) = live(&mut self.slots, token) {
+                let held = slot.held_bytes();
+                slot.queue.detach();
+                slot.is_hoarding = false;
+                self.held_bytes += slot.held_bytes() - held;
+            }
+        }
+    }
+
+    fn prune_hoarding(&mut self) {
+        let slots = &mut self.slots;
+        self.hoarding.retain(|&token| {
+            live(slots, token).is_some_and(|slot| {
+                slot.is_hoarding = !slot.queue.is_empty();
+                slot.is_hoarding
+            })
+        });
+    }
+
+    /// Receives again for sockets that found no buffer, as many as there are buffers now.
+    fn feed_starved(&mut self) {
+        let mut free = self.buffers.free();
+        while free > 0
+            && let Some(token) = self.starved.pop_front()
+        {
+            if live(&mut self.slots, token).is_some_and(|slot| slot.recv == Recv::Starved) {
+                self.arm(token.index);
+                free -= 1;
+            }
+        }
+        self.buffers.set_wanted(!self.starved.is_empty());
+    }
+
+    /// Everybody who waits learns that this driver does not go on.
+    fn die(&mut self, error: &io::Error, woken: &mut Vec<Waker>) {
+        self.failure = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        for (_, slot) in &mut self.slots {
+            woken.extend(slot.recv_waker.take());
+            woken.extend(slot.send_waker.take());
+        }
+    }
+}
+
+impl Drop for Core {
+    /// Takes back everything that the kernel may still read or write before the memory goes.
+    fn drop(&mut self) {
+        let indexes: Vec<usize> = self.slots.iter().map(|(index, _)| index).collect();
+        for index in indexes {
+            if !self.slots[index].is_dropped {
+                let index = u32::try_from(index).expect("made from a u32");
+                drop(self.release(index));
+            }
+        }
+        let mut woken = Vec::new();
+        for _ in 0..DRAIN_TURNS {
+            if self.slots.is_empty() || self.turn(&mut woken).is_err() {
+                break;
+            }
+        }
+        if !self.slots.is_empty() {
+            // The kernel did not let go: better to lose the memory than to let it write to somebody else's.
+            std::mem::forget(std::mem::take(&mut self.slots));
+            std::mem::forget(Rc::clone(&self.buffers));
+        }
+    }
+}
+
+/// What is left of a dropped socket.
+pub(super) enum Remains {
+    Slot(#[expect(dead_code, reason = "only dropped")] Box<Slot>),
+    Queue { _queue: crate::slot::Queue },
+}
+
+/// A quarter of the buffers is kept for sockets whose readers wait.
+fn is_scarce(buffers: &BufRing) -> bool {
+    buffers.free() <= buffers.count() / 4
+}
+
+fn live(slots: &mut Slab<Slot>, token: Token) -> Option<&mut Slot> {
+    slots.get_mut(token.index as usize).filter(|slot| slot.generation == token.generation && !slot.is_dropped)
+}
+
+/// What becomes of a send that the kernel answered with `result`; `retry` is the errno that is no failure.
+fn sent(mut chunk: Chunk, result: i32, retry: i32) -> Send {
+    if result < 0 && -result != retry {
+        return Send::Done(Err(io::Error::from_raw_os_error(-result)));
+    }
+    chunk.advance(length(result));
+    if chunk.is_empty() {
+        return Send::Done(Ok(()));
+    }
+    // It may take long now: a slow reader must not hold a buffer.
+    chunk.detach();
+    Send::Waiting(chunk)
+}
+
+/// Bytes that a result counts: none if it is an error.
+fn length(result: i32) -> usize {
+    usize::try_from(result).unwrap_or(0)
+}
+
+fn wait(place: &mut Option<Waker>, cx: &Context<'_>, litter: &mut Vec<Waker>) {
+    if !place.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
+        litter.extend(place.replace(cx.waker().clone()));
+    }
+}

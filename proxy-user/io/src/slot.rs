@@ -1,0 +1,291 @@
+//! What the ring driver knows about one socket, and how a completion finds it again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::Waker;
+
+use crate::buf::Chunk;
+
+/// Which operation of a socket a completion belongs to; at most one of each is in the kernel at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// A receive, or the poll that stands in for it on a non-blocking socket.
+    Recv,
+    /// A send, or the poll that stands in for it on a non-blocking socket.
+    Send,
+    Readable,
+    Writable,
+    /// A cancellation. Nobody waits for its completion.
+    Cancel,
+}
+
+/// Names an operation across the kernel (`user_data`): slot index, generation of the slot, operation.
+///
+/// An index is used again for later sockets, a generation is not (it wraps after 2^24 sockets), so a late
+/// completion is recognized as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+    pub(crate) op: Op,
+}
+
+/// Bits of `user_data` that hold the generation.
+pub(crate) const GENERATION_BITS: u32 = 24;
+
+impl Token {
+    pub(crate) fn encode(self) -> u64 {
+        u64::from(self.index) << 32 | u64::from(self.generation) << 8 | self.op as u64
+    }
+
+    /// `None` for values that no driver made.
+    pub(crate) fn decode(user_data: u64) -> Option<Token> {
+        let [op, g0, g1, g2, i0, i1, i2, i3] = user_data.to_le_bytes();
+        let op = match op {
+            0 => Op::Recv,
+            1 => Op::Send,
+            2 => Op::Readable,
+            3 => Op::Writable,
+            4 => Op::Cancel,
+            _ => return None,
+        };
+        let index = u32::from_le_bytes([i0, i1, i2, i3]);
+        Some(Token { index, generation: u32::from_le_bytes([g0, g1, g2, 0]), op })
+    }
+}
+
+/// Receive side in the kernel.
+///
+/// ```text
+///          arm                    more wanted than there are buffers
+///   Idle --------> Armed ----------------------------------------> Starved
+///    ^  ^         |  ^  |                                             |
+///    |  | ended   |  |  | EAGAIN (non-blocking socket)   buffers are  |
+///    |  +---------+  |  v                                    back     |
+///    |    cancelled  | Polling                                        |
+///    +- Cancelling <-+--+        Armed <------------------------------+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recv {
+    Idle,
+    Armed,
+    Polling,
+    Cancelling,
+    Starved,
+}
+
+/// How the receive side ended.
+pub(crate) enum End {
+    Open,
+    Eof,
+    Failed(io::Error),
+}
+
+/// Send side. The kernel reads the chunk's bytes, so it stays here until the completion.
+pub(crate) enum Send {
+    Idle,
+    /// The first attempt, without waiting, from wherever the bytes are.
+    Trying(Chunk),
+    /// Waits in the kernel until everything is accepted; the bytes are on the heap.
+    Waiting(Chunk),
+    /// The same on a non-blocking socket: waits for room and then sends again.
+    Polling(Chunk),
+    Done(io::Result<()>),
+}
+
+/// A one-shot poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    Idle,
+    Armed,
+    Fired,
+}
+
+/// State of one socket. Lives until the socket is dropped *and* the kernel holds no operation on it.
+pub(crate) struct Slot {
+    pub(crate) fd: OwnedFd,
+    pub(crate) generation: u32,
+    pub(crate) is_dropped: bool,
+    /// The descriptor has O_NONBLOCK, which splice(2) needs. io_uring does not wait on such descriptors.
+    pub(crate) is_nonblocking: bool,
+    /// Do not receive ahead: somebody else is going to read from the descriptor.
+    pub(crate) is_paused: bool,
+    /// The slot is on the list of those that may hold leases.
+    pub(crate) is_hoarding: bool,
+    /// Completions in a row that filled their buffers; more than a few mean bulk.
+    pub(crate) full_streak: u8,
+    pub(crate) recv: Recv,
+    pub(crate) readable: Watch,
+    pub(crate) writable: Watch,
+    pub(crate) end: End,
+    pub(crate) queue: Queue,
+    pub(crate) send: Send,
+    pub(crate) recv_waker: Option<Waker>,
+    pub(crate) send_waker: Option<Waker>,
+}
+
+impl Slot {
+    pub(crate) fn new(fd: OwnedFd, generation: u32) -> Slot {
+        Slot {
+            fd,
+            generation,
+            is_dropped: false,
+            is_nonblocking: false,
+            is_paused: false,
+            is_hoarding: false,
+            full_streak: 0,
+            recv: Recv::Idle,
+            readable: Watch::Idle,
+            writable: Watch::Idle,
+            end: End::Open,
+            queue: Queue::default(),
+            send: Send::Idle,
+            recv_waker: None,
+            send_waker: None,
+        }
+    }
+
+    /// The operations that the kernel holds now and that nobody has asked it to cancel.
+    pub(crate) fn cancellable(&self) -> impl Iterator<Item = Op> + use<> {
+        let recv = matches!(self.recv, Recv::Armed | Recv::Polling).then_some(Op::Recv);
+        let send = self.is_sending().then_some(Op::Send);
+        let readable = (self.readable == Watch::Armed).then_some(Op::Readable);
+        let writable = (self.writable == Watch::Armed).then_some(Op::Writable);
+        [recv, send, readable, writable].into_iter().flatten()
+    }
+
+    /// Says whether a completion is still to come.
+    pub(crate) fn is_held(&self) -> bool {
+        self.recv == Recv::Cancelling || self.cancellable().next().is_some()
+    }
+
+    pub(crate) fn is_sending(&self) -> bool {
+        matches!(self.send, Send::Trying(_) | Send::Waiting(_) | Send::Polling(_))
+    }
+
+    /// Bytes of this socket that wait on the heap.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let sending = match &self.send {
+            Send::Waiting(chunk) | Send::Polling(chunk) => chunk.len(),
+            _ => 0,
+        };
+        self.queue.heap_bytes + sending as u64
+    }
+}
+
+/// Received chunks that nobody has taken yet. Empty, it holds no allocation.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// Empty if and only if the queue is.
+    first: Chunk,
+    more: VecDeque<Chunk>,
+    bytes: usize,
+    /// Bytes that do not sit in leased buffers.
+    heap_bytes: u64,
+    /// Chunks that do.
+    leases: usize,
+}
+
+impl Queue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    pub(crate) fn leases(&self) -> usize {
+        self.leases
+    }
+
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn push(&mut self, chunk: Chunk) {
+        self.bytes += chunk.len();
+        self.heap_bytes += heap_bytes(&chunk);
+        self.leases += usize::from(chunk.is_leased());
+        if self.first.is_empty() {
+            self.first = chunk;
+        } else {
+            self.more.push_back(chunk);
+        }
+    }
+
+    /// Adds a copy of `bytes`, to the last chunk if that is on the heap as well: many small pieces must not
+    /// cost an allocation each.
+    pub(crate) fn push_copy(&mut self, bytes: &[u8]) {
+        let last = self.more.back_mut().unwrap_or(&mut self.first);
+        if last.try_append(bytes) {
+            self.bytes += bytes.len();
+            self.heap_bytes += bytes.len() as u64;
+        } else {
+            self.push(Chunk::from(bytes.to_vec()));
+        }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Chunk> {
+        let chunk = std::mem::take(&mut self.first);
+        if chunk.is_empty() {
+            return None;
+        }
+        self.bytes -= chunk.len();
+        self.heap_bytes -= heap_bytes(&chunk);
+        self.leases -= usize::from(chunk.is_leased());
+        match self.more.pop_front() {
+            Some(next) => self.first = next,
+            None => self.more = VecDeque::new(),
+        }
+        Some(chunk)
+    }
+
+    /// Copies everything into one heap allocation, so that no buffer is held.
+    pub(crate) fn detach(&mut self) {
+        if self.leases == 0 {
+            return;
+        }
+        let mut all = Vec::with_capacity(self.bytes);
+        while let Some(chunk) = self.pop() {
+            all.extend_from_slice(&chunk);
+        }
+        self.push(Chunk::from(all));
+    }
+}
+
+fn heap_bytes(chunk: &Chunk) -> u64 {
+    if chunk.is_leased() { 0 } else { chunk.len() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_kernel() {
+        for op in [Op::Recv, Op::Send, Op::Readable, Op::Writable, Op::Cancel] {
+            for (index, generation) in [(0, 0), (u32::MAX, (1 << GENERATION_BITS) - 1), (7, 9)] {
+                let token = Token { index, generation, op };
+                assert_eq!(Token::decode(token.encode()), Some(token));
+            }
+        }
+        assert_eq!(Token::decode(5), None);
+    }
+
+    #[test]
+    fn the_queue_keeps_order_and_counts() {
+        let mut queue = Queue::default();
+        queue.push(Chunk::from(b"ab".to_vec()));
+        queue.push_copy(b"cd");
+        queue.push(Chunk::from(b"e".to_vec()));
+        assert_eq!((queue.len_bytes(), queue.heap_bytes), (5, 5));
+        assert_eq!(&queue.pop().unwrap()[..], b"abcd");
+        queue.detach();
+        assert_eq!(&queue.pop().unwrap()[..], b"e");
+        assert!(queue.pop().is_none() && queue.is_empty());
+        assert_eq!((queue.len_bytes(), queue.heap_bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_slot_is_small() {
+        assert!(size_of::<Slot>() <= 320, "{}", size_of::<Slot>());
+    }
+}
