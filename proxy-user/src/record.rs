@@ -1,0 +1,5 @@
+//! What is written down about connections that are over.
+
+pub mod access;
+pub mod cgroup;
+mod line;
