@@ -12,7 +12,7 @@ use proxy_core::lane::{self, LaneReason};
 
 use super::de::At;
 use super::error::{Finding, Mistakes, quoted};
-use super::suggest::did_you_mean;
+use super::suggest::{did_you_mean, nearest};
 use super::text::{Address, Name, Network, show_duration};
 use super::yaml::{Origin, Tree};
 use super::{Config, ServiceConfig, default, file};
@@ -221,7 +221,7 @@ impl<'c> Check<'c, '_> {
     fn similar(&mut self, name: &str) -> Option<String> {
         self.compared_count += self.file.services.value.len();
         let names = self.services().map(|service| service.name.value.0.as_str());
-        if self.compared_count <= MAX_COMPARED_NAMES { did_you_mean(name, names) } else { None }
+        if self.compared_count <= MAX_COMPARED_NAMES { nearest(name, names).map(did_you_mean) } else { None }
     }
 
     fn unreachable_services(&mut self) {

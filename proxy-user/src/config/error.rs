@@ -159,11 +159,16 @@ const MAX_KEPT: usize = 10_000;
 impl Mistakes {
     /// Adds a mistake; `path` is only called if it is kept.
     pub(super) fn push(&mut self, position: Position, path: impl FnOnce() -> String, finding: Finding) {
-        if self.kept.len() < MAX_KEPT {
-            self.kept.push((position, path(), finding));
-        } else {
+        if self.is_full() {
             self.dropped_count += 1;
+        } else {
+            self.kept.push((position, path(), finding));
         }
+    }
+
+    /// Tells whether further mistakes are only counted, so that nobody needs to think about what was meant.
+    pub(super) fn is_full(&self) -> bool {
+        self.kept.len() >= MAX_KEPT
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use serde_json::Value as Json;
 
 use super::error::{Finding, Mistakes, Position};
-use super::suggest::did_you_mean;
+use super::suggest::{did_you_mean, nearest};
 use super::text::Format;
 use super::yaml::{Entry, Node, Origin, Tree, Value};
 
@@ -189,7 +189,7 @@ impl Walk<'_, '_> {
             (Shape::Text(format), Value::Integer(number)) => Err(Some(format.hint_for_number(*number))),
             (Shape::Word(words), Value::Text(text)) if words.iter().any(|word| word == text) => Ok(()),
             (Shape::Word(words), Value::Text(text)) => {
-                Err(did_you_mean(text, words.iter().map(String::as_str)))
+                Err(nearest(text, words.iter().map(String::as_str)).map(did_you_mean))
             }
             (Shape::Integer(least, most), Value::Integer(n)) if (*least..=*most).contains(n) => Ok(()),
             (Shape::List(_, least), Value::List(items)) if items.len() < *least => Err(None),
@@ -256,17 +256,21 @@ impl Walk<'_, '_> {
     }
 
     fn unknown_key(&mut self, keys: &[Key], entry: &Entry<'_>, meant: &mut Vec<String>) {
+        if self.mistakes.is_full() {
+            return self.mistakes.push(entry.key_at, String::new, Finding::default());
+        }
         let names = || keys.iter().map(|key| key.name.as_str());
-        let suggestion = did_you_mean(&entry.key, names());
         let mut finding = Finding::new("unknown key");
-        match super::suggest::nearest(&entry.key, names()) {
-            Some(name) => meant.push(name.to_owned()),
+        match nearest(&entry.key, names()) {
+            Some(name) => {
+                meant.push(name.to_owned());
+                finding = finding.suggest(Some(did_you_mean(name)));
+            }
             None if keys.is_empty() => {}
             None => finding = finding.expected(or(names())),
         }
-        let parent = self.tree.path(entry.node.origin);
-        let finding = finding.suggest(suggestion);
-        self.mistakes.push(entry.key_at, || parent, finding);
+        let tree = &*self.tree;
+        self.mistakes.push(entry.key_at, || tree.path(entry.node.origin), finding);
     }
 
     fn report(&mut self, position: Position, origin: Origin, finding: Finding) {

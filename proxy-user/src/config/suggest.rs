@@ -5,9 +5,9 @@ use super::error::quoted;
 /// Longest word that is compared: nobody means a key by more, and the comparison costs length times length.
 const MAX_WORD_BYTES: usize = 253;
 
-/// Makes the sentence `did you mean 'lane'?` if one of the words is near enough.
-pub(super) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    nearest(word, known).map(|best| format!("did you mean {}?", quoted(best)))
+/// Makes the sentence `did you mean 'lane'?`.
+pub(super) fn did_you_mean(word: &str) -> String {
+    format!("did you mean {}?", quoted(word))
 }
 
 /// Finds the word with the fewest letters changed, added, left out or swapped (Damerau-Levenshtein).
