@@ -1,0 +1,20 @@
+//! What the process and node tests stand on: network namespaces, cgroups, a Weir under test, the far sides that it
+//! forwards to and the applications that it intercepts.
+//!
+//! Everything here drives Weir from outside, as an operator or an application would; nothing here may know how Weir
+//! works inside. Start reading at [`world::World`].
+
+#![forbid(unsafe_code)]
+
+pub mod battery;
+pub mod cgroup;
+pub mod client;
+pub mod metrics;
+pub mod net;
+pub mod node;
+pub mod process;
+pub mod skip;
+pub mod stream;
+pub mod upstream;
+pub mod wait;
+pub mod world;

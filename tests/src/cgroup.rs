@@ -1,0 +1,108 @@
+//! Cgroups of a test's own, below the cgroup v2 mount wherever that is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::wait;
+
+/// Time for killed processes to leave their cgroup.
+const EMPTY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Finds the cgroup v2 mount: on hybrid hosts it is not `/sys/fs/cgroup`.
+#[must_use]
+pub fn mount() -> Option<PathBuf> {
+    mount_in(&fs::read_to_string("/proc/self/mountinfo").ok()?)
+}
+
+/// Fields of a line: proc_pid_mountinfo(5). The file system's type is the first after a lone dash.
+fn mount_in(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        (kind.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+/// A cgroup; its processes are killed and it is removed when this is dropped.
+pub struct Cgroup {
+    path: PathBuf,
+    name: String,
+}
+
+impl Cgroup {
+    /// Makes one with a name of its own.
+    ///
+    /// # Errors
+    /// Without a cgroup v2 mount, or if it cannot be made.
+    pub fn new(label: &str) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("weir-test-{label}-{}-{count}", std::process::id());
+        let path = mount().context("there is no cgroup v2 mount")?.join(&name);
+        fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+        Ok(Self { path, name })
+    }
+
+    /// Makes one below this one.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn child(&self, label: &str) -> Result<Self> {
+        let (path, name) = (self.path.join(label), format!("{}/{label}", self.name));
+        fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
+        Ok(Self { path, name })
+    }
+
+    /// Path below the mount, as Weir's config wants it.
+    #[must_use]
+    pub fn scope(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// A command that joins the cgroup before it becomes `program`.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("sh");
+        let script = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+        command.args(["-c", script]).arg(&self.path).arg(program);
+        command
+    }
+
+    fn pids(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        text.lines().map(ToOwned::to_owned).collect()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let pids = self.pids();
+        if !pids.is_empty() {
+            let _ = Command::new("kill").arg("-KILL").args(&pids).output();
+        }
+        if !std::thread::panicking() {
+            wait::until_true("an empty cgroup", EMPTY_LIMIT, || self.pids().is_empty());
+        }
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_on_hybrid_and_unified_hosts() {
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                      37 31 0:34 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw shared:4 master:1 - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_in(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        let unified = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(mount_in(unified).unwrap(), Path::new("/sys/fs/cgroup"));
+        assert_eq!(mount_in("22 1 8:1 / / rw - ext4 /dev/root rw"), None);
+    }
+}

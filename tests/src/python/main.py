@@ -1,0 +1,8 @@
+COMMANDS = {f.__name__: f for f in (
+    ask, timed_connect, upload, download, trade, client_ends_first, server_ends_first, server_resets, client_resets,
+    addresses, hold, storm, load, push, pull, write_and_close, udp, banner, stream, odd)}
+
+try:
+    COMMANDS[sys.argv[1]](*sys.argv[2:])
+except OSError as error:
+    say(error=name_of(error), text=str(error))

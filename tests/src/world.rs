@@ -1,0 +1,100 @@
+//! Everything that a node test needs beside Weir: a network namespace, an application's cgroup, and the machine for
+//! itself.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::cgroup::{self, Cgroup};
+use crate::client::Place;
+use crate::net::Net;
+use crate::process;
+use crate::skip;
+use crate::upstream::Server;
+
+/// Weir attaches to the root of all cgroups, so there is one on a machine, and so one node test.
+const LOCK: &str = "/tmp/weir-node-tests.lock";
+/// Older kernels cannot run Weir at all.
+const OLDEST_KERNEL: (u32, u32) = (5, 15);
+
+/// A place to test in.
+pub struct World {
+    /// Cgroup of the application that is intercepted.
+    pub app: Cgroup,
+    /// Network namespace of everybody.
+    pub net: Net,
+    /// Last, so that it is given back when everything else is gone.
+    _lock: File,
+}
+
+impl World {
+    /// Makes a world; or reports that the test is skipped, and why.
+    ///
+    /// # Panics
+    /// If this machine could have one, but something failed.
+    #[must_use]
+    pub fn new() -> Option<Self> {
+        if let Some(reason) = obstacle() {
+            skip::skip(&reason);
+            return None;
+        }
+        let lock = File::options().create(true).append(true).open(LOCK).expect("/tmp is there");
+        lock.lock().expect("a lock can be waited for");
+        let net = Net::new().expect("root can make a network namespace");
+        let app = Cgroup::new("app").expect("root can make a cgroup");
+        Some(Self { app, net, _lock: lock })
+    }
+
+    /// Where the intercepted application runs.
+    #[must_use]
+    pub fn app(&self) -> Place<'_> {
+        Place { net: &self.net, cgroup: Some(&self.app) }
+    }
+
+    /// Where everybody else runs.
+    #[must_use]
+    pub fn outside(&self) -> Place<'_> {
+        Place { net: &self.net, cgroup: None }
+    }
+
+    /// Starts a far side.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    #[must_use]
+    pub fn server(&self, address: SocketAddr, name: &str) -> Server {
+        Server::start(&self.net, address, name).expect("the address is free")
+    }
+
+    /// Finds a program; or reports that the test is skipped.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
+        let found = process::find(name);
+        if found.is_none() {
+            skip::skip(&format!("{name} is not installed"));
+        }
+        found
+    }
+}
+
+fn obstacle() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    if ids.and_then(|ids| ids.split_whitespace().nth(1)) != Some("0") {
+        return Some("it makes network namespaces and loads kernel programs, which needs root".to_owned());
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if version_of(&release).is_none_or(|version| version < OLDEST_KERNEL) {
+        return Some(format!("kernel {} is too old", release.trim()));
+    }
+    if cgroup::mount().is_none() {
+        return Some("cgroup v2 is not mounted".to_owned());
+    }
+    let missing = ["ip", "nsenter", "python3"].into_iter().find(|program| process::find(program).is_none());
+    missing.map(|program| format!("{program} is not installed"))
+}
+
+fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.trim().split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
