@@ -417,7 +417,104 @@ fn a_dropped_driver_leaves_its_chunks_readable() {
     });
 }
 
+#[test]
+fn an_idle_driver_makes_no_system_calls() {
+    on_each_driver(async |driver| {
+        let (mut peer, mut socket) = pair(&driver);
+        peer.write_all(b"x").unwrap();
+        assert_eq!(recv_exactly(&mut socket, 1).await, b"x");
+        settle(&driver, pin!(recv(&mut socket))).await;
+        let before = driver.counters();
+        for _ in 0..1000 {
+            yield_now().await;
+        }
+        assert_eq!(driver.counters(), before);
+    });
+}
+
+#[test]
+fn a_message_and_its_answer_cost_the_ring_one_operation() {
+    on_each_driver(async |driver| {
+        let (mut peer, mut socket) = pair(&driver);
+        peer.set_nodelay(true).unwrap();
+        let client = thread::spawn(move || {
+            for _ in 0..100 {
+                peer.write_all(b"ping").unwrap();
+                peer.read_exact(&mut [0; 4]).unwrap();
+            }
+        });
+        loop {
+            let mut chunk = recv(&mut socket).await.unwrap();
+            if chunk.is_empty() {
+                break;
+            }
+            poll_fn(|cx| socket.poll_send(cx, &mut chunk)).await.unwrap();
+        }
+        client.join().unwrap();
+        let counters = driver.counters();
+        match driver.kind() {
+            // One receive for all, one send each.
+            DriverKind::Ring => assert!(counters.submissions <= 101, "{counters:?}"),
+            // One receive and one send each, and the end.
+            DriverKind::Epoll => assert!(counters.submissions >= 200, "{counters:?}"),
+        }
+    });
+}
+
+#[test]
+fn a_driver_that_dies_fails_everybody() {
+    if !available().contains(&DriverKind::Ring) {
+        return;
+    }
+    by_hand(async |driver| {
+        let (_peer, mut socket) = pair(&driver);
+        assert!(poll_once(pin!(recv(&mut socket))).await.is_pending());
+        let mut running = pin!(driver.run());
+        let died = poll_fn(|cx| {
+            let fail = |name| (name == sys::Call::Uring).then_some(libc::EBADF);
+            Poll::Ready(sys::fault::with(fail, || running.as_mut().poll(cx)))
+        });
+        let Poll::Ready(died) = died.await else { panic!("goes on") };
+        assert_eq!(died.unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert_eq!(recv(&mut socket).await.unwrap_err().raw_os_error(), Some(libc::EBADF));
+        assert!(driver.socket(sys::pipe().unwrap().0).is_err());
+    });
+}
+
+#[test]
+fn dropping_a_driver_takes_its_operations_back() {
+    if !available().contains(&DriverKind::Ring) {
+        return;
+    }
+    by_hand(async |driver| {
+        let (mut peer, mut socket) = pair(&driver);
+        let mut blocked = pair(&driver);
+        assert!(poll_once(pin!(recv(&mut socket))).await.is_pending());
+        assert!(poll_once(pin!(send(&mut blocked.1, vec![0; 32 << 20]))).await.is_pending());
+        for _ in 0..3 {
+            assert!(poll_once(pin!(driver.run())).await.is_pending());
+        }
+        assert!(driver.counters().held_bytes > 0);
+        drop((socket, blocked.1, driver));
+        // Closed by the driver's end, not by a turn: nobody runs it any more.
+        assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+        assert!(io::copy(&mut blocked.0, &mut io::sink()).unwrap() < 32 << 20);
+    });
+}
+
 // Supporting code.
+
+/// Runs `test` on a ring driver whose task the test polls itself.
+fn by_hand(test: impl AsyncFnOnce(Driver)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        test(Driver::new(DriverKind::Ring, DriverOptions::new(DriverKind::Ring)).unwrap()).await;
+    });
+}
+
+async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
 
 /// Runs `test` on every driver that this machine has, each in a runtime of its own.
 fn on_each_driver(test: impl AsyncFn(Driver)) {
