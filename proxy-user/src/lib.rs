@@ -1,1 +1,21 @@
+//! The `weir` process: configuration, wiring and I/O. Decisions are `proxy-core`'s, system calls `proxy-io`'s, the kernel
+//! programs' loading `proxy-bpf`'s.
+//!
+//! Rooms import downwards only: `main > cli > app > admin, explain, control, health > worker > listener > connection >
+//! forward > upstream`, then `record, stats > config`. Read [`app`] first.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod config;
+mod connection;
+pub mod control;
+pub mod explain;
+pub mod forward;
+pub mod health;
+mod listener;
+pub mod record;
+pub mod stats;
+pub mod upstream;
+pub mod worker;

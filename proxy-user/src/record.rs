@@ -2,4 +2,5 @@
 
 pub mod access;
 pub mod cgroup;
+pub mod kernel;
 mod line;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapError, RingBuf};
@@ -35,29 +35,32 @@ impl AsFd for Records {
     }
 }
 
-impl AsRawFd for Records {
-    fn as_raw_fd(&self) -> i32 {
-        self.0.as_raw_fd()
-    }
+/// Log lines of the kernel programs; readable when there are some. They come out under the target of this crate.
+pub struct KernelLog {
+    logger: EbpfLogger<&'static dyn log::Log>,
+    queue: OwnedFd,
 }
 
-/// Log lines of the kernel programs; readable when there are some. They come out under the target of this crate.
-pub struct KernelLog(EbpfLogger<&'static dyn log::Log>);
+/// Map that aya-log writes to.
+const LOG_MAP: &str = "AYA_LOGS";
 
 impl KernelLog {
-    pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, aya_log::Error> {
-        EbpfLogger::init(ebpf).map(Self)
+    pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, Box<dyn std::error::Error>> {
+        // The logger takes the map away, and gives only the number of its descriptor.
+        let Some(Map::RingBuf(map)) = ebpf.map(LOG_MAP) else { return Err("the object has no log".into()) };
+        let queue = map.fd().as_fd().try_clone_to_owned()?;
+        Ok(Self { logger: EbpfLogger::init(ebpf)?, queue })
     }
 
     /// Hands what has come to the log of this process. Never blocks.
     pub fn flush(&mut self) {
-        self.0.flush();
+        self.logger.flush();
     }
 }
 
-impl AsRawFd for KernelLog {
-    fn as_raw_fd(&self) -> i32 {
-        self.0.as_raw_fd()
+impl AsFd for KernelLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::programs::{CgroupSockAddr, Iter, Program, ProgramError, SockOps};
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -89,7 +90,7 @@ pub struct LoadOptions {
 /// The loaded kernel object: programs verified, maps ready, nothing attached yet.
 pub struct Kernel {
     /// All maps.
-    pub maps: Maps,
+    pub maps: Arc<Maps>,
     programs: Vec<OwnedFd>,
     iterator: OwnedFd,
     /// Keeps what aya holds open.
@@ -136,7 +137,7 @@ impl Kernel {
             cpus,
         )
         .map_err(|source| map_error(&current, source))?;
-        Ok(Self { maps, programs, iterator, ebpf })
+        Ok(Self { maps: Arc::new(maps), programs, iterator, ebpf })
     }
 
     /// Programs, in the order of [`HOOKS`].

@@ -140,6 +140,12 @@ where
     }
 }
 
+impl<K, V> AsFd for PerCpu<K, V> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.raw.as_fd()
+    }
+}
+
 fn keys<K: FromBytes + IntoBytes + Immutable>(raw: &RawMap) -> io::Result<Vec<K>> {
     let mut found: Vec<K> = Vec::new();
     loop {

@@ -7,12 +7,14 @@
 //! Start reading at [`Driver`]; then [`Socket`] and [`Chunk`].
 
 pub mod bpf;
+pub mod clock;
 pub mod driver;
 pub mod limit;
 pub mod mount;
 pub mod netns;
 pub mod sock;
 pub mod splice;
+pub mod watch;
 
 mod buf;
 mod slot;

@@ -83,6 +83,14 @@ pub fn accept(listener: &impl AsFd) -> io::Result<Option<(OwnedFd, SocketAddr)>>
     }
 }
 
+/// Bytes that were sent but are not acknowledged by the peer yet (SIOCOUTQ).
+///
+/// # Errors
+/// If the descriptor is no TCP socket.
+pub fn unsent_bytes(fd: &impl AsFd) -> io::Result<usize> {
+    sys::out_queue_bytes(fd.as_fd())
+}
+
 /// Says whether `error` means that the process or the machine has no descriptors left (EMFILE, ENFILE).
 ///
 /// The listener stays readable then, so whoever sees this must pause and not try again at once.

@@ -198,6 +198,14 @@ pub(crate) fn set_pipe_bytes(fd: BorrowedFd<'_>, bytes: c_int) -> io::Result<usi
     Ok(given.unsigned_abs() as usize)
 }
 
+/// Bytes in the send queue of a TCP socket, unacknowledged ones included.
+pub(crate) fn out_queue_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int to `bytes`.
+    call(Call::Option, || unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(bytes.unsigned_abs() as usize)
+}
+
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
     let mut flag = c_int::from(wanted);
     // SAFETY: FIONBIO reads one int. One call, where F_GETFL and F_SETFL would be two.

@@ -1,0 +1,20 @@
+//! Waiting for a descriptor that is no stream: listeners, queues of the kernel programs.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Watches a descriptor for readability on the tokio runtime that this is called in.
+///
+/// # Errors
+/// If the descriptor cannot be polled.
+///
+/// # Panics
+/// Outside a tokio runtime with I/O enabled.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open and names the same file for as long as the AsyncFd holds it.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    Ok(watched?)
+}

@@ -1,0 +1,267 @@
+//! Where all parts meet: from a configuration to a running node, and back to a clean machine.
+//!
+//! ```text
+//!   lock ─> config ─> programs loaded ─> workers ─> listeners ─> maps filled ─> attached ─> ready
+//!   drained <─ connections end <─ programs detached <─ SIGTERM, SIGINT, POST /drain
+//! ```
+
+mod lock;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, anyhow};
+use proxy_bpf::apply::Applier;
+use proxy_bpf::attach::{self, Attached, Pins};
+use proxy_bpf::cgroup::Hierarchy;
+use proxy_bpf::load::{self, Kernel, LoadOptions};
+use proxy_core::id::Version;
+use proxy_core::snapshot::{Intercept, Snapshot};
+use proxy_io::{DriverKind, limit, sock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::admin;
+use crate::config::{Config, IoChoice, LogLevel, Workers};
+use crate::control::{self, Control, Handle, NamesFile, Parts, Phase, Publisher, Status};
+use crate::record::access::{self, AccessSink};
+use crate::stats::conn::{ConnStats, DescriptorBudget};
+use crate::worker::{self, Command, Shared, Worker};
+
+pub use self::lock::{AlreadyRunning, RUN_DIR, RunLock};
+
+/// What connections say about endpoints and the control task has not heard yet; more is dropped.
+const ATTEMPTS: usize = 16_384;
+
+/// What the command line decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config_path: PathBuf,
+    /// Other sizes for maps.
+    pub map_sizes: Vec<(String, u32)>,
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// What keeps it from starting, with what to do about it.
+pub fn run(config: Config, options: Options) -> anyhow::Result<()> {
+    let lock = RunLock::take()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("weir-control")
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    let result = runtime.block_on(serve(config, options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(lock);
+    result
+}
+
+/// Removes what a Weir that is no longer running left attached.
+///
+/// # Errors
+/// If a Weir is running, or a pin cannot be removed.
+pub fn detach() -> anyhow::Result<Vec<&'static str>> {
+    let _lock = RunLock::take()?;
+    let Some(pins) = Pins::existing() else { return Ok(Vec::new()) };
+    let attached = pins.attached();
+    pins.remove().context("cannot remove the pins below /sys/fs/bpf/weir")?;
+    let _ = std::fs::remove_file(Path::new(RUN_DIR).join("names.json"));
+    Ok(attached)
+}
+
+async fn serve(config: Config, options: Options) -> anyhow::Result<()> {
+    let mut reload = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut node = Node::build(config, options).await?;
+    let admin =
+        admin::serve(node.handle.clone(), &node.admin).await.context("cannot serve the admin interface")?;
+    node.control.start().await.map_err(|error| anyhow!("{error}"))?;
+    node.attach()?;
+    let drain_time = tokio::select! {
+        time = node.control.run(&mut reload) => time?,
+        _ = terminate.recv() => node.handle.status().drain_timeout,
+        _ = interrupt.recv() => Duration::ZERO,
+    };
+    node.control.set_draining();
+    tracing::info!(seconds = drain_time.as_secs_f64(), "draining: no new connections are taken");
+    node.pins.remove().context("cannot detach")?;
+    let drained = drain(&node.workers, drain_time);
+    tokio::select! {
+        () = drained => {}
+        // A second signal means now.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    admin.stop();
+    let _ = std::fs::remove_file(Path::new(RUN_DIR).join("names.json"));
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn drain(workers: &[Worker], time: Duration) {
+    for worker in workers {
+        let _ = worker.mailbox.send(Command::Drain(time)).await;
+    }
+    while !workers.iter().all(|worker| worker.thread.is_finished()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A node with everything in its place, not attached yet.
+struct Node {
+    control: Control,
+    handle: Handle,
+    workers: Arc<Vec<Worker>>,
+    kernel: Arc<Kernel>,
+    pins: Pins,
+    hierarchy: Hierarchy,
+    admin: admin::Addresses,
+}
+
+impl Node {
+    async fn build(config: Config, options: Options) -> anyhow::Result<Self> {
+        let nofile = limit::raise_nofile().context("cannot read RLIMIT_NOFILE")?;
+        let hierarchy = Hierarchy::find()?;
+        let (mut kernel, pins) = load_kernel(&config, &options)?;
+        let maps = Arc::clone(&kernel.maps);
+        let records = kernel.take_records()?;
+        let log = kernel.take_log()?;
+        let netns_cookie =
+            sock::netns_cookie().context("this kernel has no network namespace cookies (5.14)")?;
+
+        let (attempts_in, attempts) = mpsc::channel(ATTEMPTS);
+        let shared = Arc::new(Shared {
+            maps: Some(Arc::clone(&maps)),
+            netns_cookie,
+            stats: ConnStats::default(),
+            budget: Arc::new(DescriptorBudget::new(nofile)),
+            attempts: attempts_in,
+            access: open_access_log(&config)?,
+        });
+        let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));
+        let (driver, driver_note) = choose_driver(config.io)?;
+        let workers = Arc::new(start_workers(&config, driver, &snapshot, &shared)?);
+        for (index, listening) in control::open_intercepted(&maps, netns_cookie)?.into_iter().enumerate() {
+            let owner = &workers[index % workers.len()];
+            let sent = owner.mailbox.send(Command::Listen(listening)).await;
+            sent.map_err(|_| anyhow!("a worker ended before it began"))?;
+        }
+        let status = Status {
+            phase: Phase::Starting,
+            config: options.config_path.clone(),
+            wanted: Version(0),
+            applied: Version(0),
+            reloads: 0,
+            failures: 0,
+            last_error: None,
+            driver,
+            driver_note,
+            workers: workers.len(),
+            missing_cgroups: Vec::new(),
+            started: SystemTime::now(),
+            drain_timeout: config.drain_timeout,
+        };
+        let kernel = Arc::new(kernel);
+        let admin = admin::Addresses {
+            admin: config.admin.address,
+            socket: config.admin.socket.clone(),
+            metrics: config.metrics,
+        };
+        let (control, handle) = Control::new(Parts {
+            config_path: options.config_path,
+            config,
+            kernel: Arc::clone(&kernel),
+            maps: Arc::clone(&maps),
+            records,
+            log,
+            names: NamesFile::load(&Path::new(RUN_DIR).join("names.json")),
+            publisher: Publisher::new(maps, Applier::new(hierarchy.clone(), netns_cookie)),
+            workers: Arc::clone(&workers),
+            shared,
+            attempts,
+            status,
+            snapshot,
+        });
+        Ok(Self { control, handle, workers, kernel, pins, hierarchy, admin })
+    }
+
+    /// Attaches the programs: from now on connections are caught.
+    fn attach(&mut self) -> anyhow::Result<()> {
+        let attached = attach::attach(&self.kernel, &self.hierarchy.mount, &self.pins)
+            .context("cannot attach to the cgroup root")?;
+        if let Attached::TookOver(count) = attached {
+            tracing::info!(count, "took over what an earlier process had left attached");
+        }
+        self.control.set_ready();
+        let status = self.handle.status();
+        tracing::info!(
+            version = %status.applied,
+            services = self.handle.snapshot().services().len(),
+            driver = ?status.driver,
+            workers = status.workers,
+            cgroup_root = %self.hierarchy.mount.display(),
+            "ready",
+        );
+        for cgroup in &status.missing_cgroups {
+            tracing::warn!(%cgroup, "a scope's cgroup does not exist yet; it is taken up when it does");
+        }
+        Ok(())
+    }
+}
+
+fn load_kernel(config: &Config, options: &Options) -> anyhow::Result<(Kernel, Pins)> {
+    let pins = Pins::prepare().context("cannot prepare /sys/fs/bpf/weir")?;
+    let load_options = LoadOptions {
+        pins: pins.maps(),
+        log_level: match config.log.level {
+            LogLevel::Debug | LogLevel::Trace => 4,
+            _ => 3,
+        },
+        map_sizes: options.map_sizes.clone(),
+    };
+    load::discard_other_sizes(&load_options.pins, &load_options.map_sizes)?;
+    let loaded = Kernel::load(&load_options);
+    let kernel =
+        loaded.context("cannot load the kernel programs; `weir doctor` says what this kernel lacks")?;
+    Ok((kernel, pins))
+}
+
+fn open_access_log(config: &Config) -> anyhow::Result<AccessSink> {
+    let Some(log) = &config.access_log else { return Ok(AccessSink::off()) };
+    let (sink, _thread) = access::open(log).with_context(|| format!("cannot open {}", log.path.display()))?;
+    Ok(sink)
+}
+
+/// Chooses the driver; with a note if it is not the one that was hoped for.
+fn choose_driver(choice: IoChoice) -> anyhow::Result<(DriverKind, Option<String>)> {
+    if choice == IoChoice::Epoll {
+        return Ok((DriverKind::Epoll, None));
+    }
+    match proxy_io::driver::probe::ring() {
+        Ok(_) => Ok((DriverKind::Ring, None)),
+        Err(error) if choice == IoChoice::Ring => Err(anyhow!(
+            "io_uring was asked for and is not available: {error}; use `io: auto` or `io: epoll`"
+        )),
+        Err(error) => Ok((DriverKind::Epoll, Some(error.to_string()))),
+    }
+}
+
+fn start_workers(
+    config: &Config,
+    driver: DriverKind,
+    snapshot: &Arc<Snapshot>,
+    shared: &Arc<Shared>,
+) -> anyhow::Result<Vec<Worker>> {
+    let count = match config.workers {
+        Workers::Count(count) => usize::from(count),
+        Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let start = |index| worker::spawn(index, driver, Arc::clone(snapshot), Arc::clone(shared));
+    (0..count).map(start).collect::<Result<_, _>>().context("cannot start a worker")
+}

@@ -1,0 +1,238 @@
+//! The life of one proxied connection.
+//!
+//! ```text
+//!   accepted ──> service? ──> limits? ──> endpoint? ──> connect ──> relay ──> closed
+//!                   │            │            │            │  └─ failed: another endpoint, a few times
+//!                   └────────────┴────────────┴────────────┴───> reset, with a reason
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use proxy_core::addr::EndpointAddr;
+use proxy_core::id::EndpointId;
+use proxy_core::outcome::{Attempt, Reason};
+use proxy_core::service::{Load, Service};
+use proxy_io::{Chunk, Socket, sock};
+
+use crate::forward::l4::{Ending, Relay};
+use crate::listener::Accepted;
+use crate::record::access::AccessRecord;
+use crate::stats::conn::ServiceStats;
+use crate::upstream::connect::{self, ConnectError, Target};
+use crate::worker::{Local, OpenConn};
+
+/// Most endpoints that are tried for one connection, whatever the config says: the list of tried ones stays small.
+const MOST_ATTEMPTS: u32 = 16;
+/// Time that bytes on their way to one side get to arrive before the other side's reset is passed on.
+const FLUSH_TIME: Duration = Duration::from_secs(5);
+
+/// Serves one accepted connection to its end.
+pub(crate) async fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) {
+    let began = Instant::now();
+    let Served { service, endpoint, ending } = serve(&local, fd, &accepted).await;
+    let counters = match &service {
+        Some(service) => local.shared.stats.service(service.id),
+        None => Arc::clone(&local.shared.stats.stray),
+    };
+    counters.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
+    tracing::debug!(
+        client = %accepted.client,
+        original_dst = %accepted.original_dst,
+        service = service.as_ref().map(|s| &*s.name),
+        endpoint = endpoint.map(|e| tracing::field::display(e.1)),
+        sent_bytes = ending.sent_bytes,
+        received_bytes = ending.received_bytes,
+        reason = ending.reason.as_str(),
+        "connection closed",
+    );
+    local.shared.access.record(|| AccessRecord {
+        client: accepted.client,
+        original_dst: accepted.original_dst,
+        endpoint: endpoint.map(|e| e.1),
+        service: service.as_ref().map(|s| Arc::clone(&s.name)),
+        lane: "proxy",
+        cgroup_id: accepted.cgroup_id,
+        sent_bytes: ending.sent_bytes,
+        received_bytes: ending.received_bytes,
+        duration: began.elapsed(),
+        reason: ending.reason.as_str(),
+    });
+}
+
+/// What became of a connection.
+struct Served {
+    service: Option<Arc<Service>>,
+    endpoint: Option<(EndpointId, EndpointAddr)>,
+    ending: Ending,
+}
+
+/// Gives a count back when the connection is over.
+struct Counted(Arc<Load>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+fn count(load: &Arc<Load>, most: Option<u32>) -> Option<Counted> {
+    load.try_acquire(most.unwrap_or(u32::MAX)).then(|| Counted(Arc::clone(load)))
+}
+
+/// A connection that never reached an endpoint.
+fn unserved(service: Option<Arc<Service>>, reason: Reason) -> Served {
+    Served { service, endpoint: None, ending: Ending { reason, sent_bytes: 0, received_bytes: 0 } }
+}
+
+async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
+    let found = {
+        let mut routes = local.routes.borrow_mut();
+        routes.route(accepted.service, Some(accepted.original_dst.0)).map(|route| Arc::clone(&route.service))
+    };
+    let Some(service) = found else {
+        local.shared.stats.stray.opened.fetch_add(1, Ordering::Relaxed);
+        refuse(&fd);
+        return unserved(None, Reason::NoEndpoint);
+    };
+    let stats = local.shared.stats.service(service.id);
+    stats.opened.fetch_add(1, Ordering::Relaxed);
+    let Some(_counted) = count(&service.load, service.limits.max_connections) else {
+        refuse(&fd);
+        return unserved(Some(service), Reason::Limit);
+    };
+    let guard = local.open.add(&service.limits);
+    let established = Box::pin(establish(local, accepted, &service, &stats, &guard.conn)).await;
+    let Established { socket: mut upstream, index, _counted } = match established {
+        Ok(established) => established,
+        Err(reason) => {
+            refuse(&fd);
+            return unserved(Some(service), reason);
+        }
+    };
+    let endpoint = &service.endpoints[index];
+    let ending = relay(local, fd, &mut upstream, &guard.conn).await;
+    report(local, endpoint.id, &ending);
+    Served { endpoint: Some((endpoint.id, endpoint.address)), ending, service: Some(Arc::clone(&service)) }
+}
+
+/// Makes dropping the accepted socket send RST: the application learns at once that nobody will answer.
+fn refuse(fd: &OwnedFd) {
+    let _ = sock::set_linger_reset(fd);
+}
+
+/// An open connection to an endpoint.
+struct Established {
+    socket: Socket,
+    /// Index into [`Service::endpoints`].
+    index: usize,
+    _counted: Counted,
+}
+
+/// Connects to an endpoint, and to another one if that fails.
+async fn establish(
+    local: &Rc<Local>,
+    accepted: &Accepted,
+    service: &Service,
+    stats: &ServiceStats,
+    conn: &OpenConn,
+) -> Result<Established, Reason> {
+    let mut tried: Vec<EndpointId> = Vec::new();
+    let mut last_reason = Reason::NoEndpoint;
+    for attempt in 0..service.limits.connect_attempts.clamp(1, MOST_ATTEMPTS) {
+        let Some(index) = pick(local, accepted, service, &tried) else { break };
+        let endpoint = &service.endpoints[index];
+        tried.push(endpoint.id);
+        let Some(counted) = count(&endpoint.load, service.limits.max_connections_per_endpoint) else {
+            last_reason = Reason::Limit;
+            continue;
+        };
+        if attempt > 0 {
+            stats.retried.fetch_add(1, Ordering::Relaxed);
+        }
+        conn.set_endpoint(endpoint.id);
+        let target = Target {
+            address: endpoint.address,
+            endpoint: endpoint.id,
+            service: service.id,
+            client: accepted.client,
+            timeout: service.limits.connect_timeout,
+            user_timeout: service.limits.user_timeout,
+        };
+        match connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await {
+            Ok(socket) => return Ok(Established { socket, index, _counted: counted }),
+            Err(error) => last_reason = handle_failure(local, stats, &target, &error),
+        }
+    }
+    Err(last_reason)
+}
+
+fn handle_failure(local: &Local, stats: &ServiceStats, target: &Target, error: &ConnectError) -> Reason {
+    stats.connect_failures.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(endpoint = %target.address, %error, "cannot connect");
+    if error.is_upstreams() {
+        send_attempt(local, target.endpoint, Attempt::Bad);
+    }
+    error.reason()
+}
+
+/// Picks an endpoint that was not tried yet.
+fn pick(local: &Local, accepted: &Accepted, service: &Service, tried: &[EndpointId]) -> Option<usize> {
+    let mut routes = local.routes.borrow_mut();
+    let route = routes.route(service.id, None)?;
+    // The snapshot may have changed since the connection was routed; it is then routed by what it came with as far as
+    // that still makes sense: an index of another version must not be used on this one.
+    let index = route.balancer.pick(&route.service, accepted.client, tried).ok()?;
+    let id = route.service.endpoints[index].id;
+    service
+        .endpoints
+        .get(index)
+        .filter(|e| e.id == id)
+        .map(|_| index)
+        .or_else(|| service.endpoints.iter().position(|e| e.id == id))
+}
+
+async fn relay(local: &Local, fd: OwnedFd, upstream: &mut Socket, conn: &OpenConn) -> Ending {
+    let Ok(mut downstream) = local.driver.socket(fd) else {
+        return Ending { reason: Reason::Internal, sent_bytes: 0, received_bytes: 0 };
+    };
+    let ending = Relay::new(&mut downstream, upstream, Chunk::default(), &local.pipes, conn).await;
+    match ending.reason {
+        Reason::Fin => {}
+        Reason::UpstreamReset => reset_after_flush(downstream).await,
+        Reason::DownstreamReset => {}
+        _ => downstream.abort(),
+    }
+    ending
+}
+
+async fn reset_after_flush(downstream: Socket) {
+    let _ = tokio::time::timeout(FLUSH_TIME, flushed(&downstream)).await;
+    downstream.abort();
+}
+
+async fn flushed(socket: &Socket) {
+    let mut pause = Duration::from_millis(1);
+    while sock::unsent_bytes(&socket.fd()).is_ok_and(|bytes| bytes > 0) {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Tells passive health what the connection says about its endpoint.
+fn report(local: &Local, endpoint: EndpointId, ending: &Ending) {
+    match ending.reason {
+        // A reset before the first byte is how a broken server behind a working port looks.
+        Reason::UpstreamReset if ending.received_bytes == 0 => send_attempt(local, endpoint, Attempt::Bad),
+        _ if ending.received_bytes > 0 => send_attempt(local, endpoint, Attempt::Good),
+        _ => {}
+    }
+}
+
+fn send_attempt(local: &Local, endpoint: EndpointId, attempt: Attempt) {
+    // A full channel means that the control side is behind: it has more than enough to judge by.
+    let _ = local.shared.attempts.try_send((endpoint, attempt));
+}

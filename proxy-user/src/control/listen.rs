@@ -1,0 +1,136 @@
+//! Listening sockets: those of the proxy lane, which the kernel programs redirect to, and those of the config.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use proxy_bpf::abi::config::{LISTENER_COUNT, WEIR_MARK, listener};
+use proxy_bpf::abi::key::ListenerKey;
+use proxy_bpf::abi::value::{FAMILY_V4, FAMILY_V6};
+use proxy_bpf::maps::Maps;
+use proxy_core::snapshot::{ExplicitListener, Snapshot};
+use proxy_io::sock;
+
+use crate::worker::{Command, Listening, Purpose, Worker};
+
+/// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
+const BACKLOG: u32 = 4096;
+
+/// Opens the listeners of the proxy lane, each owned by one worker, and shows them to the kernel programs.
+///
+/// IPv6 is left out where the host has none.
+///
+/// # Errors
+/// The first socket or map operation that fails; for example another process on one of the ports.
+pub fn open_intercepted(maps: &Maps, netns_cookie: u64) -> io::Result<Vec<Listening>> {
+    let mut opened = Vec::new();
+    for (family, is_v4) in [(FAMILY_V4, true), (FAMILY_V6, false)] {
+        for index in 0..LISTENER_COUNT {
+            let abi = listener(is_v4, index);
+            let address = SocketAddr::from(abi);
+            let socket = match open(address) {
+                Ok(socket) => socket,
+                Err(error) if !is_v4 && is_family_missing(&error) => {
+                    tracing::warn!("this host has no IPv6: IPv6 connections are not proxied");
+                    break;
+                }
+                Err(error) => {
+                    let text = format!("cannot listen on {address} for the proxy lane: {error}");
+                    return Err(io::Error::new(error.kind(), text));
+                }
+            };
+            // Local hops do not want bbr. A kernel without cubic keeps its default.
+            let _ = sock::set_congestion(&socket, "cubic");
+            maps.listeners.put(&ListenerKey { netns_cookie, family, index }, socket.as_fd())?;
+            opened.push(Listening { socket, address, purpose: Purpose::Intercepted(abi) });
+        }
+    }
+    Ok(opened)
+}
+
+fn is_family_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// Options set here are inherited by every accepted connection: four system calls less for each.
+fn open(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = sock::listen(address, BACKLOG, true, false)?;
+    sock::set_mark(&socket, WEIR_MARK)?;
+    sock::set_nodelay(&socket, true)?;
+    Ok(socket)
+}
+
+/// The listeners of the config; all workers accept from each.
+#[derive(Default)]
+pub struct Listeners {
+    open: HashSet<ExplicitListener>,
+}
+
+impl Listeners {
+    /// Opens what a snapshot wants and is not open, and tells the workers; what cannot be opened is an error, and then
+    /// nothing is changed.
+    ///
+    /// # Errors
+    /// The first address that cannot be listened on.
+    pub async fn open_new(&mut self, workers: &[Worker], snapshot: &Snapshot) -> io::Result<()> {
+        let mut sockets = Vec::new();
+        let wanted: HashSet<_> = snapshot.listeners.iter().copied().collect();
+        let new: Vec<_> = wanted.difference(&self.open).copied().collect();
+        for listener in new {
+            // The same address for another service: the old listener must go first.
+            if let Some(old) = self.open.iter().find(|old| old.address == listener.address).copied() {
+                self.open.remove(&old);
+                tell(workers, || Ok(Command::Unlisten(old.address))).await?;
+            }
+            let context = |error: io::Error| {
+                io::Error::new(error.kind(), format!("cannot listen on {}: {error}", listener.address))
+            };
+            sockets.push((listener, retry_in_use(listener.address).await.map_err(context)?));
+        }
+        for (listener, socket) in sockets {
+            self.open.insert(listener);
+            tell(workers, || {
+                Ok(Command::Listen(Listening {
+                    socket: socket.try_clone()?,
+                    address: listener.address,
+                    purpose: Purpose::Explicit(listener.service),
+                }))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Closes what a snapshot does not want any more.
+    pub async fn close_old(&mut self, workers: &[Worker], snapshot: &Snapshot) {
+        let wanted: HashSet<_> = snapshot.listeners.iter().copied().collect();
+        let old: Vec<_> = self.open.difference(&wanted).copied().collect();
+        for listener in old {
+            self.open.remove(&listener);
+            let _ = tell(workers, || Ok(Command::Unlisten(listener.address))).await;
+        }
+    }
+}
+
+/// Opens a listener; an address that a worker is just giving up is free within milliseconds.
+async fn retry_in_use(address: SocketAddr) -> io::Result<OwnedFd> {
+    const TRIES: u32 = 50;
+    for _ in 1..TRIES {
+        match open(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            result => return result,
+        }
+    }
+    open(address)
+}
+
+async fn tell(workers: &[Worker], make: impl Fn() -> io::Result<Command>) -> io::Result<()> {
+    for worker in workers {
+        // A worker that has ended serves nobody; the process is about to end, too.
+        let _ = worker.mailbox.send(make()?).await;
+    }
+    Ok(())
+}

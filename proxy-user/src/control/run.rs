@@ -1,0 +1,430 @@
+//! The control task: everything that changes what is in force happens here, one thing after the other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proxy_bpf::abi::record::Record;
+use proxy_bpf::abi::value::lane;
+use proxy_bpf::events::{KernelLog, Records};
+use proxy_bpf::load::Kernel;
+use proxy_bpf::maps::Maps;
+use proxy_core::health::{Check, Tracker};
+use proxy_core::id::{EndpointId, Registry, Version};
+use proxy_core::loss::Losses;
+use proxy_core::outcome::Attempt;
+use proxy_core::snapshot::Snapshot;
+use proxy_io::sock::SockDiag;
+use proxy_io::watch;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinSet;
+
+use super::listen::Listeners;
+use super::names::{Names, NamesFile};
+use super::publish::Publisher;
+use super::watch::{FileWatch, LOOK_INTERVAL};
+use super::{Handle, Phase, REQUESTS, Request, Status};
+use crate::config::{self, Config};
+use crate::health;
+use crate::record::kernel as kernel_records;
+use crate::worker::{Command, Shared, Worker};
+
+/// Time between two looks at everything that has no event of its own.
+const SWEEP_INTERVAL: Duration = LOOK_INTERVAL;
+/// Checks under way at once: enough for 100,000 endpoints every 10 s at 25 ms each, few enough for the descriptors.
+const MOST_CHECKS: usize = 256;
+/// Events taken from a queue before others get their turn.
+const TURN_EVENTS: usize = 1024;
+/// Age after which an original destination that nobody took belongs to a connection that died before its accept.
+const LEFTOVER_AGE: Duration = Duration::from_secs(60);
+/// Sweeps between two looks for leftovers.
+const LEFTOVER_SWEEPS: u64 = 15;
+/// Sweeps between two recounts of the direct lane's loads.
+const RECOUNT_SWEEPS: u64 = 60;
+
+/// What the control task is made of.
+pub struct Parts {
+    /// The config file.
+    pub config_path: PathBuf,
+    /// What it said.
+    pub config: Config,
+    /// Programs and maps.
+    pub kernel: Arc<Kernel>,
+    /// Maps.
+    pub maps: Arc<Maps>,
+    /// Records of closed connections.
+    pub records: Records,
+    /// Log of the kernel programs.
+    pub log: KernelLog,
+    /// Numbers given out so far, and where they are kept.
+    pub names: (NamesFile, Registry),
+    /// Puts snapshots into force.
+    pub publisher: Publisher,
+    /// The workers.
+    pub workers: Arc<Vec<Worker>>,
+    /// What the workers share.
+    pub shared: Arc<Shared>,
+    /// What connections say about endpoints.
+    pub attempts: mpsc::Receiver<(EndpointId, Attempt)>,
+    /// The status to begin with.
+    pub status: Status,
+    /// The empty snapshot that the workers began with.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// The control task.
+pub struct Control {
+    parts: Parts,
+    snapshot: Arc<Snapshot>,
+    tracker: Tracker,
+    losses: Losses,
+    listeners: Listeners,
+    watch: FileWatch,
+    requests: mpsc::Receiver<Request>,
+    checks: JoinSet<(EndpointId, Result<(), String>)>,
+    waiting_checks: std::collections::VecDeque<Check>,
+    sweeps: u64,
+    snapshot_out: channel::Sender<Arc<Snapshot>>,
+    status_out: channel::Sender<Arc<Status>>,
+    names_out: channel::Sender<Arc<Names>>,
+    drain: Option<Duration>,
+}
+
+impl Control {
+    /// Makes the task and the handle to it.
+    #[must_use]
+    pub fn new(parts: Parts) -> (Self, Handle) {
+        let (requests_in, requests) = mpsc::channel(REQUESTS);
+        let (snapshot_out, snapshot) = channel::channel(Arc::clone(&parts.snapshot));
+        let (status_out, status) = channel::channel(Arc::new(parts.status.clone()));
+        let (names_out, names) = channel::channel(Arc::new(Names::from(&parts.names.1)));
+        let handle = Handle {
+            requests: requests_in,
+            snapshot,
+            status,
+            names,
+            kernel: Arc::clone(&parts.kernel),
+            maps: Arc::clone(&parts.maps),
+            shared: Arc::clone(&parts.shared),
+            workers: Arc::clone(&parts.workers),
+        };
+        let control = Self {
+            snapshot: Arc::clone(&parts.snapshot),
+            tracker: Tracker::new(SmallRng::from_os_rng()),
+            losses: Losses::new(),
+            listeners: Listeners::default(),
+            watch: FileWatch::new(&parts.config_path),
+            requests,
+            checks: JoinSet::new(),
+            waiting_checks: std::collections::VecDeque::new(),
+            sweeps: 0,
+            snapshot_out,
+            status_out,
+            names_out,
+            drain: None,
+            parts,
+        };
+        (control, handle)
+    }
+
+    /// Puts the first configuration into force.
+    ///
+    /// # Errors
+    /// What could not be opened or written.
+    pub async fn start(&mut self) -> Result<(), String> {
+        let config = self.parts.config.clone();
+        self.publish_config(&config).await.map(drop)
+    }
+
+    /// Says that everything is in force and attached.
+    pub fn set_ready(&mut self) {
+        self.parts.status.phase = Phase::Ready;
+        self.show_status();
+    }
+
+    /// Serves until somebody asks to drain; gives the time that open connections get.
+    ///
+    /// # Errors
+    /// If the kernel's queues cannot be watched.
+    pub async fn run(&mut self, reload: &mut tokio::signal::unix::Signal) -> io::Result<Duration> {
+        let records = watch::readable(self.parts.records.as_fd().try_clone_to_owned()?)?;
+        let log = watch::readable(self.parts.log.as_fd().try_clone_to_owned()?)?;
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            if let Some(time) = self.drain {
+                return Ok(time);
+            }
+            let due = self.next_due();
+            tokio::select! {
+                Some(request) = self.requests.recv() => self.handle_request(request).await,
+                Some(()) = reload.recv() => {
+                    self.parts.shared.access.reopen();
+                    let _ = self.reload().await;
+                }
+                Some(attempt) = self.parts.attempts.recv() => {
+                    self.handle_attempts(attempt);
+                    self.publish_health().await;
+                }
+                Some(done) = self.checks.join_next() => {
+                    self.handle_check(done);
+                    self.publish_health().await;
+                }
+                ready = records.readable() => {
+                    ready?.clear_ready();
+                    self.handle_records();
+                    self.publish_health().await;
+                }
+                ready = log.readable() => {
+                    ready?.clear_ready();
+                    self.parts.log.flush();
+                }
+                () = until(due) => self.handle_due().await,
+                _ = sweep.tick() => self.handle_sweep().await,
+            }
+        }
+    }
+
+    /// Shows that no new connections are taken.
+    pub fn set_draining(&mut self) {
+        self.parts.status.phase = Phase::Draining;
+        self.show_status();
+    }
+
+    async fn handle_request(&mut self, request: Request) {
+        match request {
+            Request::Health(answer) => {
+                let _ = answer.send(self.tracker.report().collect());
+            }
+            Request::Reload(answer) => {
+                let result = self.reload().await;
+                let _ = answer.send(result);
+            }
+            Request::Drain(answer) => {
+                self.drain = Some(self.parts.config.drain_timeout);
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    /// Reads the config file again; what is in force stays so if anything is wrong with it.
+    async fn reload(&mut self) -> Result<Version, String> {
+        self.watch.handle_read();
+        let path = self.parts.config_path.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let result = match loaded {
+            Ok(Ok(config)) => self.publish_config(&config).await,
+            Ok(Err(errors)) => Err(errors.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match &result {
+            Ok(version) => {
+                self.parts.status.reloads += 1;
+                self.parts.status.last_error = None;
+                tracing::info!(%version, "configuration reloaded");
+            }
+            Err(error) => {
+                self.parts.status.failures += 1;
+                self.parts.status.last_error = Some(error.clone());
+                tracing::warn!("configuration not reloaded, the running one stays in force:\n{error}");
+            }
+        }
+        self.show_status();
+        result
+    }
+
+    async fn publish_config(&mut self, config: &Config) -> Result<Version, String> {
+        let version = Version(self.snapshot.version.0 + 1);
+        let (file, registry) = &mut self.parts.names;
+        let next = config.snapshot(registry, version, Some(&self.snapshot));
+        if let Err(error) = file.save(registry) {
+            tracing::warn!(%error, "cannot save the names of services; statistics would lose them in a restart");
+        }
+        self.names_out.send_replace(Arc::new(Names::from(&*registry)));
+        self.parts.status.wanted = version;
+        self.tracker.handle_snapshot(Instant::now(), &next);
+        let changed = self.tracker.poll_changed(&next);
+        let mut next = next.with_services(changed);
+        next.version = version;
+        let result = self.publish(next).await;
+        match &result {
+            Ok(()) => self.parts.config = config.clone(),
+            // Health goes by what is in force.
+            Err(_) => self.tracker.handle_snapshot(Instant::now(), &self.snapshot),
+        }
+        result.map(|()| version)
+    }
+
+    /// Publishes what health has changed, if anything.
+    async fn publish_health(&mut self) {
+        let changed = self.tracker.poll_changed(&self.snapshot);
+        if changed.is_empty() {
+            return;
+        }
+        for service in &changed {
+            let usable = service.usable().len();
+            tracing::info!(service = %service.name, usable, endpoints = service.endpoints.len(), "health changed");
+        }
+        let next = self.snapshot.with_services(changed);
+        self.parts.status.wanted = next.version;
+        if let Err(error) = self.publish(next).await {
+            tracing::error!(%error, "a change of health is not in force; it is tried again");
+        }
+    }
+
+    async fn publish(&mut self, next: Snapshot) -> Result<(), String> {
+        let workers = Arc::clone(&self.parts.workers);
+        self.listeners.open_new(&workers, &next).await.map_err(|error| error.to_string())?;
+        let (old, new) = (Arc::clone(&self.snapshot), Arc::new(next));
+        let published = self.parts.publisher.publish(&workers, &old, &new).await;
+        if let Err(error) = published {
+            self.listeners.close_old(&workers, &old).await;
+            return Err(error.to_string());
+        }
+        self.listeners.close_old(&workers, &new).await;
+        let now = Instant::now();
+        self.tracker.handle_snapshot(now, &new);
+        self.losses.handle_snapshot(now, &old, &new);
+        self.parts.status.applied = new.version;
+        self.snapshot = Arc::clone(&new);
+        self.snapshot_out.send_replace(new);
+        self.show_status();
+        Ok(())
+    }
+
+    fn handle_attempts(&mut self, first: (EndpointId, Attempt)) {
+        let now = Instant::now();
+        self.tracker.handle_attempt(now, first.0, first.1);
+        for _ in 0..TURN_EVENTS {
+            let Ok((endpoint, attempt)) = self.parts.attempts.try_recv() else { return };
+            self.tracker.handle_attempt(now, endpoint, attempt);
+        }
+    }
+
+    fn handle_check(&mut self, done: Result<(EndpointId, Result<(), String>), tokio::task::JoinError>) {
+        match done {
+            Ok((endpoint, result)) => self.tracker.handle_check(Instant::now(), endpoint, result),
+            Err(error) => tracing::error!(%error, "a health check ended unexpectedly"),
+        }
+        self.start_checks();
+    }
+
+    fn start_checks(&mut self) {
+        while self.checks.len() < MOST_CHECKS {
+            let Some(check) = self.waiting_checks.pop_front() else { return };
+            self.checks.spawn(async move { (check.endpoint, health::run_check(&check).await) });
+        }
+    }
+
+    /// Takes the records of closed connections: the access log and passive health of the direct lane live on them.
+    fn handle_records(&mut self) {
+        let now = Instant::now();
+        let names = self.names_out.borrow().clone();
+        while let Some(record) = self.parts.records.poll_record() {
+            if let Some((endpoint, attempt)) = kernel_records::attempt(&record) {
+                self.tracker.handle_attempt(now, endpoint, attempt);
+            }
+            // A proxied connection is written down by its worker, which knows both sides.
+            if record.facts.lane == lane::DIRECT || record.facts.lane == lane::NONE {
+                let service = names.service(proxy_core::id::ServiceId(record.facts.service)).cloned();
+                self.parts.shared.access.record(|| kernel_records::access(&record, service));
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        [self.tracker.next_due(), self.losses.next_due()].into_iter().flatten().min()
+    }
+
+    async fn handle_due(&mut self) {
+        let now = Instant::now();
+        self.waiting_checks.extend(self.tracker.poll_due(now));
+        self.start_checks();
+        let lost = self.losses.poll_due(now);
+        if !lost.is_empty() {
+            self.reset(&lost).await;
+        }
+        // An ejection may have ended.
+        self.publish_health().await;
+    }
+
+    /// Ends the open connections of endpoints in both lanes.
+    async fn reset(&self, lost: &[EndpointId]) {
+        for worker in self.parts.workers.iter() {
+            for endpoint in lost {
+                let _ = worker.mailbox.send(Command::ResetEndpoint(*endpoint)).await;
+            }
+        }
+        let reset = self.parts.kernel.open_live().and_then(proxy_bpf::events::read_live).and_then(|live| {
+            let of_lost =
+                |r: &&Record| r.facts.lane == lane::DIRECT && lost.contains(&EndpointId(r.facts.endpoint));
+            destroy(live.iter().filter(of_lost))
+        });
+        match reset {
+            Ok(count) => {
+                tracing::info!(count, endpoints = lost.len(), "reset direct connections to lost endpoints")
+            }
+            Err(error) => tracing::warn!(%error, "cannot reset direct connections to lost endpoints"),
+        }
+    }
+
+    async fn handle_sweep(&mut self) {
+        self.sweeps += 1;
+        // The log's queue wakes us when it was empty; what came while it was being read waits for this.
+        self.parts.log.flush();
+        if let Err(error) = self.parts.publisher.sweep() {
+            tracing::warn!(%error, "housekeeping of the kernel's maps failed");
+        }
+        let missing = self.parts.publisher.missing_cgroups();
+        if missing != self.parts.status.missing_cgroups {
+            self.parts.status.missing_cgroups = missing;
+            self.show_status();
+        }
+        if self.sweeps.is_multiple_of(LEFTOVER_SWEEPS)
+            && let Err(error) = kernel_records::sweep_leftovers(&self.parts.maps, LEFTOVER_AGE)
+        {
+            tracing::warn!(%error, "cannot sweep the map of original destinations");
+        }
+        if self.sweeps % RECOUNT_SWEEPS == 1 {
+            self.recount_loads();
+        }
+        if self.watch.poll_changed() {
+            let _ = self.reload().await;
+        }
+    }
+
+    /// Sets the direct lane's loads to what is really open: a crash between two steps must not count for ever.
+    fn recount_loads(&self) {
+        let live = self.parts.kernel.open_live().and_then(proxy_bpf::events::read_live);
+        if let Err(error) = live.and_then(|live| kernel_records::recount_loads(&self.parts.maps, &live)) {
+            tracing::warn!(%error, "cannot recount the load of endpoints");
+        }
+    }
+
+    fn show_status(&self) {
+        self.status_out.send_replace(Arc::new(self.parts.status.clone()));
+    }
+}
+
+/// Resets connections by their socket's cookie, never by address alone: a successor may have the same.
+fn destroy<'a>(records: impl Iterator<Item = &'a Record>) -> io::Result<usize> {
+    let diag = SockDiag::open()?;
+    let mut count = 0;
+    for record in records {
+        let (local, remote) = (SocketAddr::from(record.facts.source), SocketAddr::from(record.facts.real));
+        count += usize::from(diag.destroy(local, remote, record.facts.cookie)?);
+    }
+    Ok(count)
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,3 @@
+//! Moving bytes between client and endpoint.
+
+pub mod l4;

@@ -1,0 +1,273 @@
+//! Moving the bytes of one connection in both directions, whatever they mean.
+//!
+//! ```text
+//!   each direction:  copy ──(bulk: several full buffers in a row)──> splice ──(idle)──> copy
+//!                      └──(end of stream)──> FIN is passed on ──> done
+//!                      └──(error)──────────> broken: the other direction goes on to its own end or error
+//! ```
+//!
+//! Nothing is read that cannot be passed on: a chunk is sent before the next one is asked for, so a slow reader holds
+//! its sender back and not our memory.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use proxy_core::outcome::Reason;
+use proxy_io::splice::{Pipe, PipePool};
+use proxy_io::{Chunk, Socket};
+
+/// Full buffers in a row that make a stream bulk.
+const BULK_STREAK: u8 = 8;
+/// Bytes of a chunk that count as a full buffer: the ring driver's buffers are the smaller ones.
+const BULK_CHUNK_BYTES: usize = 8 << 10;
+/// Bytes asked of one splice: a whole pipe.
+const SPLICE_BYTES: usize = 1 << 20;
+/// Chunks moved per direction before others get their turn.
+const TURN_CHUNKS: u32 = 32;
+
+/// What the relay tells its owner, and what the owner tells it. All of it belongs to one thread.
+pub trait Watch {
+    /// Bytes went by.
+    fn handle_progress(&self);
+    /// One direction is over; the other one may have a shorter time from now on.
+    fn handle_half_close(&self);
+    /// Whether the owner wants the connection to end, and why.
+    fn poll_kill(&self, cx: &mut Context<'_>) -> Option<Reason>;
+    /// Whether nothing moved for so long that a pipe is worth giving back. Once asked, it is forgotten.
+    fn take_idle(&self) -> bool;
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// Why.
+    pub reason: Reason,
+    /// Bytes from the client to the endpoint.
+    pub sent_bytes: u64,
+    /// Bytes from the endpoint to the client.
+    pub received_bytes: u64,
+}
+
+/// Both directions of a connection; a future that ends with the connection.
+///
+/// The sockets stay with the caller, who closes them in order or with a reset.
+pub struct Relay<'a, W> {
+    downstream: &'a mut Socket,
+    upstream: &'a mut Socket,
+    out: Direction,
+    back: Direction,
+    pipes: &'a PipePool,
+    watch: &'a W,
+}
+
+/// Which side an error came from: of a direction, the source or the target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Source,
+    Target,
+}
+
+enum State {
+    /// A chunk that waits to be sent, or nothing.
+    Copy(Chunk),
+    Splice(Pipe),
+    Done,
+    Broken(Side, io::ErrorKind),
+}
+
+struct Direction {
+    state: State,
+    streak: u8,
+    bytes: u64,
+}
+
+impl<'a, W: Watch> Relay<'a, W> {
+    /// Begins to relay; `early` are bytes of the client that were read already.
+    pub fn new(
+        downstream: &'a mut Socket,
+        upstream: &'a mut Socket,
+        early: Chunk,
+        pipes: &'a PipePool,
+        watch: &'a W,
+    ) -> Self {
+        let direction = |chunk| Direction { state: State::Copy(chunk), streak: 0, bytes: 0 };
+        Self { downstream, upstream, out: direction(early), back: direction(Chunk::default()), pipes, watch }
+    }
+
+    fn ending(&self, reason: Reason) -> Ending {
+        Ending { reason, sent_bytes: self.out.bytes, received_bytes: self.back.bytes }
+    }
+
+    /// The reason, once both directions are over.
+    ///
+    /// A target that is gone shows in what is read from it, too; so the side that broke is named by the first error
+    /// that was *received*, and by a failed send only if nothing else is known.
+    fn reason(&self) -> Option<Reason> {
+        use Side::{Source, Target};
+        let (out, back) = (self.out.broken(), self.back.broken());
+        if !(self.out.is_over() && self.back.is_over()) {
+            // A direction whose source was reset has nothing more to wait for: neither side can be served.
+            return match (out, back) {
+                (Some((Source, kind)), _) => Some(lost(kind, Reason::DownstreamReset)),
+                (_, Some((Source, kind))) => Some(lost(kind, Reason::UpstreamReset)),
+                _ => None,
+            };
+        }
+        Some(match (out, back) {
+            (None, None) => Reason::Fin,
+            (Some((Source, kind)), _) => lost(kind, Reason::DownstreamReset),
+            (_, Some((Source, kind))) => lost(kind, Reason::UpstreamReset),
+            (Some((Target, kind)), _) => lost(kind, Reason::UpstreamReset),
+            (_, Some((Target, kind))) => lost(kind, Reason::DownstreamReset),
+        })
+    }
+}
+
+fn lost(kind: io::ErrorKind, reset: Reason) -> Reason {
+    if kind == io::ErrorKind::TimedOut { Reason::UserTimeout } else { reset }
+}
+
+impl<W: Watch> Future for Relay<'_, W> {
+    type Output = Ending;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
+        let this = self.get_mut();
+        if let Some(reason) = this.watch.poll_kill(cx) {
+            return Poll::Ready(this.ending(reason));
+        }
+        let is_idle = this.watch.take_idle();
+        let (over_before, moved_before) = (this.over_count(), this.out.bytes + this.back.bytes);
+        this.out.poll(cx, this.downstream, this.upstream, this.pipes, is_idle);
+        this.back.poll(cx, this.upstream, this.downstream, this.pipes, is_idle);
+        if this.out.bytes + this.back.bytes != moved_before {
+            this.watch.handle_progress();
+        }
+        if let Some(reason) = this.reason() {
+            return Poll::Ready(this.ending(reason));
+        }
+        if this.over_count() != over_before {
+            this.watch.handle_half_close();
+        }
+        Poll::Pending
+    }
+}
+
+impl<W> Relay<'_, W> {
+    fn over_count(&self) -> usize {
+        usize::from(self.out.is_over()) + usize::from(self.back.is_over())
+    }
+}
+
+impl Direction {
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Done | State::Broken(..))
+    }
+
+    fn broken(&self) -> Option<(Side, io::ErrorKind)> {
+        if let State::Broken(side, kind) = self.state { Some((side, kind)) } else { None }
+    }
+
+    /// Moves what can be moved now.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Socket,
+        target: &mut Socket,
+        pipes: &PipePool,
+        is_idle: bool,
+    ) {
+        for _ in 0..TURN_CHUNKS {
+            let step = match &mut self.state {
+                State::Copy(_) => self.poll_copy(cx, source, target, pipes),
+                State::Splice(pipe) if is_idle && pipe.is_empty() => {
+                    self.state = State::Copy(Chunk::default());
+                    self.streak = 0;
+                    continue;
+                }
+                State::Splice(_) => self.poll_splice(cx, source, target),
+                State::Done | State::Broken(..) => return,
+            };
+            match step {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err((side, error))) => self.state = State::Broken(side, error.kind()),
+                Poll::Pending => return,
+            }
+        }
+        // The turn is over but there was more to do: come back after the others.
+        cx.waker().wake_by_ref();
+    }
+
+    fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Socket,
+        target: &mut Socket,
+        pipes: &PipePool,
+    ) -> Poll<Result<(), (Side, io::Error)>> {
+        let State::Copy(chunk) = &mut self.state else { return Poll::Ready(Ok(())) };
+        if chunk.is_empty() {
+            if self.streak >= BULK_STREAK && !source.has_buffered() {
+                return self.poll_begin_splice(cx, source, pipes);
+            }
+            *chunk = ready!(source.poll_recv(cx)).map_err(|error| (Side::Source, error))?;
+            if chunk.is_empty() {
+                return Poll::Ready(self.finish(target));
+            }
+            self.streak = if chunk.len() >= BULK_CHUNK_BYTES { self.streak.saturating_add(1) } else { 0 };
+            self.bytes += chunk.len() as u64;
+        }
+        target.poll_send(cx, chunk).map_err(|error| (Side::Target, error))
+    }
+
+    /// Passes the end of the stream on.
+    fn finish(&mut self, target: &mut Socket) -> Result<(), (Side, io::Error)> {
+        self.state = State::Done;
+        match target.shutdown_write() {
+            // The target is gone already; what it says about that comes from reading it.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result.map_err(|error| (Side::Target, error)),
+        }
+    }
+
+    /// Switches to splice once the driver has let go of the socket and everything that it had read is passed on.
+    fn poll_begin_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Socket,
+        pipes: &PipePool,
+    ) -> Poll<Result<(), (Side, io::Error)>> {
+        ready!(source.pause_recv(cx)).map_err(|error| (Side::Source, error))?;
+        if source.has_buffered() {
+            // Bytes came in meanwhile: copy them first.
+            return Poll::Ready(Ok(()));
+        }
+        self.streak = 0;
+        // Without a free pipe or descriptor the stream goes on being copied.
+        if let Ok(Some(pipe)) = pipes.take() {
+            self.state = State::Splice(pipe);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Socket,
+        target: &mut Socket,
+    ) -> Poll<Result<(), (Side, io::Error)>> {
+        let State::Splice(pipe) = &mut self.state else { return Poll::Ready(Ok(())) };
+        if !pipe.is_empty() {
+            return target.poll_splice_out(cx, pipe).map_err(|error| (Side::Target, error));
+        }
+        match ready!(source.poll_splice_in(cx, pipe, SPLICE_BYTES)) {
+            Ok(0) => Poll::Ready(self.finish(target)),
+            Ok(count) => {
+                self.bytes += count as u64;
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err((Side::Source, error))),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Arguments, logging, exit code; nothing else.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "commands answer on standard output")]
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use proxy_user::admin::client;
+use proxy_user::cli::{Check, Cli, Command, Doctor, Io, LogLevel, Output, Run};
+use proxy_user::config::{self, Config, IoChoice, LogFormat};
+use proxy_user::{app, explain};
+use tracing_subscriber::EnvFilter;
+
+/// Exit code for missing rights: nothing is wrong with the machine or the file.
+const NO_RIGHTS: u8 = 2;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => return run(&args),
+        Command::Check(args) => return check(&args),
+        Command::Doctor(args) => return doctor(&args),
+        Command::Status(ask) => client::status(&ask.socket, ask.output),
+        Command::Connections(args) => {
+            client::connections(&args.ask.socket, args.service.as_deref(), args.ask.output, args.watch)
+        }
+        Command::Reload(ask) => client::reload(&ask.socket, ask.output),
+        Command::Drain(ask) => client::drain(&ask.socket, ask.output),
+        Command::Detach => detach(),
+        Command::Schema => {
+            println!("{:#}", config::schema());
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    exit_code(result)
+}
+
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Run) -> ExitCode {
+    if let Some(missing) = explain::missing_rights() {
+        eprintln!("weir: {missing}");
+        return ExitCode::from(NO_RIGHTS);
+    }
+    let mut config = match config::load(&args.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Some(io) = args.io {
+        config.io = match io {
+            Io::Auto => IoChoice::Auto,
+            Io::Ring => IoChoice::Ring,
+            Io::Epoll => IoChoice::Epoll,
+        };
+    }
+    if let Some(level) = args.log_level {
+        config.log.level = match level {
+            LogLevel::Error => config::LogLevel::Error,
+            LogLevel::Warn => config::LogLevel::Warn,
+            LogLevel::Info => config::LogLevel::Info,
+            LogLevel::Debug => config::LogLevel::Debug,
+            LogLevel::Trace => config::LogLevel::Trace,
+        };
+    }
+    start_log(&config);
+    let options = app::Options { config_path: args.config.clone(), map_sizes: args.map_size.clone() };
+    exit_code(app::run(config, options))
+}
+
+fn start_log(config: &Config) {
+    // aya tells of every relocation: that is nobody's business here.
+    let filter = EnvFilter::new(format!("{},aya=info,aya_obj=info", config.log.level.as_str()));
+    let is_terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    match config.log.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn check(args: &Check) -> ExitCode {
+    match (config::load(&args.file), args.output) {
+        (Ok(config), Output::Table) => {
+            println!("OK: {} services, {} listeners", config.services.len(), config.listeners.len());
+            ExitCode::SUCCESS
+        }
+        (Ok(_), Output::Json) => {
+            println!("[]");
+            ExitCode::SUCCESS
+        }
+        (Err(errors), Output::Table) => {
+            println!("{errors}");
+            ExitCode::FAILURE
+        }
+        (Err(errors), Output::Json) => {
+            println!("{}", serde_json::to_string_pretty(&errors).unwrap_or_else(|error| error.to_string()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn doctor(args: &Doctor) -> ExitCode {
+    let report = explain::doctor::doctor(args.config.as_deref());
+    println!("{}", report.render(args.output));
+    if report.has_problem() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn detach() -> anyhow::Result<()> {
+    let removed = app::detach()?;
+    if removed.is_empty() {
+        println!("nothing was attached");
+    } else {
+        println!("detached {}", removed.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! What is counted in this process; what the kernel counts is read from it when somebody asks.
+
+pub mod conn;
+pub mod family;
+pub mod kernel;
+pub mod label;
+pub mod process;
+mod table;

@@ -1,0 +1,3 @@
+//! Connections to endpoints.
+
+pub mod connect;

@@ -1,0 +1,124 @@
+//! Opening a connection to an endpoint.
+
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+
+use proxy_bpf::abi::config::WEIR_MARK;
+use proxy_bpf::abi::key::Addr;
+use proxy_bpf::abi::value::{Facts, lane};
+use proxy_bpf::maps::Maps;
+use proxy_core::addr::{ClientAddr, EndpointAddr};
+use proxy_core::id::{EndpointId, ServiceId};
+use proxy_core::outcome::Reason;
+use proxy_io::sock::{self, Connecting, Family};
+use proxy_io::{Driver, Socket};
+
+/// What one attempt needs to know.
+pub struct Target {
+    /// Where to connect.
+    pub address: EndpointAddr,
+    /// Endpoint, for the kernel's statistics.
+    pub endpoint: EndpointId,
+    /// Service, for the kernel's statistics.
+    pub service: ServiceId,
+    /// For whom; shown beside the connection.
+    pub client: ClientAddr,
+    /// Time for the handshake.
+    pub timeout: Duration,
+    /// Time that sent bytes may stay unacknowledged.
+    pub user_timeout: Duration,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The endpoint said no.
+    #[error("refused")]
+    Refused,
+    /// It said nothing.
+    #[error("timed out")]
+    Timeout,
+    /// The network has no way to it.
+    #[error("unreachable: {0}")]
+    Unreachable(#[source] io::Error),
+    /// This process cannot open sockets.
+    #[error("cannot open a socket: {0}")]
+    Local(#[source] io::Error),
+}
+
+impl ConnectError {
+    /// Reason that the connection ends with if this was its last attempt.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Refused => Reason::ConnectRefused,
+            Self::Timeout => Reason::ConnectTimeout,
+            Self::Unreachable(_) => Reason::ConnectUnreachable,
+            Self::Local(_) => Reason::Internal,
+        }
+    }
+
+    /// Tells whether the endpoint is to blame, and not this process.
+    #[must_use]
+    pub fn is_upstreams(&self) -> bool {
+        !matches!(self, Self::Local(_))
+    }
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Self::Refused,
+            io::ErrorKind::TimedOut => Self::Timeout,
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable => Self::Unreachable(error),
+            _ => Self::Local(error),
+        }
+    }
+}
+
+/// Opens a connection; the kernel follows it from its SYN if `maps` are given.
+///
+/// Cancelling the future closes the socket.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect(driver: &Driver, maps: Option<&Maps>, target: &Target) -> Result<Socket, ConnectError> {
+    let address = target.address.0;
+    let fd = sock::stream(Family::of(address)).map_err(ConnectError::Local)?;
+    if let Some(maps) = maps {
+        // Needs CAP_NET_ADMIN, which loading the programs needed too.
+        sock::set_mark(&fd, WEIR_MARK).map_err(ConnectError::Local)?;
+        let facts = upstream_facts(target);
+        if let Err(error) = maps.facts.put(std::os::fd::AsFd::as_fd(&fd), &facts) {
+            tracing::debug!(%error, "the kernel does not follow an upstream connection");
+        }
+    }
+    sock::set_nodelay(&fd, true).map_err(ConnectError::Local)?;
+    sock::set_user_timeout(&fd, target.user_timeout).map_err(ConnectError::Local)?;
+    let connecting = sock::connect(&fd, address)?;
+    let mut socket = driver.socket(fd).map_err(ConnectError::Local)?;
+    if connecting == Connecting::InProgress {
+        let writable = tokio::time::timeout(target.timeout, poll_fn(|cx| socket.poll_writable(cx)));
+        writable.await.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Local)?;
+        if let Some(error) = sock::take_error(&socket.fd())? {
+            return Err(error.into());
+        }
+    }
+    Ok(socket)
+}
+
+fn upstream_facts(target: &Target) -> Facts {
+    Facts {
+        opened_ns: proxy_io::clock::monotonic_ns(),
+        asked: Addr::from(target.client.0),
+        real: Addr::from(target.address.0),
+        service: target.service.0,
+        endpoint: target.endpoint.0,
+        lane: lane::UPSTREAM,
+        ..Facts::default()
+    }
+}

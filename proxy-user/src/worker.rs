@@ -1,0 +1,205 @@
+//! One thread per core: a runtime, a driver, and the connections that live and die there.
+//!
+//! A worker shares nothing that is written often with other workers. What it must know comes through its mailbox.
+
+mod open;
+mod routes;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use proxy_bpf::abi::key::Addr;
+use proxy_bpf::maps::Maps;
+use proxy_core::id::{EndpointId, ServiceId};
+use proxy_core::outcome::{Attempt, Reason};
+use proxy_core::snapshot::Snapshot;
+use proxy_io::splice::PipePool;
+use proxy_io::{Driver, DriverCounters, DriverKind, DriverOptions};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+pub use self::open::{OpenConn, OpenConns, OpenGuard};
+pub use self::routes::{Route, Routes};
+use crate::listener;
+use crate::record::access::AccessSink;
+use crate::stats::conn::{ConnStats, DescriptorBudget};
+
+/// Commands that may wait for a worker; they come at the pace of config and health, not of traffic.
+const MAILBOX_LEN: usize = 1024;
+/// Pipes per worker: streams beyond this are copied. Two descriptors and up to 1 MiB of kernel memory each.
+const PIPES: usize = 128;
+/// Time between two looks at all connections: the grain of idle timeouts.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// What the control side tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Route new connections by this.
+    Snapshot(Arc<Snapshot>),
+    /// Accept from this socket, too.
+    Listen(Listening),
+    /// Stop accepting for this address.
+    Unlisten(std::net::SocketAddr),
+    /// End every connection to an endpoint.
+    ResetEndpoint(EndpointId),
+    /// Stop accepting, let connections end, and end them after this time.
+    Drain(Duration),
+}
+
+/// A listening socket with what its connections are for.
+#[derive(Debug)]
+pub struct Listening {
+    /// The socket; it may be shared with other workers.
+    pub socket: OwnedFd,
+    /// Its address.
+    pub address: std::net::SocketAddr,
+    /// How to tell the service of a connection.
+    pub purpose: Purpose,
+}
+
+/// How the service of an accepted connection is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// By the original destination that the kernel stored; the address is the listener's part of its key.
+    Intercepted(Addr),
+    /// By the listener.
+    Explicit(ServiceId),
+}
+
+/// What all workers share; everything in it is read-mostly or counted rarely.
+pub struct Shared {
+    /// Maps of the kernel programs; none if nothing is intercepted.
+    pub maps: Option<Arc<Maps>>,
+    /// Cookie of the namespace that the listeners are in.
+    pub netns_cookie: u64,
+    /// Counters of connections.
+    pub stats: ConnStats,
+    /// Bound on descriptors.
+    pub budget: Arc<DescriptorBudget>,
+    /// What attempts say about endpoints.
+    pub attempts: mpsc::Sender<(EndpointId, Attempt)>,
+    /// Where finished connections are written down.
+    pub access: AccessSink,
+}
+
+/// A worker as its owner sees it.
+pub struct Worker {
+    /// Its mailbox.
+    pub mailbox: mpsc::Sender<Command>,
+    /// What its driver last said of itself; a second old at most.
+    pub counters: Arc<Mutex<DriverCounters>>,
+    /// Its thread; it ends after a drain.
+    pub thread: JoinHandle<io::Result<()>>,
+}
+
+/// Everything that a worker's tasks share on their thread.
+pub(crate) struct Local {
+    pub(crate) driver: Driver,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) routes: RefCell<Routes>,
+    pub(crate) open: Rc<OpenConns>,
+    pub(crate) pipes: PipePool,
+    pub(crate) is_draining: Cell<bool>,
+}
+
+/// Starts a worker.
+///
+/// # Errors
+/// If the thread cannot be made, or the driver is not available: asked for before the thread goes on.
+pub fn spawn(
+    index: usize,
+    kind: DriverKind,
+    snapshot: Arc<Snapshot>,
+    shared: Arc<Shared>,
+) -> io::Result<Worker> {
+    let (mailbox, commands) = mpsc::channel(MAILBOX_LEN);
+    let counters = Arc::new(Mutex::new(DriverCounters::default()));
+    let shown = Arc::clone(&counters);
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(format!("weir-worker-{index}")).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let _entered = runtime.enter();
+        let driver = match Driver::new(kind, DriverOptions::new(kind)) {
+            Ok(driver) => driver,
+            Err(error) => {
+                let copy = io::Error::new(error.kind(), error.to_string());
+                let _ = ready.send(Err(error));
+                return Err(copy);
+            }
+        };
+        let local = Rc::new(Local {
+            driver,
+            shared,
+            routes: RefCell::new(Routes::new(snapshot)),
+            open: Rc::default(),
+            pipes: PipePool::new(PIPES),
+            is_draining: Cell::new(false),
+        });
+        let _ = ready.send(Ok(()));
+        LocalSet::new().block_on(&runtime, run(local, commands, shown))
+    })?;
+    is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("worker ended before it began")))?;
+    Ok(Worker { mailbox, counters, thread })
+}
+
+async fn run(
+    local: Rc<Local>,
+    mut commands: mpsc::Receiver<Command>,
+    shown: Arc<Mutex<DriverCounters>>,
+) -> io::Result<()> {
+    let driver = local.driver.clone();
+    let mut driving = tokio::task::spawn_local(async move { driver.run().await });
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut listeners: Vec<(std::net::SocketAddr, tokio::task::AbortHandle)> = Vec::new();
+    let mut deadline: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::select! {
+            biased;
+            // The driver ends only by an error, and without it nothing here can go on.
+            result = &mut driving => return result.unwrap_or_else(|error| Err(io::Error::other(error))),
+            command = commands.recv() => match command {
+                Some(Command::Snapshot(snapshot)) => local.routes.borrow_mut().handle_snapshot(snapshot),
+                Some(Command::Listen(listening)) => {
+                    let address = listening.address;
+                    let task = tokio::task::spawn_local(listener::serve(Rc::clone(&local), listening));
+                    listeners.push((address, task.abort_handle()));
+                }
+                Some(Command::Unlisten(address)) => {
+                    listeners.retain(|(other, task)| if *other == address { task.abort(); false } else { true });
+                }
+                Some(Command::ResetEndpoint(endpoint)) => local.open.kill_endpoint(endpoint),
+                Some(Command::Drain(time)) => {
+                    listeners.drain(..).for_each(|(_, task)| task.abort());
+                    local.is_draining.set(true);
+                    deadline = Some(tokio::time::Instant::now() + time);
+                }
+                // The owner is gone: the process is ending.
+                None => return Ok(()),
+            },
+            () = local.open.wait_empty(), if deadline.is_some() => return Ok(()),
+            () = until(deadline) => {
+                local.open.kill_all(Reason::Drained);
+                // A connection ends in its own task; the last look is a second away at most.
+                tokio::time::timeout(TICK, local.open.wait_empty()).await.ok();
+                return Ok(());
+            }
+            _ = ticks.tick() => {
+                local.open.handle_tick();
+                *shown.lock().unwrap_or_else(PoisonError::into_inner) = local.driver.counters();
+            }
+        }
+    }
+}
+
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,171 @@
+//! The connections that are open on one worker: how their owner reaches them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use proxy_core::id::EndpointId;
+use proxy_core::outcome::Reason;
+use proxy_core::service::Limits;
+use slab::Slab;
+
+use super::TICK;
+use crate::forward::l4::Watch;
+
+/// All open connections of a worker.
+#[derive(Default)]
+pub struct OpenConns {
+    conns: RefCell<Slab<Rc<OpenConn>>>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+/// One open connection. Small: an idle connection costs little more than this.
+pub struct OpenConn {
+    waker: RefCell<Option<Waker>>,
+    endpoint: Cell<Option<EndpointId>>,
+    kill: Cell<Option<Reason>>,
+    idle_ticks: Cell<u32>,
+    idle_limit: Cell<u32>,
+    half_close_limit: u32,
+    is_half_closed: Cell<bool>,
+    is_idle: Cell<bool>,
+}
+
+/// "Never", in ticks.
+const NEVER: u32 = u32::MAX;
+
+impl OpenConn {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            waker: RefCell::default(),
+            endpoint: Cell::new(None),
+            kill: Cell::new(None),
+            idle_ticks: Cell::new(0),
+            idle_limit: Cell::new(ticks(limits.idle_timeout)),
+            half_close_limit: ticks(limits.half_close_timeout),
+            is_half_closed: Cell::new(false),
+            is_idle: Cell::new(false),
+        }
+    }
+
+    /// Says to which endpoint the connection goes now.
+    pub fn set_endpoint(&self, endpoint: EndpointId) {
+        self.endpoint.set(Some(endpoint));
+    }
+
+    /// Asks the connection to end.
+    pub fn kill(&self, reason: Reason) {
+        if self.kill.get().is_none() {
+            self.kill.set(Some(reason));
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn handle_tick(&self) {
+        let idle = self.idle_ticks.get().saturating_add(1);
+        self.idle_ticks.set(idle);
+        if idle >= self.idle_limit.get() {
+            let is_half = self.is_half_closed.get();
+            self.kill(if is_half { Reason::HalfCloseTimeout } else { Reason::IdleTimeout });
+        } else if idle == 2 {
+            // A whole tick without a byte: time to give back what only a busy connection needs.
+            self.is_idle.set(true);
+            self.wake();
+        }
+    }
+}
+
+/// Time in ticks, rounded up, and one more because the first tick may come at once.
+fn ticks(time: Option<Duration>) -> u32 {
+    let Some(time) = time else { return NEVER };
+    let whole = time.as_millis().div_ceil(TICK.as_millis());
+    u32::try_from(whole).map_or(NEVER, |whole| whole.saturating_add(1))
+}
+
+impl Watch for OpenConn {
+    fn handle_progress(&self) {
+        self.idle_ticks.set(0);
+    }
+
+    fn handle_half_close(&self) {
+        self.is_half_closed.set(true);
+        self.idle_limit.set(self.idle_limit.get().min(self.half_close_limit));
+    }
+
+    fn poll_kill(&self, cx: &mut Context<'_>) -> Option<Reason> {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.kill.get()
+    }
+
+    fn take_idle(&self) -> bool {
+        self.is_idle.take()
+    }
+}
+
+/// Keeps a connection in the list for as long as it lives.
+pub struct OpenGuard {
+    /// The connection.
+    pub conn: Rc<OpenConn>,
+    list: Rc<OpenConns>,
+    key: usize,
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.list.conns.borrow_mut().remove(self.key);
+        if self.list.conns.borrow().is_empty()
+            && let Some(waker) = self.list.waiting.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+impl OpenConns {
+    /// Adds a connection.
+    #[must_use]
+    pub fn add(self: &Rc<Self>, limits: &Limits) -> OpenGuard {
+        let conn = Rc::new(OpenConn::new(limits));
+        let key = self.conns.borrow_mut().insert(Rc::clone(&conn));
+        OpenGuard { conn, list: Rc::clone(self), key }
+    }
+
+    /// Looks at every connection once: idle ones end, or give back what they do not need.
+    pub fn handle_tick(&self) {
+        self.conns.borrow().iter().for_each(|(_, conn)| conn.handle_tick());
+    }
+
+    /// Ends all connections to an endpoint.
+    pub fn kill_endpoint(&self, endpoint: EndpointId) {
+        let conns = self.conns.borrow();
+        let hit = conns.iter().filter(|(_, conn)| conn.endpoint.get() == Some(endpoint));
+        hit.for_each(|(_, conn)| conn.kill(Reason::EndpointLost));
+    }
+
+    /// Ends all connections.
+    pub fn kill_all(&self, reason: Reason) {
+        self.conns.borrow().iter().for_each(|(_, conn)| conn.kill(reason));
+    }
+
+    /// Waits until there is none.
+    pub async fn wait_empty(&self) {
+        std::future::poll_fn(|cx| {
+            if self.conns.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            *self.waiting.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}

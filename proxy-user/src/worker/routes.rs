@@ -1,0 +1,52 @@
+//! What a worker knows about services: the snapshot, and what it has built from it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proxy_core::balance::Balancer;
+use proxy_core::id::ServiceId;
+use proxy_core::service::Service;
+use proxy_core::snapshot::Snapshot;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+
+/// The snapshot in force with the balancers that were needed so far.
+pub struct Routes {
+    snapshot: Arc<Snapshot>,
+    built: HashMap<ServiceId, Route>,
+}
+
+/// A service with this worker's way of choosing its endpoints.
+pub struct Route {
+    /// The service.
+    pub service: Arc<Service>,
+    /// Chooses endpoints.
+    pub balancer: Balancer,
+}
+
+impl Routes {
+    /// Begins with a snapshot.
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, built: HashMap::new() }
+    }
+
+    /// Takes up a snapshot; balancers of services that are unchanged stay as they are.
+    pub fn handle_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.built
+            .retain(|id, route| snapshot.service(*id).is_some_and(|now| Arc::ptr_eq(now, &route.service)));
+        self.snapshot = snapshot;
+    }
+
+    /// Finds a service by number or, where the number is not known (any more), by the address that was asked for.
+    pub fn route(&mut self, id: ServiceId, asked: Option<SocketAddr>) -> Option<&mut Route> {
+        let by_address = || self.snapshot.service_at(asked?);
+        let service = self.snapshot.service(id).or_else(by_address)?;
+        let route = self.built.entry(service.id).or_insert_with(|| Route {
+            service: Arc::clone(service),
+            balancer: Balancer::new(service, SmallRng::from_os_rng()),
+        });
+        Some(route)
+    }
+}
