@@ -1,0 +1,364 @@
+//! Active checks carried out: one connection, one question, one answer, within one time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use proxy_bpf::abi::config::WEIR_MARK;
+use proxy_core::health::Check;
+use proxy_core::service::Probe;
+use proxy_io::sock;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+/// Part of a body that is searched; health pages are short.
+const BODY_BYTES: usize = 64 << 10;
+/// Room for the head of an answer; as much as common servers send at most.
+const HEAD_BYTES: usize = 64 << 10;
+/// Time that a good server gets after the verdict to say the rest and close, so that it sees no reset. On a local network
+/// that takes a millisecond or two; ten thousand checks a second are still possible when nobody closes.
+const LINGER: Duration = Duration::from_millis(20);
+/// Name in the logs of the servers that are checked.
+const AGENT: &str = concat!("weir-health/", env!("CARGO_PKG_VERSION"));
+
+/// Carries out one check: connects to the endpoint and asks what its service says, all within the check's timeout.
+///
+/// A good answer may come up to [`LINGER`] later than that, while the connection is closed in an orderly way.
+///
+/// The caller bounds how many run at once. Cancelling the future closes the connection.
+///
+/// # Errors
+/// Why the endpoint does not count as good, in words for an operator.
+pub async fn run_check(check: &Check) -> Result<(), String> {
+    let timeout = check.check.timeout;
+    match tokio::time::timeout(timeout, ask(check)).await {
+        Ok(Ok(mut rest)) => {
+            let _ = tokio::time::timeout(LINGER, rest.finish()).await;
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(CheckError::Timeout(timeout).to_string()),
+    }
+}
+
+/// Why an endpoint does not count as good.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("timed out after {0:?}")]
+    Timeout(Duration),
+    #[error("{}", connect_text(.0))]
+    Connect(#[source] io::Error),
+    #[error("{}", http_text(.0))]
+    Http(#[source] hyper::Error),
+    #[error("cannot ask: {0}")]
+    Request(#[source] hyper::http::Error),
+    #[error("status {status}, expected {}", ranges(.expected))]
+    Status { status: u16, expected: Vec<(u16, u16)> },
+    #[error("the first {searched} bytes of the body do not contain {wanted:?}")]
+    Body { wanted: String, searched: usize },
+}
+
+/// What is open after a good answer.
+enum Rest {
+    Tcp(TcpStream),
+    /// The body, and the task that owns its connection.
+    Http(Incoming, JoinSet<hyper::Result<()>>),
+}
+
+impl Rest {
+    /// Reads to the end: closing with something unread would be a reset.
+    async fn finish(&mut self) {
+        match self {
+            Self::Tcp(stream) => {
+                let _ = stream.shutdown().await;
+                let mut greeting = [0; 1024];
+                while stream.read(&mut greeting).await.is_ok_and(|bytes| bytes > 0) {}
+            }
+            Self::Http(body, driving) => {
+                while let Some(Ok(_)) = body.frame().await {}
+                let _ = driving.join_next().await;
+            }
+        }
+    }
+}
+
+async fn ask(check: &Check) -> Result<Rest, CheckError> {
+    let stream = connect(check.address).await.map_err(CheckError::Connect)?;
+    match &check.check.probe {
+        Probe::Tcp => Ok(Rest::Tcp(stream)),
+        Probe::Http { path, host, status, body } => {
+            let host = host.clone().unwrap_or_else(|| check.address.to_string());
+            let request = request(path, &host).map_err(CheckError::Request)?;
+            let mut driving = JoinSet::new();
+            let answer = get(stream, request, &mut driving).await?;
+            let rest = judge(answer, status, body.as_deref()).await?;
+            Ok(Rest::Http(rest, driving))
+        }
+    }
+}
+
+/// Opens a connection that the kernel programs leave alone, whatever service the address belongs to.
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    match sock::set_mark(&socket.as_fd(), WEIR_MARK) {
+        // Without CAP_NET_ADMIN no program of ours can be attached either.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        result => result?,
+    }
+    socket.connect(address).await
+}
+
+fn request(path: &str, host: &str) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
+    Request::get(path)
+        .header(HOST, host)
+        .header(USER_AGENT, AGENT)
+        .header(CONNECTION, "close")
+        .body(Empty::new())
+}
+
+/// Asks; the connection lives in `driving`, which must outlive the body.
+async fn get(
+    stream: TcpStream,
+    request: Request<Empty<Bytes>>,
+    driving: &mut JoinSet<hyper::Result<()>>,
+) -> Result<Response<Incoming>, CheckError> {
+    let io = TokioIo::new(stream);
+    let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(io).await;
+    let (mut sender, connection) = handshake.map_err(CheckError::Http)?;
+    driving.spawn(connection);
+    sender.send_request(request).await.map_err(CheckError::Http)
+}
+
+/// Looks at the answer and gives back what is left of its body.
+async fn judge(
+    answer: Response<Incoming>,
+    expected: &[(u16, u16)],
+    wanted: Option<&str>,
+) -> Result<Incoming, CheckError> {
+    let status = answer.status().as_u16();
+    if !expected.iter().any(|(first, last)| (*first..=*last).contains(&status)) {
+        return Err(CheckError::Status { status, expected: expected.to_vec() });
+    }
+    let mut body = answer.into_body();
+    if let Some(wanted) = wanted {
+        find(&mut body, wanted).await?;
+    }
+    Ok(body)
+}
+
+/// Reads until the text is found, at most [`BODY_BYTES`].
+async fn find(body: &mut Incoming, wanted: &str) -> Result<(), CheckError> {
+    let mut seen: Vec<u8> = Vec::new();
+    while seen.len() < BODY_BYTES
+        && let Some(frame) = body.frame().await
+    {
+        let Ok(data) = frame.map_err(CheckError::Http)?.into_data() else { continue };
+        let overlap = seen.len().saturating_sub(wanted.len().saturating_sub(1));
+        seen.extend_from_slice(&data[..data.len().min(BODY_BYTES - seen.len())]);
+        if contains(&seen[overlap..], wanted.as_bytes()) {
+            return Ok(());
+        }
+    }
+    Err(CheckError::Body { wanted: wanted.to_owned(), searched: seen.len() })
+}
+
+fn contains(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len().max(1)).any(|window| window == wanted)
+}
+
+fn connect_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset while connecting".to_owned(),
+        io::ErrorKind::HostUnreachable => "host unreachable".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "network unreachable: no route".to_owned(),
+        _ => format!("cannot connect: {error}"),
+    }
+}
+
+fn http_text(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() {
+        "connection closed before the answer was complete".to_owned()
+    } else if error.is_parse_too_large() {
+        format!("the head of the answer is larger than {} KiB", HEAD_BYTES >> 10)
+    } else if error.is_parse() {
+        "the answer is not HTTP/1".to_owned()
+    } else {
+        // hyper's own words are general; what the system said is in the cause.
+        match std::error::Error::source(error) {
+            Some(cause) => format!("connection failed: {cause}"),
+            None => format!("connection failed: {error}"),
+        }
+    }
+}
+
+fn ranges(expected: &[(u16, u16)]) -> String {
+    let range = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    expected.iter().map(range).collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_core::id::{EndpointId, ServiceId};
+    use proxy_core::service::HealthCheck;
+    use tokio::net::TcpListener;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn tcp_asks_for_nothing_but_a_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(run_check(&check(address, Probe::Tcp)).await, Ok(()));
+        drop(listener);
+        assert_eq!(run_check(&check(address, Probe::Tcp)).await, Err("connection refused".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_first_is_not_reset() {
+        let listener = TcpListener::bind("[::1]:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, ended) = oneshot::channel();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"220 mail.shop ESMTP\r\n").await.unwrap();
+            let result = stream.read(&mut [0; 8]).await;
+            let _ = told.send(result.map_err(|error| error.kind()));
+        });
+        assert_eq!(run_check(&check(address, Probe::Tcp)).await, Ok(()));
+        assert_eq!(ended.await.unwrap(), Ok(0), "an orderly end");
+    }
+
+    #[tokio::test]
+    async fn http_sends_path_host_and_agent() {
+        let (address, asked) = server("HTTP/1.1 204 No Content\r\n\r\n").await;
+        let probe = Probe::Http {
+            path: "/healthz?full=1".to_owned(),
+            host: Some("web.shop".to_owned()),
+            status: vec![(200, 204)],
+            body: None,
+        };
+        assert_eq!(run_check(&check(address, probe)).await, Ok(()));
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with("GET /healthz?full=1 HTTP/1.1\r\n"), "{asked}");
+        assert!(
+            asked.contains("host: web.shop\r\n") && asked.contains("user-agent: weir-health/"),
+            "{asked}"
+        );
+    }
+
+    #[tokio::test]
+    async fn without_a_host_the_address_is_the_host() {
+        let (address, asked) = server("HTTP/1.0 200 OK\r\n\r\nok").await;
+        assert_eq!(
+            run_check(&check(address, http(None))).await,
+            Ok(()),
+            "an answer that ends with the connection"
+        );
+        assert!(asked.await.unwrap().contains(&format!("host: {address}\r\n")));
+    }
+
+    #[tokio::test]
+    async fn a_status_outside_the_ranges_is_named_with_them() {
+        let (address, _) = server("HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy").await;
+        assert_eq!(
+            run_check(&check(address, http(None))).await,
+            Err("status 503, expected 200 or 301-302".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_must_contain_its_part_wherever_the_chunks_break() {
+        let answer =
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nstat\r\n5\r\nus:ok\r\n0\r\n\r\n";
+        let (address, _) = server(answer).await;
+        assert_eq!(run_check(&check(address, http(Some("status:ok")))).await, Ok(()));
+        let (address, _) = server(answer).await;
+        assert_eq!(
+            run_check(&check(address, http(Some("ready")))).await,
+            Err("the first 9 bytes of the body do not contain \"ready\"".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn only_the_first_64_kib_of_a_body_count() {
+        let head = "HTTP/1.1 200 OK\r\n\r\n";
+        let late: &'static str = format!("{head}{}ready", "x".repeat(BODY_BYTES)).leak();
+        let (address, _) = server(late).await;
+        let error = run_check(&check(address, http(Some("ready")))).await.unwrap_err();
+        assert!(error.starts_with("the first 65536 bytes"), "{error}");
+        let last: &'static str =
+            format!("{head}{}ready{}", "x".repeat(BODY_BYTES - 5), "y".repeat(99)).leak();
+        let (address, _) = server(last).await;
+        assert_eq!(run_check(&check(address, http(Some("ready")))).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn silence_and_nonsense_are_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = listener.local_addr().unwrap();
+        let mut silent = check(silent, http(None));
+        silent.check.timeout = Duration::from_millis(30);
+        assert_eq!(run_check(&silent).await, Err("timed out after 30ms".to_owned()));
+        let (address, _) = server("SSH-2.0-OpenSSH_9.6\r\n").await;
+        assert_eq!(run_check(&check(address, http(None))).await, Err("the answer is not HTTP/1".to_owned()));
+        let (address, _) = server("").await;
+        let error = run_check(&check(address, http(None))).await.unwrap_err();
+        assert_eq!(error, "connection closed before the answer was complete");
+    }
+
+    /// Answers one connection, after its request is complete, and hands the request out.
+    async fn server(answer: &'static str) -> (SocketAddr, oneshot::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, asked) = oneshot::channel();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let count = stream.read_buf(&mut request).await.unwrap();
+                assert!(count > 0, "{request:?}");
+            }
+            let _ = told.send(String::from_utf8(request).unwrap());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        });
+        (address, asked)
+    }
+
+    fn http(body: Option<&str>) -> Probe {
+        Probe::Http {
+            path: "/".to_owned(),
+            host: None,
+            status: vec![(200, 200), (301, 302)],
+            body: body.map(str::to_owned),
+        }
+    }
+
+    fn check(address: SocketAddr, probe: Probe) -> Check {
+        Check {
+            service: ServiceId(1),
+            endpoint: EndpointId(1),
+            address,
+            check: HealthCheck {
+                interval: Duration::from_secs(10),
+                unhealthy_interval: Duration::from_secs(1),
+                timeout: Duration::from_secs(10),
+                healthy: 2,
+                unhealthy: 2,
+                probe,
+                port: None,
+            },
+        }
+    }
+}
