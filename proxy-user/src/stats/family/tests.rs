@@ -1,0 +1,219 @@
+use std::sync::Arc;
+
+use proxy_bpf::abi::value::{bucket_index, reason};
+use proxy_core::service::EndpointState;
+
+use super::*;
+use crate::stats::kernel::MapFill;
+
+#[test]
+fn kernel_lanes_come_from_the_kernel_and_the_proxy_lane_from_the_workers() {
+    let text = render(reading());
+    for line in [
+        "# TYPE weir_connections_opened counter",
+        r#"weir_connections_opened_total{service="shop/web",lane="direct"} 7"#,
+        r#"weir_connections_opened_total{service="shop/db",lane="proxy"} 3"#,
+        r#"weir_connections_opened_total{service="unknown",lane="none"} 9"#,
+        r#"weir_connections_opened_total{service="unknown",lane="proxy"} 1"#,
+        r#"weir_connections_closed_total{service="shop/web",lane="direct",reason="reset"} 2"#,
+        r#"weir_connections_closed_total{service="shop/db",lane="proxy",reason="connect_refused"} 1"#,
+        r#"weir_connections_active{service="shop/web",lane="direct"} 4"#,
+        r#"weir_connections_active{service="shop/db",lane="proxy"} 2"#,
+        r#"weir_bytes_sent_total{service="shop/web",lane="direct"} 1000"#,
+        r#"weir_connect_failures_total{service="shop/db"} 4"#,
+        r#"weir_retransmits_total{service="shop/db",lane="proxy"} 5"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    }
+    let doubled = r#"weir_connections_opened_total{service="shop/db",lane="proxy"}"#;
+    assert_eq!(text.matches(doubled).count(), 1);
+}
+
+#[test]
+fn endpoints_of_a_service_are_added_up_and_shown_one_by_one() {
+    let text = render(reading());
+    for line in [
+        r#"weir_endpoints{service="shop/web",state="healthy"} 1"#,
+        r#"weir_endpoints{service="shop/web",state="unhealthy"} 1"#,
+        r#"weir_endpoint_healthy{service="shop/web",endpoint="10.0.0.1:80"} 1"#,
+        r#"weir_endpoint_healthy{service="shop/web",endpoint="10.0.0.2:80"} 0"#,
+        r#"weir_endpoint_ejections_total{service="shop/web"} 6"#,
+        r#"weir_health_checks_total{service="shop/web",result="good"} 14"#,
+        r#"weir_endpoint_connections_opened_total{service="shop/web",endpoint="10.0.0.1:80",lane="direct"} 5"#,
+        "weir_series_dropped 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    }
+}
+
+#[test]
+fn too_many_endpoints_lose_their_own_series_and_that_is_said() {
+    let mut reading = reading();
+    let one = reading.health[0].clone();
+    reading.health = vec![one; MOST_ENDPOINTS + 1];
+    let text = render(reading);
+    assert!(text.contains("weir_series_dropped 2001\n"), "{text}");
+    assert!(!text.contains("weir_endpoint_healthy") && !text.contains("weir_endpoint_connections"), "{text}");
+    assert!(text.contains(r#"weir_endpoints{service="shop/web",state="healthy"} 2001"#), "{text}");
+}
+
+#[test]
+fn times_are_cumulative_buckets_in_seconds() {
+    let text = render(reading());
+    let lines: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("weir_connect_duration_seconds")).collect();
+    assert_eq!(lines.len(), 20 + 2, "{lines:?}");
+    assert_eq!(lines[0], r#"weir_connect_duration_seconds_sum{service="shop/web",lane="direct"} 0.0021"#);
+    assert_eq!(lines[1], r#"weir_connect_duration_seconds_count{service="shop/web",lane="direct"} 3"#);
+    assert!(lines[2].contains(r#"le="1.6e-5""#) && lines[2].ends_with(" 0"), "{}", lines[2]);
+    let one_ms = lines.iter().find(|line| line.contains(r#"le="0.001024""#)).unwrap();
+    assert!(one_ms.ends_with(" 2"), "{one_ms}");
+    assert!(lines[21].contains(r#"le="+Inf""#) && lines[21].ends_with(" 3"), "{}", lines[21]);
+}
+
+#[test]
+fn figures_of_the_node_are_there() {
+    let text = render(reading());
+    for line in [
+        r#"weir_kernel_verdicts_total{verdict="refused_no_endpoint"} 11"#,
+        r#"weir_kernel_losses_total{what="records_dropped"} 12"#,
+        r#"weir_map_entries{map="SERVICES"} 2"#,
+        r#"weir_map_max_entries{map="SERVICES"} 128"#,
+        r#"weir_config_version{state="wanted"} 8"#,
+        r#"weir_config_version{state="applied"} 7"#,
+        "weir_config_reload_failures_total 1",
+        "weir_config_last_reload_successful 0",
+        "weir_access_log_dropped_total 13",
+        r#"weir_driver_submissions_total{worker="1"} 21"#,
+        "process_resident_memory_bytes 4096",
+        "process_cpu_seconds_total 1.5",
+        "weir_ready 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn services_that_are_gone_expire_once_nothing_is_open() {
+    let mut reading = reading();
+    let totals = TotalsValue { opened: 3, closed: closed(reason::FIN, 3), ..TotalsValue::default() };
+    reading.kernel.totals = vec![(key(99, 0, lane::DIRECT), totals)];
+    reading.proxied.clear();
+    assert!(!render(reading).contains("weir_connections_opened"));
+}
+
+#[test]
+fn no_two_samples_have_the_same_name_and_labels() {
+    let mut reading = reading();
+    let open = TotalsValue { opened: 1, ..TotalsValue::default() };
+    reading.kernel.totals.extend([98, 99].map(|gone| (key(gone, 0, lane::DIRECT), open)));
+    let text = render(reading);
+    let mut samples: Vec<&str> =
+        text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| Some(l.rsplit_once(' ')?.0)).collect();
+    let count = samples.len();
+    samples.sort_unstable();
+    samples.dedup();
+    assert_eq!(samples.len(), count);
+    assert!(text.contains(r#"weir_connections_active{service="unknown",lane="direct"} 2"#), "{text}");
+}
+
+fn reading() -> Reading {
+    let mut names = Names::default();
+    names.add_service(ServiceId(1), "shop/web".into());
+    names.add_service(ServiceId(2), "shop/db".into());
+    names.add_endpoint(EndpointId(10), "10.0.0.1:80".into());
+    names.add_endpoint(EndpointId(11), "10.0.0.2:80".into());
+    Reading {
+        names,
+        kernel: kernel(),
+        proxied: vec![(Some(ServiceId(2)), worker_stats()), (None, stray())],
+        health: vec![report(10, EndpointState::Healthy), report(11, EndpointState::Unhealthy)],
+        drivers: vec![
+            DriverCounters { submissions: 20, ..DriverCounters::default() },
+            DriverCounters { submissions: 21, ..DriverCounters::default() },
+        ],
+        config: ConfigReading {
+            wanted: Version(8),
+            applied: Version(7),
+            reloads: 5,
+            failures: 1,
+            is_last_good: false,
+        },
+        is_ready: true,
+        descriptors: (3, 1000),
+        access_log_dropped: 13,
+        process: ProcessReading {
+            resident_bytes: 4096,
+            cpu_seconds: 1.5,
+            open_fds: 10,
+            max_fds: 20,
+            start_seconds: 1.7e9,
+        },
+    }
+}
+
+fn kernel() -> KernelReading {
+    let web = |opened, sent_bytes| TotalsValue {
+        opened,
+        closed: if opened == 5 { closed(reason::RESET, 2) } else { closed(reason::FIN, 1) },
+        sent_bytes,
+        ..TotalsValue::default()
+    };
+    let proxy = TotalsValue { opened: 50, retransmits: 5, ..TotalsValue::default() };
+    let untouched = TotalsValue { opened: 9, ..TotalsValue::default() };
+    let mut times = HistogramValue { connect_us: 2100, ..HistogramValue::default() };
+    for us in [100, 600, 1400] {
+        times.connect[bucket_index(us)] += 1;
+    }
+    KernelReading {
+        counters: vec![(Counter::RefusedNoEndpoint, 11), (Counter::RecordsDropped, 12)],
+        totals: vec![
+            (key(1, 10, lane::DIRECT), web(5, 400)),
+            (key(1, 11, lane::DIRECT), web(2, 600)),
+            (key(2, 0, lane::PROXY), proxy),
+            (key(0, 0, lane::NONE), untouched),
+        ],
+        histograms: vec![(key(1, 0, lane::DIRECT), times)],
+        maps: vec![MapFill { name: "SERVICES", entries: 2, most: 128 }],
+    }
+}
+
+fn worker_stats() -> Arc<ServiceStats> {
+    let stats = ServiceStats::default();
+    stats.opened.store(3, Ordering::Relaxed);
+    stats.connect_failures.store(4, Ordering::Relaxed);
+    stats.handle_end(Reason::ConnectRefused, 0, 0);
+    Arc::new(stats)
+}
+
+fn stray() -> Arc<ServiceStats> {
+    let stats = ServiceStats::default();
+    stats.opened.store(1, Ordering::Relaxed);
+    stats.handle_end(Reason::NoOriginalDst, 0, 0);
+    Arc::new(stats)
+}
+
+fn report(endpoint: u32, state: EndpointState) -> EndpointReport {
+    EndpointReport {
+        service: ServiceId(1),
+        endpoint: EndpointId(endpoint),
+        state,
+        last_check: None,
+        last_error: None,
+        ejected_until: None,
+        ejections_total: 3,
+        checks_total: 10,
+        failures_total: 3,
+    }
+}
+
+fn key(service: u32, endpoint: u32, lane: u32) -> TotalsKey {
+    TotalsKey { service, endpoint, lane }
+}
+
+fn closed(reason: u32, count: u64) -> [u64; proxy_bpf::abi::value::REASON_COUNT] {
+    let mut closed = [0; proxy_bpf::abi::value::REASON_COUNT];
+    closed[reason as usize] = count;
+    closed
+}
