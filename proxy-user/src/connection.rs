@@ -33,12 +33,8 @@ const FLUSH_TIME: Duration = Duration::from_secs(5);
 /// Serves one accepted connection to its end.
 pub(crate) async fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) {
     let began = Instant::now();
-    let Served { service, endpoint, ending } = serve(&local, fd, &accepted).await;
-    let counters = match &service {
-        Some(service) => local.shared.stats.service(service.id),
-        None => Arc::clone(&local.shared.stats.stray),
-    };
-    counters.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
+    let Served { service, stats, endpoint, ending } = serve(&local, fd, &accepted).await;
+    stats.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
     tracing::debug!(
         client = %accepted.client,
         original_dst = %accepted.original_dst,
@@ -66,6 +62,7 @@ pub(crate) async fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) {
 /// What became of a connection.
 struct Served {
     service: Option<Arc<Service>>,
+    stats: Arc<ServiceStats>,
     endpoint: Option<(EndpointId, EndpointAddr)>,
     ending: Ending,
 }
@@ -84,39 +81,41 @@ fn count(load: &Arc<Load>, most: Option<u32>) -> Option<Counted> {
 }
 
 /// A connection that never reached an endpoint.
-fn unserved(service: Option<Arc<Service>>, reason: Reason) -> Served {
-    Served { service, endpoint: None, ending: Ending { reason, sent_bytes: 0, received_bytes: 0 } }
+fn unserved(service: Option<Arc<Service>>, stats: Arc<ServiceStats>, reason: Reason) -> Served {
+    Served { service, stats, endpoint: None, ending: Ending { reason, sent_bytes: 0, received_bytes: 0 } }
 }
 
 async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
-    let found = {
-        let mut routes = local.routes.borrow_mut();
-        routes.route(accepted.service, Some(accepted.original_dst.0)).map(|route| Arc::clone(&route.service))
-    };
-    let Some(service) = found else {
-        local.shared.stats.stray.opened.fetch_add(1, Ordering::Relaxed);
+    let Some((service, stats)) = find(local, accepted) else {
+        let stats = Arc::clone(&local.shared.stats.stray);
+        stats.opened.fetch_add(1, Ordering::Relaxed);
         refuse(&fd);
-        return unserved(None, Reason::NoEndpoint);
+        return unserved(None, stats, Reason::NoEndpoint);
     };
-    let stats = local.shared.stats.service(service.id);
     stats.opened.fetch_add(1, Ordering::Relaxed);
     let Some(_counted) = count(&service.load, service.limits.max_connections) else {
         refuse(&fd);
-        return unserved(Some(service), Reason::Limit);
+        return unserved(Some(service), stats, Reason::Limit);
     };
     let guard = local.open.add(&service.limits);
     let established = Box::pin(establish(local, accepted, &service, &stats, &guard.conn)).await;
-    let Established { socket: mut upstream, index, _counted } = match established {
+    let Established { socket: upstream, index, _counted } = match established {
         Ok(established) => established,
         Err(reason) => {
             refuse(&fd);
-            return unserved(Some(service), reason);
+            return unserved(Some(service), stats, reason);
         }
     };
-    let endpoint = &service.endpoints[index];
-    let ending = relay(local, fd, &mut upstream, &guard.conn).await;
-    report(local, endpoint.id, &ending);
-    Served { endpoint: Some((endpoint.id, endpoint.address)), ending, service: Some(Arc::clone(&service)) }
+    let (id, address) = (service.endpoints[index].id, service.endpoints[index].address);
+    let ending = relay(local, fd, upstream, &guard.conn).await;
+    report(local, id, &ending);
+    Served { service: Some(service), stats, endpoint: Some((id, address)), ending }
+}
+
+fn find(local: &Local, accepted: &Accepted) -> Option<(Arc<Service>, Arc<ServiceStats>)> {
+    let mut routes = local.routes.borrow_mut();
+    let route = routes.route(accepted.service, Some(accepted.original_dst.0), &local.shared.stats)?;
+    Some((Arc::clone(&route.service), Arc::clone(&route.stats)))
 }
 
 /// Makes dropping the accepted socket send RST: the application learns at once that nobody will answer.
@@ -182,7 +181,7 @@ fn handle_failure(local: &Local, stats: &ServiceStats, target: &Target, error: &
 /// Picks an endpoint that was not tried yet.
 fn pick(local: &Local, accepted: &Accepted, service: &Service, tried: &[EndpointId]) -> Option<usize> {
     let mut routes = local.routes.borrow_mut();
-    let route = routes.route(service.id, None)?;
+    let route = routes.route(service.id, None, &local.shared.stats)?;
     // The snapshot may have changed since the connection was routed; it is then routed by what it came with as far as
     // that still makes sense: an index of another version must not be used on this one.
     let index = route.balancer.pick(&route.service, accepted.client, tried).ok()?;
@@ -195,23 +194,27 @@ fn pick(local: &Local, accepted: &Accepted, service: &Service, tried: &[Endpoint
         .or_else(|| service.endpoints.iter().position(|e| e.id == id))
 }
 
-async fn relay(local: &Local, fd: OwnedFd, upstream: &mut Socket, conn: &OpenConn) -> Ending {
+async fn relay(local: &Local, fd: OwnedFd, mut upstream: Socket, conn: &OpenConn) -> Ending {
     let Ok(mut downstream) = local.driver.socket(fd) else {
         return Ending { reason: Reason::Internal, sent_bytes: 0, received_bytes: 0 };
     };
-    let ending = Relay::new(&mut downstream, upstream, Chunk::default(), &local.pipes, conn).await;
+    let ending = Relay::new(&mut downstream, &mut upstream, Chunk::default(), &local.pipes, conn).await;
+    // Both ends must learn that a stream is incomplete, and as without a proxy what came before a reset still arrives.
     match ending.reason {
         Reason::Fin => {}
         Reason::UpstreamReset => reset_after_flush(downstream).await,
-        Reason::DownstreamReset => {}
-        _ => downstream.abort(),
+        Reason::DownstreamReset => reset_after_flush(upstream).await,
+        _ => {
+            downstream.abort();
+            upstream.abort();
+        }
     }
     ending
 }
 
-async fn reset_after_flush(downstream: Socket) {
-    let _ = tokio::time::timeout(FLUSH_TIME, flushed(&downstream)).await;
-    downstream.abort();
+async fn reset_after_flush(socket: Socket) {
+    let _ = tokio::time::timeout(FLUSH_TIME, flushed(&socket)).await;
+    socket.abort();
 }
 
 async fn flushed(socket: &Socket) {

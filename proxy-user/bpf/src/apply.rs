@@ -81,6 +81,10 @@ impl Applier {
                     family: convert::family(*family),
                     slot: 0,
                 };
+                // A service that comes back soon may use a generation again whose slots are still to be removed.
+                let is_other = |old: &SlotKey| (old.service, old.generation) != (key.service, key.generation);
+                self.retired.retain(is_other);
+                self.retired_before.retain(is_other);
                 put_slots(maps, key, slots)
             }
             MapOp::PutService(head) => maps.services.put(&head.service.0, &convert::service(head)),

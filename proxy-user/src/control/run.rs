@@ -89,6 +89,7 @@ pub struct Control {
     checks: JoinSet<(EndpointId, Result<(), String>)>,
     waiting_checks: std::collections::VecDeque<Check>,
     sweeps: u64,
+    alarms: kernel_records::Alarms,
     snapshot_out: channel::Sender<Arc<Snapshot>>,
     status_out: channel::Sender<Arc<Status>>,
     names_out: channel::Sender<Arc<Names>>,
@@ -123,6 +124,7 @@ impl Control {
             checks: JoinSet::new(),
             waiting_checks: std::collections::VecDeque::new(),
             sweeps: 0,
+            alarms: kernel_records::Alarms::default(),
             snapshot_out,
             status_out,
             names_out,
@@ -379,6 +381,9 @@ impl Control {
         self.parts.log.flush();
         if let Err(error) = self.parts.publisher.sweep() {
             tracing::warn!(%error, "housekeeping of the kernel's maps failed");
+        }
+        if let Err(error) = self.alarms.check(&self.parts.maps) {
+            tracing::warn!(%error, "cannot read the kernel's counters");
         }
         let missing = self.parts.publisher.missing_cgroups();
         if missing != self.parts.status.missing_cgroups {

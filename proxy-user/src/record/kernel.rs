@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proxy_bpf::abi::counter::Counter;
 use proxy_bpf::abi::record::Record;
 use proxy_bpf::abi::value::{facts_flag, lane, reason};
 use proxy_bpf::maps::Maps;
@@ -75,6 +76,49 @@ pub fn access(record: &Record, service: Option<Arc<str>>) -> AccessRecord {
         received_bytes: record.tcp.received_bytes,
         duration: Duration::from_nanos(record.tcp.now_ns.saturating_sub(facts.opened_ns)),
         reason: reason_name(record.tcp.reason),
+    }
+}
+
+/// Counters whose first increment an operator should hear of.
+const ALARMS: [(Counter, &str); 6] = [
+    (Counter::PassedMapFull, "connections passed untouched: the map ORIGINAL_DST is full (see --map-size)"),
+    (Counter::PassedNoMemory, "connections passed untouched: the kernel has no memory for their facts"),
+    (
+        Counter::PassedInconsistent,
+        "connections passed untouched: the kernel's maps contradict each other; please report this",
+    ),
+    (
+        Counter::LostOriginalDst,
+        "connections were redirected and then lost: the map ORIGINAL_DST is full (see --map-size)",
+    ),
+    (
+        Counter::TotalsDropped,
+        "connections are not counted: the map TOTALS or HISTOGRAMS is full (see --map-size)",
+    ),
+    (Counter::SourceNotKept, "connections come from another source address than without Weir: bind failed"),
+];
+
+/// Says once of each condition that it was met; the metrics tell how often.
+#[derive(Debug, Default)]
+pub struct Alarms {
+    said: [bool; ALARMS.len()],
+}
+
+impl Alarms {
+    /// Looks at the kernel's counters.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub fn check(&mut self, maps: &Maps) -> io::Result<()> {
+        let counters = proxy_bpf::counters::read(maps)?;
+        for ((alarm, text), said) in ALARMS.iter().zip(&mut self.said) {
+            let count = counters.iter().find(|(counter, _)| counter == alarm).map_or(0, |(_, count)| *count);
+            if count > 0 && !*said {
+                *said = true;
+                tracing::warn!(count, "{text}");
+            }
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,8 @@ use proxy_core::snapshot::Snapshot;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
+use crate::stats::conn::{ConnStats, ServiceStats};
+
 /// The snapshot in force with the balancers that were needed so far.
 pub struct Routes {
     snapshot: Arc<Snapshot>,
@@ -23,6 +25,8 @@ pub struct Route {
     pub service: Arc<Service>,
     /// Chooses endpoints.
     pub balancer: Balancer,
+    /// Its counters.
+    pub stats: Arc<ServiceStats>,
 }
 
 impl Routes {
@@ -40,12 +44,18 @@ impl Routes {
     }
 
     /// Finds a service by number or, where the number is not known (any more), by the address that was asked for.
-    pub fn route(&mut self, id: ServiceId, asked: Option<SocketAddr>) -> Option<&mut Route> {
+    pub fn route(
+        &mut self,
+        id: ServiceId,
+        asked: Option<SocketAddr>,
+        stats: &ConnStats,
+    ) -> Option<&mut Route> {
         let by_address = || self.snapshot.service_at(asked?);
         let service = self.snapshot.service(id).or_else(by_address)?;
         let route = self.built.entry(service.id).or_insert_with(|| Route {
             service: Arc::clone(service),
             balancer: Balancer::new(service, SmallRng::from_os_rng()),
+            stats: stats.service(service.id),
         });
         Some(route)
     }
