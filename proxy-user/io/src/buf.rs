@@ -13,6 +13,9 @@ use self::ring::RingLease;
 ///
 /// A leased buffer goes back to its driver when the chunk is dropped or advanced to its end, so a chunk that
 /// has to wait for long should be moved out first ([`Chunk::detach`]); the driver's own send does that.
+///
+/// While a socket sends a chunk it may hold the bytes itself. The chunk keeps its length then, so that it is empty
+/// only once everything was accepted, but there is nothing to read in it.
 #[derive(Default)]
 pub struct Chunk {
     storage: Storage,
@@ -26,12 +29,14 @@ enum Storage {
     #[default]
     Empty,
     Heap(Vec<u8>),
+    /// The bytes are with a socket that is sending them.
+    Lent,
     Pool(PoolLease),
     Ring(RingLease),
 }
 
 impl Chunk {
-    /// Bytes not yet consumed. The same as `chunk[..].len()`.
+    /// Bytes not yet consumed.
     #[must_use]
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize
@@ -75,6 +80,16 @@ impl Chunk {
         matches!(self.storage, Storage::Pool(_) | Storage::Ring(_))
     }
 
+    /// Hands the bytes to a socket that sends them; this chunk keeps only its length.
+    pub(crate) fn lend(&mut self) -> Chunk {
+        let lent = Chunk { storage: Storage::Lent, start: self.start, end: self.end };
+        std::mem::replace(self, lent)
+    }
+
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self.storage, Storage::Lent)
+    }
+
     /// Adds a copy of `bytes` if this chunk sits on the heap already; says whether it did.
     pub(crate) fn try_append(&mut self, bytes: &[u8]) -> bool {
         let Storage::Heap(heap) = &mut self.storage else { return false };
@@ -109,7 +124,7 @@ impl Deref for Chunk {
 
     fn deref(&self) -> &[u8] {
         let whole: &[u8] = match &self.storage {
-            Storage::Empty => &[],
+            Storage::Empty | Storage::Lent => return &[],
             Storage::Heap(bytes) => bytes,
             Storage::Pool(lease) => lease,
             Storage::Ring(lease) => lease,

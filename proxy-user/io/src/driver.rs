@@ -168,7 +168,9 @@ impl Socket {
 
     /// Sends all of `chunk`; ready when the kernel has accepted the last byte, and `chunk` is empty then.
     ///
-    /// The bytes may move from `chunk` into the driver before, so ask again with the *same* chunk until ready.
+    /// The bytes may move from `chunk` into the driver before, though the chunk keeps its length: ask again with the
+    /// *same* chunk until ready. To give up on a send, drop the socket.
+    ///
     /// A leased buffer is given back at once if the kernel does not take everything: what is left waits in a
     /// heap allocation of its size.
     ///
@@ -248,7 +250,8 @@ impl Socket {
         }
     }
 
-    /// Moves everything from `pipe` to this socket; ready when the pipe is empty. Not while a send is in flight.
+    /// Moves everything from `pipe` to this socket; ready when the pipe is empty. Waits for a send that is
+    /// in flight.
     ///
     /// # Errors
     /// What the connection died of.
@@ -262,9 +265,12 @@ impl Socket {
     /// Sends FIN after what was sent before. Only while no send is in flight.
     ///
     /// # Errors
-    /// `NotConnected` if the connection is gone already.
+    /// `NotConnected` if the connection is gone already, `ResourceBusy` if the driver still holds bytes to send.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
-        sys::shutdown_write(self.fd())
+        match &mut self.inner {
+            SocketInner::Ring(socket) => socket.shutdown_write(),
+            SocketInner::Epoll(socket) => sys::shutdown_write(socket.fd()),
+        }
     }
 
     /// The descriptor, for options and statistics. Not for reading, writing or closing.

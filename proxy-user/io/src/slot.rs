@@ -113,8 +113,6 @@ pub(crate) struct Slot {
     pub(crate) is_paused: bool,
     /// The slot is on the list of those that may hold leases.
     pub(crate) is_hoarding: bool,
-    /// Completions in a row that filled their buffers; more than a few mean bulk.
-    pub(crate) full_streak: u8,
     pub(crate) recv: Recv,
     pub(crate) readable: Watch,
     pub(crate) writable: Watch,
@@ -134,7 +132,6 @@ impl Slot {
             is_nonblocking: false,
             is_paused: false,
             is_hoarding: false,
-            full_streak: 0,
             recv: Recv::Idle,
             readable: Watch::Idle,
             writable: Watch::Idle,

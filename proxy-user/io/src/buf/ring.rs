@@ -95,10 +95,6 @@ impl BufRing {
         self.count
     }
 
-    pub(crate) fn buffer_bytes(&self) -> usize {
-        self.buffer_bytes as usize
-    }
-
     pub(crate) fn leased(&self) -> u16 {
         self.leased.get()
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, types};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
 use crate::buf::ring::BufRing;
 
@@ -16,8 +16,10 @@ pub struct RingFeatures {
     /// SINGLE_ISSUER and DEFER_TASKRUN, kernel 6.1: completions are worked off when the driver asks and not
     /// whenever the kernel interrupts the worker.
     pub defer_taskrun: bool,
-    /// Receive bundles, kernel 6.10: several buffers per completion.
-    pub recv_bundle: bool,
+    /// A multishot receive that ends after a number of bytes, kernel 6.17: back-pressure without cancellation. With
+    /// it, receive bundles (6.10) are used as well: several buffers per completion. Without it they are not,
+    /// because one completion could bring megabytes.
+    pub recv_cap: bool,
 }
 
 /// Why the ring driver cannot be used here.
@@ -43,6 +45,10 @@ pub enum RingUnavailable {
 
 /// Entries of the queues that only the probe uses.
 const PROBE_ENTRIES: u32 = 4;
+/// One more than a receive of `PROBE_BYTES` may take: one that takes all ends because none are left.
+const PROBE_BUFFERS: u16 = 2;
+/// Size of a buffer, and the cap that is tried.
+const PROBE_BYTES: u32 = 64;
 /// Any buffer group: each ring has its own.
 const PROBE_GROUP: u16 = 0;
 
@@ -51,6 +57,11 @@ const PROBE_GROUP: u16 = 0;
 /// # Errors
 /// The reason, named so that an operator knows what to change.
 pub fn ring() -> Result<RingFeatures, RingUnavailable> {
+    let found = find()?;
+    Ok(older::limited(found))
+}
+
+fn find() -> Result<RingFeatures, RingUnavailable> {
     let defer_taskrun = match build(true) {
         Ok(_) => true,
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => false,
@@ -60,9 +71,37 @@ pub fn ring() -> Result<RingFeatures, RingUnavailable> {
     if !ring.params().is_feature_nodrop() {
         return Err(RingUnavailable::Missing { what: "completions that are never lost", since: "5.5" });
     }
-    try_multishot_recv(ring)?;
-    let recv_bundle = build(defer_taskrun).map_err(refusal)?.params().is_feature_recvsend_bundle();
-    Ok(RingFeatures { defer_taskrun, recv_bundle })
+    if ring.params().is_feature_recvsend_bundle() && try_multishot_recv(ring, Some(PROBE_BYTES)).is_ok() {
+        return Ok(RingFeatures { defer_taskrun, recv_cap: true });
+    }
+    try_multishot_recv(build(defer_taskrun).map_err(refusal)?, None)?;
+    Ok(RingFeatures { defer_taskrun, recv_cap: false })
+}
+
+/// A receive that completes again and again, each time with a buffer of `group`.
+///
+/// With `cap` it completes with bundles of buffers and ends by itself after so many bytes. Without, it polls first: a
+/// request that has begun by receiving cannot be found by a cancellation before the socket has run dry once,
+/// which a fast sender may never let happen.
+pub(super) fn multishot_recv(fd: types::Fd, group: u16, cap: Option<u32>) -> squeue::Entry {
+    // Of linux/io_uring.h; the io-uring crate does not offer these together.
+    const IORING_RECVSEND_POLL_FIRST: u16 = 1 << 0;
+    const IORING_RECV_MULTISHOT: u16 = 1 << 1;
+    const IORING_RECVSEND_BUNDLE: u16 = 1 << 4;
+    /// Offset of `optlen` in struct io_uring_sqe, which the crate does not offer at all.
+    const OPTLEN_OFFSET: usize = 44;
+    let how = if cap.is_some() { IORING_RECVSEND_BUNDLE } else { IORING_RECVSEND_POLL_FIRST };
+    let mut entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+        .buf_group(group)
+        .ioprio(IORING_RECV_MULTISHOT | how)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT);
+    const { assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4) };
+    // SAFETY: the offset lies in the entry, which is the kernel's struct (64 bytes, repr(C)).
+    let optlen = unsafe { (&raw mut entry).byte_add(OPTLEN_OFFSET) }.cast::<u32>();
+    // SAFETY: aligned, in bounds, exclusively borrowed, and any value of these four bytes is a valid entry.
+    unsafe { optlen.write(cap.unwrap_or(0)) };
+    entry
 }
 
 /// Sets the flags that the driver uses with and without DEFER_TASKRUN.
@@ -80,14 +119,14 @@ fn build(defer_taskrun: bool) -> io::Result<IoUring> {
     builder.build(PROBE_ENTRIES)
 }
 
-fn try_multishot_recv(mut ring: IoUring) -> Result<(), RingUnavailable> {
-    let buffers = BufRing::new(2, 64, Rc::default())?;
+fn try_multishot_recv(mut ring: IoUring, cap: Option<u32>) -> Result<(), RingUnavailable> {
+    let buffers = BufRing::new(PROBE_BUFFERS, PROBE_BYTES, Rc::default())?;
     // SAFETY: the entries live in `buffers`, which outlives the ring: it is dropped after it, at the end.
     unsafe { ring.submitter().register_buf_ring_with_flags(buffers.addr(), buffers.count(), PROBE_GROUP, 0) }
         .map_err(|_| RingUnavailable::Missing { what: "provided-buffer rings", since: "5.19" })?;
     let (near, mut far) = UnixStream::pair()?;
     far.write_all(b"x")?;
-    let entry = opcode::RecvMulti::new(types::Fd(near.as_raw_fd()), PROBE_GROUP).build();
+    let entry = multishot_recv(types::Fd(near.as_raw_fd()), PROBE_GROUP, cap);
     // SAFETY: the operation reads no memory of ours, and writes to the registered buffers only.
     unsafe { ring.submission().push(&entry) }.map_err(|full| io::Error::other(full.to_string()))?;
     // SAFETY: no argument is passed.
@@ -121,6 +160,37 @@ fn refusal(error: io::Error) -> RingUnavailable {
 /// The sysctl kernel.io_uring_disabled; `None` before kernel 6.6.
 fn disabled() -> Option<u8> {
     std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
+}
+
+/// Lets a test do without what newer kernels have; compiled to nothing outside tests.
+pub(crate) mod older {
+    use super::RingFeatures;
+
+    #[cfg(not(test))]
+    pub(super) fn limited(found: RingFeatures) -> RingFeatures {
+        found
+    }
+
+    #[cfg(test)]
+    thread_local! {
+        static MOST: std::cell::Cell<RingFeatures> =
+            const { std::cell::Cell::new(RingFeatures { defer_taskrun: true, recv_cap: true }) };
+    }
+
+    #[cfg(test)]
+    pub(super) fn limited(found: RingFeatures) -> RingFeatures {
+        let most = MOST.get();
+        RingFeatures {
+            defer_taskrun: found.defer_taskrun && most.defer_taskrun,
+            recv_cap: found.recv_cap && most.recv_cap,
+        }
+    }
+
+    /// From now on this thread's probes find no more than `most`.
+    #[cfg(test)]
+    pub(crate) fn limit(most: RingFeatures) {
+        MOST.set(most);
+    }
 }
 
 #[cfg(test)]

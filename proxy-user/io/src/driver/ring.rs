@@ -155,6 +155,14 @@ impl RingSocket {
         self.ring.core.borrow().has_buffered(self.index)
     }
 
+    pub(super) fn shutdown_write(&self) -> io::Result<()> {
+        if self.ring.core.borrow().is_sending(self.index) {
+            let why = "shutdown while a send is in flight would cut it off";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
+        sys::shutdown_write(self.fd())
+    }
+
     pub(super) fn poll_splice_in(
         &mut self,
         cx: &mut Context<'_>,

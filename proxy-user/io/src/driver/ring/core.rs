@@ -24,21 +24,19 @@ const SUBMISSION_ENTRIES: u32 = 256;
 const COMPLETION_ENTRIES: u32 = 4096;
 /// The one buffer group of the ring.
 const GROUP: u16 = 0;
-/// Bytes that a socket may receive ahead of its reader before its receive is cancelled, since a multishot receive
-/// knows no back-pressure. Eight buffers: enough to keep a reader busy that takes one chunk per turn.
+/// Bytes after which a multishot receive ends by itself, where the kernel can do that: back-pressure that needs no
+/// race against a fast sender, for one more submission per 64 KiB. Eight buffers keep a reader busy that takes
+/// one chunk per turn.
+const MULTISHOT_BYTES: u32 = 64 << 10;
+/// Unread bytes of a socket at which its receive is cancelled where the kernel knows no such end. One turn may
+/// bring all buffers that there are before the cancellation works.
 const HIGH_WATER_BYTES: usize = 64 << 10;
-/// Received bytes at which a cancelled receive begins again. Half: each cancellation costs two operations.
+/// Unread bytes at which a receive that ended or was cancelled begins again: half, so that the kernel receives while
+/// the reader still has something to do.
 const LOW_WATER_BYTES: usize = HIGH_WATER_BYTES / 2;
-/// Buffers that the unread bytes of one socket may occupy; what comes beyond is copied. Twice the high-water mark,
-/// so that bulk whose reader keeps up is not copied.
+/// Buffers that the unread bytes of one socket may occupy; what comes beyond is copied. More than a capped receive
+/// brings on top of the low-water mark (12), so that bulk whose reader keeps up is not copied.
 const LEASES_PER_SOCKET: usize = 16;
-/// Completions with full buffers in a row after which a stream counts as bulk: one may be a large request.
-const BULK_STREAK: u8 = 3;
-/// What one receive of a bulk stream asks for. Multishot receives of bulk would fill megabytes of buffers in one
-/// turn, to be copied out again if the reader is slower; these stop by themselves and need no cancellation.
-const BULK_BYTES: u32 = 64 << 10;
-/// IORING_RECVSEND_BUNDLE of linux/io_uring.h, kernel 6.10; the io-uring crate sets it without a length only.
-const RECVSEND_BUNDLE: u16 = 1 << 4;
 /// Turns that a dying driver waits for its operations. Cancelled socket operations complete in the next turn or two.
 const DRAIN_TURNS: u32 = 1000;
 
@@ -166,25 +164,31 @@ impl Core {
     ) -> Poll<io::Result<()>> {
         self.check_alive()?;
         let slot = &mut self.slots[index as usize];
-        match &slot.send {
-            Send::Trying(_) | Send::Waiting(_) | Send::Polling(_) => {
-                wait(&mut slot.send_waker, cx, &mut self.litter);
-                return Poll::Pending;
+        if slot.is_sending() {
+            wait(&mut slot.send_waker, cx, &mut self.litter);
+            return Poll::Pending;
+        }
+        if let Send::Done(outcome) = std::mem::replace(&mut slot.send, Send::Idle) {
+            if chunk.is_lent() {
+                *chunk = Chunk::default();
             }
-            Send::Idle => {}
-            Send::Done(_) => {
-                if let Send::Done(outcome) = std::mem::replace(&mut slot.send, Send::Idle) {
-                    outcome?;
-                }
-            }
+            outcome?;
         }
         if chunk.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        slot.send = Send::Trying(std::mem::take(chunk));
+        if chunk.is_lent() {
+            let why = "the bytes of this chunk are with another socket";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, why)));
+        }
+        slot.send = Send::Trying(chunk.lend());
         wait(&mut slot.send_waker, cx, &mut self.litter);
         self.submit_send(index);
         Poll::Pending
+    }
+
+    pub(super) fn is_sending(&self, index: u32) -> bool {
+        self.slots[index as usize].is_sending()
     }
 
     /// Polls for `Op::Readable` or `Op::Writable`.
@@ -282,15 +286,7 @@ impl Core {
         let slot = &mut self.slots[index as usize];
         slot.recv = Recv::Armed;
         let fd = types::Fd(slot.fd.as_raw_fd());
-        let entry = if self.features.recv_bundle && slot.full_streak >= BULK_STREAK {
-            opcode::Recv::new(fd, std::ptr::null_mut(), BULK_BYTES)
-                .buf_group(GROUP)
-                .ioprio(RECVSEND_BUNDLE)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT)
-        } else {
-            opcode::RecvMulti::new(fd, GROUP).build()
-        };
+        let entry = probe::multishot_recv(fd, GROUP, self.features.recv_cap.then_some(MULTISHOT_BYTES));
         self.push(index, Op::Recv, entry);
     }
 
@@ -526,8 +522,6 @@ impl Core {
         } else if result < 0 {
             slot.end = End::Failed(io::Error::from_raw_os_error(-result));
         }
-        let is_full = length(result) >= self.buffers.buffer_bytes();
-        slot.full_streak = if is_full { slot.full_streak.saturating_add(1) } else { 0 };
         let held = slot.held_bytes();
         let is_awaited = slot.recv_waker.is_some() && slot.queue.is_empty();
         let is_lending = is_awaited || !is_scarce(&self.buffers);
@@ -544,7 +538,8 @@ impl Core {
             slot.is_hoarding = true;
             self.hoarding.push(Token { index, generation: slot.generation, op: Op::Recv });
         }
-        if slot.queue.len_bytes() > HIGH_WATER_BYTES && slot.recv == Recv::Armed {
+        let is_over = !self.features.recv_cap && slot.queue.len_bytes() > HIGH_WATER_BYTES;
+        if is_over && slot.recv == Recv::Armed {
             self.cancel_recv(index);
         }
     }
