@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "what a command prints is its result")]
 
 mod ebpf;
+mod fuzz;
 mod process;
 mod repo;
 mod scratch;
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Rebuilds the committed kernel object from proxy-ebpf, or checks that it still matches its source
     Ebpf(ebpf::Args),
+    /// Feeds random input to every parser for a while
+    Fuzz(fuzz::Args),
     /// Runs the test rings and prints `N passed, N failed, N skipped`
     Test(test::Args),
     /// Checks import order, crate borders and what files may contain
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let repo = Repo::here();
     let result = match cli.command {
         Command::Ebpf(args) => ebpf::run(&repo, &args),
+        Command::Fuzz(args) => fuzz::run(&repo, &args),
         Command::Test(args) => test::run(&repo, &args),
         Command::Tidy => tidy::run(&repo),
     };

@@ -1,18 +1,11 @@
-//! What the node ring needs of the machine, and getting it.
+//! The programs that the node ring drives, and getting them.
 
-use std::env;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use crate::machine;
 
-use crate::process;
-
-/// Below this Weir does not run at all (reduced up to 6.1; single tests skip what the kernel lacks).
-const OLDEST_KERNEL: (u32, u32) = (5, 15);
+pub(super) use crate::machine::obstacle;
 
 /// Programs that tests drive and the Debian packages that hold them.
 const PROGRAMS: [(&str, &str); 7] = [
@@ -25,35 +18,6 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("python3", "python3"),
 ];
 
-/// Asked by packages before they start a service; 101 means "no".
-const POLICY: &str = "/usr/sbin/policy-rc.d";
-
-/// Why the ring cannot run on this machine, if it cannot.
-pub(super) fn obstacle() -> Option<String> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if !is_root(&status) {
-        return Some("it makes network namespaces and loads kernel programs, which needs root".to_owned());
-    }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
-    let (major, minor) = OLDEST_KERNEL;
-    match version_of(release) {
-        Some(version) if version >= OLDEST_KERNEL => None,
-        _ => Some(format!("it needs kernel {major}.{minor} or newer and this is {release:?}")),
-    }
-}
-
-/// Reads the effective user from `/proc/PID/status`.
-fn is_root(status: &str) -> bool {
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
-}
-
-fn version_of(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 /// Installs the programs that are missing, where that is possible; returns a sentence for each that still is.
 pub(super) fn install_programs() -> Vec<String> {
     let missing = || PROGRAMS.into_iter().filter(|(program, _)| !is_installed(program));
@@ -61,104 +25,28 @@ pub(super) fn install_programs() -> Vec<String> {
     if packages.is_empty() {
         return Vec::new();
     }
-    let result = if find("apt-get").is_some() {
-        install(&packages)
-    } else {
-        Err(anyhow!("there is no apt-get to install it with"))
-    };
+    let result = machine::install(&packages);
     let reason = result.err().map_or_else(String::new, |error| format!(" ({error:#})"));
     missing().map(|(program, _)| format!("MISSING: {program}{reason}")).collect()
 }
 
-/// Installs packages one by one, since one that cannot be had must not keep the others out.
-fn install(packages: &[&str]) -> Result<()> {
-    let _guard = NoServices::set()?;
-    process::run(apt().arg("update"))?;
-    let mut failure = Ok(());
-    for package in packages {
-        let result = process::run(apt().args(["install", "-y", "--no-install-recommends", package]));
-        failure = failure.and(result);
-    }
-    failure
-}
-
-fn apt() -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .args(["-q", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=120"])
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("RUNLEVEL", "1");
-    command
-}
-
-/// While it lives, no package starts a service.
-struct NoServices {
-    is_ours: bool,
-}
-
-impl NoServices {
-    fn set() -> Result<Self> {
-        // a policy that is already there is the administrator's
-        let is_ours = !Path::new(POLICY).exists();
-        if is_ours {
-            let mut options = fs::OpenOptions::new();
-            let file = options.write(true).create_new(true).mode(0o755).open(POLICY);
-            file.and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n"))
-                .context("cannot keep packages from starting services")?;
-        }
-        Ok(Self { is_ours })
-    }
-}
-
-impl Drop for NoServices {
-    fn drop(&mut self) {
-        if self.is_ours {
-            let _ = fs::remove_file(POLICY);
-        }
-    }
-}
-
 fn is_installed(program: &str) -> bool {
-    find(program).is_some() || (program == "postgres" && has_postgres(Path::new("/usr/lib/postgresql")))
+    machine::find(program).is_some()
+        || (program == "postgres" && has_postgres(Path::new("/usr/lib/postgresql")))
 }
 
 /// Debian keeps postgres out of `PATH`, in a folder per version.
 fn has_postgres(folder: &Path) -> bool {
     let versions = fs::read_dir(folder).into_iter().flatten().flatten();
-    versions.map(|version| version.path().join("bin/postgres")).any(|path| is_executable(&path))
-}
-
-/// Looks in `PATH` and in the folders for administrators, which not every `PATH` has.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(program)).find(|candidate| is_executable(candidate))
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    versions.map(|version| version.path().join("bin/postgres")).any(|path| machine::is_executable(&path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::scratch::Scratch;
-
-    #[test]
-    fn effective_user_decides() {
-        assert!(is_root("Name:\tx\nUid:\t1000\t0\t0\t0\n"));
-        assert!(!is_root("Uid:\t0\t1000\t0\t0\n"));
-        assert!(!is_root(""));
-    }
-
-    #[test]
-    fn kernel_versions_compare_as_numbers() {
-        assert_eq!(version_of("6.18.0-rc1-amd64"), Some((6, 18)));
-        assert_eq!(version_of("5.4.0"), Some((5, 4)));
-        assert!(version_of("5.4.0") < Some(OLDEST_KERNEL));
-        assert!(version_of("10.0.1") > Some(OLDEST_KERNEL));
-        assert_eq!(version_of(""), None);
-    }
 
     #[test]
     fn postgres_is_found_in_its_version_folder_only_if_it_can_run() {
