@@ -9,6 +9,7 @@
 
 mod ebpf;
 mod fuzz;
+mod machine;
 mod process;
 mod repo;
 mod scratch;
