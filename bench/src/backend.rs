@@ -1,0 +1,133 @@
+//! The far side: one port that gives back what it is sent, one that sends without end.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+use crate::client::pingpong::interrupted;
+
+/// Token of the listener; connections count up from 0.
+const LISTENER: Token = Token(usize::MAX);
+/// Bytes of one read and write.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of one write of the endless port.
+const SOURCE_BYTES: usize = 256 << 10;
+
+/// Serves both ports for ever; says `ready` on standard output first.
+///
+/// # Errors
+/// If an address is taken.
+pub fn run(echo: SocketAddr, source: SocketAddr) -> Result<()> {
+    let listener =
+        std::net::TcpListener::bind(source).with_context(|| format!("cannot listen on {source}"))?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || pour(stream));
+        }
+    });
+    let listener = TcpListener::bind(echo).with_context(|| format!("cannot listen on {echo}"))?;
+    writeln!(io::stdout(), "ready")?;
+    Echo { listener, poll: Poll::new()?, conns: Vec::new(), free: Vec::new() }.run()
+}
+
+/// Sends until the other side has enough.
+fn pour(mut stream: std::net::TcpStream) {
+    let block = vec![0x5a; SOURCE_BYTES];
+    while stream.write_all(&block).is_ok() {}
+}
+
+struct Echo {
+    listener: TcpListener,
+    poll: Poll,
+    conns: Vec<Option<Conn>>,
+    free: Vec<usize>,
+}
+
+struct Conn {
+    stream: TcpStream,
+    /// What the kernel did not take; nothing more is read until it has.
+    unsent: Vec<u8>,
+}
+
+impl Echo {
+    fn run(mut self) -> Result<()> {
+        self.poll.registry().register(&mut self.listener, LISTENER, Interest::READABLE)?;
+        let mut events = Events::with_capacity(1024);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            self.poll.poll(&mut events, None).or_else(interrupted)?;
+            for event in &events {
+                if event.token() == LISTENER {
+                    self.accept_all()?;
+                } else if let Some(slot) = self.conns.get_mut(event.token().0)
+                    && let Some(conn) = slot
+                    && conn.advance(&mut buffer).is_err()
+                {
+                    *slot = None;
+                    self.free.push(event.token().0);
+                }
+            }
+        }
+    }
+
+    fn accept_all(&mut self) -> Result<()> {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // the peer gave up in the queue
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error).context("cannot accept"),
+            };
+            stream.set_nodelay(true).ok();
+            let index = self.free.pop().unwrap_or(self.conns.len());
+            self.poll.registry().register(
+                &mut stream,
+                Token(index),
+                Interest::READABLE | Interest::WRITABLE,
+            )?;
+            let conn = Some(Conn { stream, unsent: Vec::new() });
+            match self.conns.get_mut(index) {
+                Some(slot) => *slot = conn,
+                None => self.conns.push(conn),
+            }
+        }
+    }
+}
+
+impl Conn {
+    /// Gives back what has come; an error is the end of the connection.
+    fn advance(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) => return waiting(error),
+            }
+        }
+        loop {
+            let count = match self.stream.read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => count,
+                Err(error) => return waiting(error),
+            };
+            let sent = self.stream.write(&buffer[..count]).or_else(|error| waiting(error).map(|()| 0))?;
+            if sent < count {
+                self.unsent.extend_from_slice(&buffer[sent..count]);
+                return Ok(());
+            }
+            if count < buffer.len() {
+                // a short read has emptied the socket, and what comes later is a new event (epoll(7))
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Nothing is wrong if there is just nothing to do.
+fn waiting(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) }
+}

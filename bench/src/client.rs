@@ -1,0 +1,23 @@
+//! The far side's customers: each mode is one kind of work, done until the time is over.
+
+pub mod bulk;
+pub mod connect;
+pub mod idle;
+pub mod pingpong;
+pub mod request;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What every mode is told.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Where to connect to.
+    pub target: SocketAddr,
+    /// Processes whose processor time is reported: the proxy.
+    pub watched: Vec<u32>,
+    /// Time before the measurement, for caches and pools to fill.
+    pub warm_up: Duration,
+    /// Length of the measurement.
+    pub length: Duration,
+}

@@ -1,0 +1,58 @@
+//! Connections that were used once and then do nothing.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::client::Job;
+use crate::client::pingpong::message;
+use crate::cpu::{self, Window};
+use crate::report::Sample;
+
+/// Bytes that go there and back once on every connection.
+const BYTES: usize = 64;
+/// Time between two looks at the memory; it counts as settled when two looks see the same.
+const LOOK: Duration = Duration::from_millis(200);
+/// Looks at most.
+const LOOKS: usize = 15;
+
+/// Opens `connections`, uses each once, and measures the proxy's memory before and with them.
+///
+/// # Errors
+/// If a connection fails or answers wrongly.
+pub fn run(job: &Job, connections: usize) -> Result<Sample> {
+    let before = settled(&job.watched)?;
+    let window = Window::open(&job.watched)?;
+    let mut open = Vec::with_capacity(connections);
+    let began = Instant::now();
+    for index in 0..connections {
+        let mut stream = TcpStream::connect(job.target)
+            .with_context(|| format!("cannot open connection {index} after {:?}", began.elapsed()))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let request = message(index, BYTES);
+        stream.write_all(&request)?;
+        let mut answer = [0; BYTES];
+        stream.read_exact(&mut answer).with_context(|| format!("no answer on connection {index}"))?;
+        ensure!(answer[..] == request[..], "a wrong answer");
+        open.push(stream);
+    }
+    let usage = window.close()?;
+    let with = settled(&job.watched)?;
+    Ok(Sample { ops: connections as f64, usage, memory: Some((before, with)), ..Sample::default() })
+}
+
+fn settled(pids: &[u32]) -> Result<u64> {
+    let mut last = cpu::memory_bytes(pids)?;
+    for _ in 0..LOOKS {
+        thread::sleep(LOOK);
+        let now = cpu::memory_bytes(pids)?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
+}
