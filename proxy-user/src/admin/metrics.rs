@@ -1,0 +1,54 @@
+//! One scrape: everything that is counted, gathered from where it is counted.
+
+use std::io;
+use std::sync::Arc;
+
+use proxy_core::health::EndpointReport;
+use proxy_core::snapshot::Snapshot;
+
+use super::source::Source;
+use crate::control::Phase;
+use crate::stats::family::{ConfigReading, Reading, render};
+use crate::stats::kernel::KernelReader;
+use crate::stats::label::{MOST_ENDPOINTS, Names};
+use crate::stats::process::ProcessReading;
+
+/// Makes the text of `/metrics`; blocks.
+pub(super) fn text(
+    source: &impl Source,
+    reader: &mut KernelReader,
+    health: Vec<EndpointReport>,
+) -> io::Result<String> {
+    let (status, shared) = (source.status(), source.shared());
+    let services = shared.stats.all().into_iter().map(|(id, stats)| (Some(id), stats));
+    Ok(render(Reading {
+        names: names(&source.snapshot()),
+        kernel: source.read_kernel(reader)?,
+        proxied: services.chain([(None, Arc::clone(&shared.stats.stray))]).collect(),
+        health,
+        drivers: source.driver_counters(),
+        config: ConfigReading {
+            wanted: status.wanted,
+            applied: status.applied,
+            reloads: status.reloads,
+            failures: status.failures,
+            is_last_good: status.last_error.is_none(),
+        },
+        is_ready: status.phase == Phase::Ready,
+        descriptors: (shared.budget.open(), shared.budget.most()),
+        access_log_dropped: shared.access.dropped(),
+        process: ProcessReading::read(status.started),
+    }))
+}
+
+/// Names of what is in force; endpoints only if they are few enough for series of their own.
+fn names(snapshot: &Snapshot) -> Names {
+    let mut names = Names::default();
+    let endpoint_count: usize = snapshot.services().map(|service| service.endpoints.len()).sum();
+    for service in snapshot.services() {
+        names.add_service(service.id, Arc::clone(&service.name));
+        let few = service.endpoints.iter().filter(|_| endpoint_count <= MOST_ENDPOINTS);
+        few.for_each(|endpoint| names.add_endpoint(endpoint.id, endpoint.address.to_string().into()));
+    }
+    names
+}

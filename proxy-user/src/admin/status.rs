@@ -1,0 +1,74 @@
+//! Where the process stands.
+
+use std::time::SystemTime;
+
+use proxy_io::DriverKind;
+use serde::{Deserialize, Serialize};
+
+use super::source::Source;
+use crate::control::Phase;
+
+/// `/status`. Times in seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct StatusPage {
+    pub(super) phase: String,
+    pub(super) pid: u32,
+    pub(super) version: String,
+    pub(super) uptime_seconds: f64,
+    pub(super) config: String,
+    pub(super) wanted_version: u64,
+    pub(super) applied_version: u64,
+    pub(super) reloads: u64,
+    pub(super) reload_failures: u64,
+    pub(super) last_error: Option<String>,
+    pub(super) driver: String,
+    pub(super) driver_note: Option<String>,
+    pub(super) workers: usize,
+    pub(super) services: usize,
+    pub(super) endpoints: usize,
+    pub(super) usable_endpoints: usize,
+    pub(super) proxied_connections: u64,
+    pub(super) proxied_connections_max: u64,
+    pub(super) access_log_dropped: u64,
+    pub(super) missing_cgroups: Vec<String>,
+    pub(super) drain_timeout_seconds: f64,
+}
+
+pub(super) fn status(source: &impl Source) -> StatusPage {
+    let (status, snapshot, shared) = (source.status(), source.snapshot(), source.shared());
+    StatusPage {
+        phase: phase(status.phase).to_owned(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: SystemTime::now().duration_since(status.started).unwrap_or_default().as_secs_f64(),
+        config: status.config.display().to_string(),
+        wanted_version: status.wanted.0,
+        applied_version: status.applied.0,
+        reloads: status.reloads,
+        reload_failures: status.failures,
+        last_error: status.last_error.clone(),
+        driver: match status.driver {
+            DriverKind::Ring => "ring",
+            DriverKind::Epoll => "epoll",
+        }
+        .to_owned(),
+        driver_note: status.driver_note.clone(),
+        workers: status.workers,
+        services: snapshot.services().len(),
+        endpoints: snapshot.services().map(|service| service.endpoints.len()).sum(),
+        usable_endpoints: snapshot.services().map(|service| service.usable().len()).sum(),
+        proxied_connections: shared.budget.open(),
+        proxied_connections_max: shared.budget.most(),
+        access_log_dropped: shared.access.dropped(),
+        missing_cgroups: status.missing_cgroups.clone(),
+        drain_timeout_seconds: status.drain_timeout.as_secs_f64(),
+    }
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Ready => "ready",
+        Phase::Draining => "draining",
+    }
+}
