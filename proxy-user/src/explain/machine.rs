@@ -1,0 +1,272 @@
+//! What the machine offers: the kernel, its file systems, limits and settings.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use proxy_bpf::abi::config::{LISTENER_COUNT, LISTENER_NET_V4, LISTENER_PORT};
+use proxy_bpf::abi::map;
+use proxy_bpf::attach::{BPFFS, Pins};
+use proxy_bpf::cgroup::Hierarchy;
+use proxy_bpf::load::HOOKS;
+use proxy_bpf::probe::{Feature, kernel_features};
+use proxy_io::driver::probe;
+use proxy_io::{bpf, mount};
+
+use super::finding::Finding;
+
+/// First kernel with everything (DESIGN: floor), and first with enough for the reduced mode.
+const FULL: (u32, u32) = (6, 1);
+const REDUCED: (u32, u32) = (5, 15);
+/// Features without which Weir works, a little worse.
+const OPTIONAL: [&str; 2] = ["helper bpf_set_retval in connect", "helper bpf_skc_to_mptcp_sock in sock_ops"];
+/// Descriptors that a node should have: two for each of 32,000 proxied connections.
+const GOOD_NOFILE: u64 = 65_536;
+
+pub(super) fn rights(missing: Option<&str>) -> Finding {
+    match missing {
+        None => Finding::ok("rights", "all that Weir needs"),
+        Some(missing) => Finding::problem("rights", missing, "run Weir and this command as root (sudo)"),
+    }
+}
+
+pub(super) fn kernel() -> Finding {
+    let release = read("/proc/sys/kernel/osrelease");
+    let what = "kernel";
+    match version(&release) {
+        Some(version) if version >= FULL => Finding::ok(what, release),
+        Some(version) if version >= REDUCED => Finding::warning(
+            what,
+            release,
+            "6.1 or later has everything; here the workers use epoll and refused connections may see EPERM",
+        ),
+        _ => Finding::problem(what, release, "Weir needs Linux 5.15, better 6.1"),
+    }
+}
+
+/// Asks for every feature; one line if all are there, else one for each that is not.
+pub(super) fn features(may_ask: bool) -> Vec<Finding> {
+    if !may_ask {
+        let advice = "run this command as root";
+        return vec![Finding::warning("kernel features", "cannot be asked without rights", advice)];
+    }
+    let features = kernel_features();
+    let mut findings: Vec<Finding> = features.iter().filter_map(feature).collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok("kernel features", format!("all {} that Weir uses", features.len())));
+    }
+    findings
+}
+
+fn feature(feature: &Feature) -> Option<Finding> {
+    let Feature { name, since, purpose, state } = feature;
+    match state {
+        Ok(true) => None,
+        Ok(false) if OPTIONAL.contains(&name.as_str()) => {
+            let advice = format!("Weir does without it; Linux {since} has it");
+            Some(Finding::warning(name, format!("missing (for {purpose})"), advice))
+        }
+        Ok(false) => {
+            let advice = format!("Linux {since} or later has it, if it is not configured away");
+            Some(Finding::problem(name, format!("missing (for {purpose})"), advice))
+        }
+        Err(error) => {
+            Some(Finding::warning(name, format!("cannot be asked: {error}"), "see whether `weir run` works"))
+        }
+    }
+}
+
+pub(super) fn cgroups(found: &std::io::Result<Hierarchy>) -> Finding {
+    let what = "cgroup v2";
+    match found {
+        Ok(Hierarchy { mount, is_hybrid: false }) => Finding::ok(what, format!("at {}", mount.display())),
+        Ok(Hierarchy { mount, is_hybrid: true }) => Finding::warning(
+            what,
+            format!("at {}, beside cgroup v1 (hybrid)", mount.display()),
+            "a scope by cgroup sees v2 cgroups only; applications that are in v1 cgroups sit in the v2 root: use \
+             scopes by network namespace (netns) for them",
+        ),
+        Err(error) => Finding::problem(
+            what,
+            error.to_string(),
+            "mount it, or boot with systemd.unified_cgroup_hierarchy=1",
+        ),
+    }
+}
+
+pub(super) fn bpffs() -> Finding {
+    if mount::is_bpffs(Path::new(BPFFS)) {
+        Finding::ok("bpffs", format!("at {BPFFS}"))
+    } else {
+        Finding::warning("bpffs", format!("not mounted at {BPFFS}"), "nothing: `weir run` mounts it")
+    }
+}
+
+pub(super) fn io_uring() -> Finding {
+    match probe::ring() {
+        Ok(features) => {
+            let note = if features.defer_taskrun { "" } else { ", without DEFER_TASKRUN (6.1)" };
+            Finding::ok("io_uring", format!("works{note}"))
+        }
+        Err(error) => Finding::warning(
+            "io_uring",
+            error.to_string(),
+            "nothing, if that is wanted: workers use epoll and need about a tenth more CPU time",
+        ),
+    }
+}
+
+pub(super) fn descriptors() -> Finding {
+    let limits = read("/proc/self/limits");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();
+    let hard = line.split_ascii_whitespace().nth(1).unwrap_or_default();
+    let most = if hard == "unlimited" { u64::MAX } else { hard.parse().unwrap_or_default() };
+    let what = "open files (RLIMIT_NOFILE)";
+    if most >= GOOD_NOFILE {
+        return Finding::ok(what, format!("at most {hard}"));
+    }
+    let connections = crate::stats::conn::DescriptorBudget::new(most).most();
+    let found = format!("at most {hard}: room for {connections} proxied connections");
+    Finding::warning(what, found, "raise LimitNOFILE of the service (or ulimit -Hn) if more are expected")
+}
+
+/// Clients must not be given the ports of the listeners, and nobody else may have them.
+pub(super) fn ports(is_running: bool) -> Vec<Finding> {
+    let what = "ports of the proxy lane";
+    let count = u16::try_from(LISTENER_COUNT).unwrap_or(u16::MAX);
+    let (first, last) = (LISTENER_PORT, LISTENER_PORT + count - 1);
+    let mut findings = Vec::new();
+    let range = read("/proc/sys/net/ipv4/ip_local_port_range");
+    if overlaps(&range, first, last) {
+        let range = range.split_ascii_whitespace().collect::<Vec<_>>().join("-");
+        findings.push(Finding::warning(
+            what,
+            format!("{first}-{last} lie within net.ipv4.ip_local_port_range ({range})"),
+            format!("an application may be given one first: sysctl net.ipv4.ip_local_reserved_ports={first}-{last}"),
+        ));
+    }
+    let [a, b, c] = LISTENER_NET_V4;
+    let address = SocketAddrV4::new(Ipv4Addr::new(a, b, c, 1), first);
+    if !is_running && let Err(error) = TcpListener::bind(address) {
+        let advice = format!("find who has it (ss -ltnp sport = {first}) and move it");
+        findings.push(Finding::problem(what, format!("cannot listen on {address}: {error}"), advice));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(what, format!("{first}-{last} are free for Weir")));
+    }
+    findings
+}
+
+/// Tells whether two ranges of ports meet; a reserved one does not count.
+fn overlaps(range: &str, first: u16, last: u16) -> bool {
+    let mut ends = range.split_ascii_whitespace().map(|end| end.parse::<u16>().ok());
+    let (Some(Some(low)), Some(Some(high))) = (ends.next(), ends.next()) else { return false };
+    let reserved = read("/proc/sys/net/ipv4/ip_local_reserved_ports");
+    low <= last && first <= high && !(first..=last).all(|port| is_listed(&reserved, port))
+}
+
+/// Format: Documentation/networking/ip-sysctl.rst, `1,2-4,10`.
+fn is_listed(list: &str, port: u16) -> bool {
+    list.trim().split(',').any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let ends = (first.parse::<u16>(), last.parse::<u16>());
+        matches!(ends, (Ok(first), Ok(last)) if (first..=last).contains(&port))
+    })
+}
+
+/// Looks for programs of others on Weir's hooks.
+pub(super) fn hooks(hierarchy: &Hierarchy, may_ask: bool) -> Vec<Finding> {
+    let what = "other BPF programs on our hooks";
+    if !may_ask {
+        return vec![Finding::warning(what, "cannot be asked without rights", "run this command as root")];
+    }
+    let root = match File::open(&hierarchy.mount) {
+        Ok(root) => root,
+        Err(error) => return vec![Finding::warning(what, error.to_string(), "run this command as root")],
+    };
+    let ours = Pins::existing().map(|pins| pins.attached()).unwrap_or_default();
+    let mut findings = Vec::new();
+    for hook in &HOOKS {
+        let ids = bpf::query(root.as_fd(), hook.kind).unwrap_or_default();
+        let others = ids.len().saturating_sub(usize::from(ours.contains(&hook.name)));
+        if others > 0 {
+            let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+            findings.push(Finding::warning(
+                what,
+                format!("{others} at the cgroup root, {:?} (ids with ours: {})", hook.kind, ids.join(" ")),
+                "all of them run; if one rewrites the same connections, the last one wins: bpftool prog show id ID",
+            ));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(what, "none at the cgroup root"));
+    }
+    findings
+}
+
+pub(super) fn congestion() -> Finding {
+    let what = "congestion control";
+    let default = read("/proc/sys/net/ipv4/tcp_congestion_control");
+    let available = read("/proc/sys/net/ipv4/tcp_available_congestion_control");
+    if available.split_ascii_whitespace().any(|name| name == "cubic") {
+        return Finding::ok(what, format!("{default} by default; Weir's local hops use cubic"));
+    }
+    let advice = "load the module tcp_cubic: bbr, for one, holds local hops to a fifth of their speed";
+    Finding::warning(what, format!("{default} by default, and no cubic for Weir's local hops"), advice)
+}
+
+pub(super) fn maps() -> Finding {
+    let names: Vec<&str> = map::ALL.to_vec();
+    Finding::ok("maps (weir run --map-size)", names.join(" "))
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    #[test]
+    fn kernel_versions_are_compared_as_numbers() {
+        assert_eq!(version("6.18.0-1-amd64"), Some((6, 18)));
+        assert_eq!(version("5.15.167.4-microsoft"), Some((5, 15)));
+        assert!(version("6.18").unwrap() > FULL && version("5.9.1").unwrap() < REDUCED);
+        assert_eq!(version("linux"), None);
+    }
+
+    #[test]
+    fn reserved_ports_are_read_as_lists_and_ranges() {
+        let list = "53,61000-61500,61502\n";
+        assert!([53, 61000, 61500, 61502].iter().all(|port| is_listed(list, *port)));
+        assert!(![52, 61501, 61503].iter().any(|port| is_listed(list, *port)));
+        assert!(!is_listed("", 1) && !is_listed("\n", 0));
+    }
+
+    #[test]
+    fn ranges_of_ports_meet_or_do_not() {
+        assert!(!overlaps("32768\t60999", 61500, 61507));
+        assert!(!overlaps("", 61500, 61507));
+    }
+
+    #[test]
+    fn missing_features_are_problems_unless_weir_can_do_without() {
+        let named =
+            |name: &str, state| Feature { name: name.to_owned(), since: "5.18", purpose: "tests", state };
+        let level = |name: &str, state| feature(&named(name, state)).map(|finding| finding.level);
+        assert_eq!(level("map type hash", Ok(true)), None);
+        assert_eq!(level("map type hash", Ok(false)), Some(Level::Problem));
+        assert_eq!(level(OPTIONAL[0], Ok(false)), Some(Level::Warning));
+        assert_eq!(level("map type hash", Err("EPERM".to_owned())), Some(Level::Warning));
+        let missing = feature(&named("map type hash", Ok(false))).unwrap();
+        assert!(missing.advice.unwrap().contains("5.18"), "the version is named");
+    }
+}
