@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use crate::explain::Output;
+
 /// Makes the network transparent to every application on this node: load balancing, health checking and statistics,
 /// with no sidecar and no change to the application.
 #[derive(Debug, Parser)]
@@ -129,15 +131,6 @@ pub struct Connections {
     /// Shows them again every second until interrupted.
     #[arg(short, long)]
     pub watch: bool,
-}
-
-/// Forms of output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
 }
 
 fn map_size(text: &str) -> Result<(String, u32), String> {
