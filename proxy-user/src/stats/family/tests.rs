@@ -65,7 +65,7 @@ fn times_are_cumulative_buckets_in_seconds() {
     assert_eq!(lines.len(), 20 + 2, "{lines:?}");
     assert_eq!(lines[0], r#"weir_connect_duration_seconds_sum{service="shop/web",lane="direct"} 0.0021"#);
     assert_eq!(lines[1], r#"weir_connect_duration_seconds_count{service="shop/web",lane="direct"} 3"#);
-    assert!(lines[2].contains(r#"le="1.6e-5""#) && lines[2].ends_with(" 0"), "{}", lines[2]);
+    assert!(lines[2].contains(r#"le="0.000016""#) && lines[2].ends_with(" 0"), "{}", lines[2]);
     let one_ms = lines.iter().find(|line| line.contains(r#"le="0.001024""#)).unwrap();
     assert!(one_ms.ends_with(" 2"), "{one_ms}");
     assert!(lines[21].contains(r#"le="+Inf""#) && lines[21].ends_with(" 3"), "{}", lines[21]);
