@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cgroup::Cgroup;
-use crate::net::Net;
+use crate::net::{Net, Side};
 use crate::process::{self, Running};
 
 /// The clients' source; they are run from memory, so a test program needs no files.
@@ -21,8 +21,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Where clients run.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
-    /// Network namespace.
+    /// Network namespaces.
     pub net: &'a Net,
+    /// Which of them.
+    pub side: Side,
     /// Cgroup; none is wherever the test itself is.
     pub cgroup: Option<&'a Cgroup>,
 }
@@ -35,6 +37,7 @@ impl Place<'_> {
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
         self.net.command(
+            self.side,
             |nsenter| self.cgroup.map_or_else(|| Command::new(nsenter), |c| c.command(nsenter)),
             program,
         )

@@ -9,6 +9,7 @@
 pub mod battery;
 pub mod cgroup;
 pub mod client;
+pub mod config;
 pub mod metrics;
 pub mod net;
 pub mod node;

@@ -1,9 +1,10 @@
 //! Network namespaces with addresses, without a way out of the machine.
 //!
-//! Two networks hang on a cable whose other end nobody answers at: whatever Weir fails to catch dies there.
-//! - 10.77.0.0/24 and fd77::/64: the application's own address (`.1`) and those of far sides (`.10` to `.19`);
-//! - 10.96.0.0/16 and fd96::/64: what applications ask for. They have a route, so that the kernel has an opinion on the
-//!   source address, but nobody answers there.
+//! Two of them and a cable in between: applications and Weir live in the near one, servers in the far one.
+//! - 10.77.0.0/24 and fd77::/64 are the cable: `.1` is the application's own address, `.20` to `.29` are further ones
+//!   that it may bind, `.10` to `.19` are those of servers;
+//! - 10.96.0.0/16 and fd96::/64 are what applications ask for. They have a route, so that the kernel has an opinion on
+//!   the source address, but nobody answers there: whatever Weir fails to catch dies on the cable.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,8 +17,10 @@ use std::io::Write as _;
 
 use crate::process;
 
-/// Lowest and highest last byte of the addresses for far sides.
-const HOSTS: std::ops::RangeInclusive<u8> = 10..=19;
+/// Last bytes of the servers' addresses.
+const SERVERS: std::ops::RangeInclusive<u8> = 10..=19;
+/// Last bytes of the addresses that an application may bind.
+pub const SOURCES: std::ops::RangeInclusive<u8> = 20..=29;
 
 /// Address families of an application's socket, as a test sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ impl Family {
         }
     }
 
-    /// Address of a far side; 10 to 19.
+    /// Address of a server, one of ten: 10 to 19; or, with port 0, of an application ([`SOURCES`]).
     #[must_use]
     pub fn host(self, number: u8, port: u16) -> SocketAddr {
         match self {
@@ -72,62 +75,63 @@ fn mapped(address: Ipv4Addr) -> IpAddr {
     address.to_ipv6_mapped().into()
 }
 
-/// A network namespace; deleted when dropped.
+/// Where somebody lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Applications and Weir.
+    Near,
+    /// Servers.
+    Far,
+}
+
+/// Two network namespaces; deleted when dropped.
 pub struct Net {
-    name: String,
+    near: Namespace,
+    far: Namespace,
 }
 
 impl Net {
-    /// Makes one with a name of its own.
+    /// Makes them, with names of their own.
     ///
     /// # Errors
     /// Without root or without iproute2.
     pub fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("weir-test-{}-{count}", std::process::id());
-        process::output(Command::new("ip").args(["netns", "add", &name]))?;
-        let net = Self { name };
-        net.set_up().context("cannot set the network namespace up")?;
+        let make = |side| Namespace::new(format!("weir-test-{}-{count}-{side}", std::process::id()));
+        let net = Self { near: make("near")?, far: make("far")? };
+        net.set_up().context("cannot set the network namespaces up")?;
         Ok(net)
     }
 
     fn set_up(&self) -> Result<()> {
-        let mut script = String::from(
-            "link set lo up\nlink add lan0 type veth peer name end0\nlink set lan0 up\nlink set end0 up\n",
-        );
-        script += "addr add 10.77.0.1/24 dev lan0\naddr add fd77::1/64 dev lan0 nodad\n";
-        for host in HOSTS {
-            // preferred_lft 0: never chosen as a source by itself
-            script += &format!("addr add 10.77.0.{host}/32 dev lan0 preferred_lft 0\n");
-            script += &format!("addr add fd77::{host:x}/128 dev lan0 nodad preferred_lft 0\n");
+        let far_name = &self.far.0;
+        let near = format!("link add lan0 type veth peer name lan0 netns {far_name}\n");
+        self.near.ip(&(near + &addresses(std::iter::once(1).chain(SOURCES)) + ROUTES))?;
+        self.far.ip(&addresses(SERVERS))?;
+        for side in [Side::Near, Side::Far] {
+            // Data in a SYN: a setting per namespace (ip-sysctl, tcp_fastopen: 1 client, 2 server).
+            self.run(side, || fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3"))?
+                .context("cannot set tcp_fastopen")?;
         }
-        script += "route add 10.96.0.0/16 dev lan0 src 10.77.0.1\nroute add fd96::/64 dev lan0 src fd77::1\n";
-        let mut ip = Command::new("ip")
-            .args(["-netns", &self.name, "-batch", "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run ip")?;
-        ip.stdin.take().context("the pipe was asked for above")?.write_all(script.as_bytes())?;
-        let output = ip.wait_with_output()?;
-        ensure!(output.status.success(), "ip: {}", String::from_utf8_lossy(&output.stderr));
-        // Servers take data in a SYN: a setting per namespace (ip-sysctl, tcp_fastopen: 1 client, 2 server).
-        self.run(|| fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3"))?.context("cannot set tcp_fastopen")
+        Ok(())
     }
 
-    /// The file that names it.
+    /// The file that names a namespace.
     #[must_use]
-    pub fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.name)
+    pub fn path(&self, side: Side) -> PathBuf {
+        match side {
+            Side::Near => self.near.path(),
+            Side::Far => self.far.path(),
+        }
     }
 
     /// Puts a command inside: `nsenter` changes nothing but the network, while `ip netns exec` hides cgroups, too.
     ///
     /// `wrap` makes the command that runs `nsenter`, for example inside a cgroup.
-    pub fn command(&self, wrap: impl FnOnce(&Path) -> Command, program: &Path) -> Command {
+    pub fn command(&self, side: Side, wrap: impl FnOnce(&Path) -> Command, program: &Path) -> Command {
         let mut command = wrap(Path::new("nsenter"));
-        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command.arg(format!("--net={}", self.path(side).display())).arg("--").arg(program);
         command
     }
 
@@ -135,14 +139,56 @@ impl Net {
     ///
     /// # Errors
     /// If the namespace cannot be entered.
-    pub fn run<T: Send>(&self, function: impl FnOnce() -> T + Send) -> Result<T> {
-        proxy_io::netns::run_in(&self.path(), function).context("cannot enter the network namespace")
+    pub fn run<T: Send>(&self, side: Side, function: impl FnOnce() -> T + Send) -> Result<T> {
+        proxy_io::netns::run_in(&self.path(side), function).context("cannot enter the network namespace")
     }
 }
 
-impl Drop for Net {
+const ROUTES: &str =
+    "route add 10.96.0.0/16 dev lan0 src 10.77.0.1\nroute add fd96::/64 dev lan0 src fd77::1\n";
+
+/// Commands of iproute2 that bring the interfaces up and give them addresses.
+fn addresses(numbers: impl Iterator<Item = u8>) -> String {
+    let mut script = String::from("link set lo up\nlink set lan0 up\n");
+    for number in numbers {
+        // what is not the first is never chosen as a source by itself
+        let rank = if SOURCES.contains(&number) { " preferred_lft 0" } else { "" };
+        script += &format!("addr add 10.77.0.{number}/24 dev lan0{rank}\n");
+        script += &format!("addr add fd77::{number:x}/64 dev lan0 nodad{rank}\n");
+    }
+    script
+}
+
+struct Namespace(String);
+
+impl Namespace {
+    fn new(name: String) -> Result<Self> {
+        process::output(Command::new("ip").args(["netns", "add", &name]))?;
+        Ok(Self(name))
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.0)
+    }
+
+    /// Runs many commands of iproute2 inside.
+    fn ip(&self, script: &str) -> Result<()> {
+        let mut ip = Command::new("ip")
+            .args(["-netns", &self.0, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run ip")?;
+        ip.stdin.take().context("the pipe was asked for above")?.write_all(script.as_bytes())?;
+        let output = ip.wait_with_output()?;
+        ensure!(output.status.success(), "ip: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(error) = process::output(Command::new("ip").args(["netns", "del", &self.name])) {
+        if let Err(error) = process::output(Command::new("ip").args(["netns", "del", &self.0])) {
             eprintln!("a network namespace stays behind: {error:#}");
         }
     }

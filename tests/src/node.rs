@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::cgroup;
 use crate::metrics::Metrics;
-use crate::net::Net;
+use crate::net::{Net, Side};
 use crate::process;
 use crate::skip;
 use crate::wait;
@@ -140,7 +140,7 @@ impl<'a> Weir<'a> {
         fs::write(&file, config.to_string()).expect("the folder can be written to");
         let log = File::options().create(true).append(true).open(folder.join("stderr"));
         let log = log.expect("the folder can be written to");
-        let mut command = net.command(|nsenter| Command::new(nsenter), &binary());
+        let mut command = net.command(Side::Near, |nsenter| Command::new(nsenter), &binary());
         command.args(["run", "--io", &driver(), "-c"]).arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().expect("nsenter can be started")
@@ -180,7 +180,7 @@ impl<'a> Weir<'a> {
     /// If there is no answer.
     pub fn ask(&self, path: &str) -> Result<(u16, String)> {
         let address: SocketAddr = ([127, 0, 0, 1], 15000).into();
-        self.net.run(|| {
+        self.net.run(Side::Near, || {
             let mut stream = TcpStream::connect_timeout(&address, ASK_LIMIT)?;
             stream.set_read_timeout(Some(ASK_LIMIT))?;
             write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;

@@ -1,8 +1,9 @@
-//! Far sides: servers in a network namespace that do what the client's first line asks for, and tell what they saw.
+//! Servers in the far network namespace that do what the client's first line asks for, and tell what they saw.
 //!
 //! | line | what the server does |
 //! |---|---|
 //! | `name TOKEN` | answers `NAME TOKEN`, then takes the next line |
+//! | `GET PATH HTTP/1.x` | answers with [`Server::set_status`]'s status and its name, and closes |
 //! | `note TOKEN` | takes it down and reads on |
 //! | `echo` | sends everything back, then its FIN after the client's |
 //! | `sink` | reads to the end, then answers `COUNT ok` or `COUNT broken` |
@@ -25,7 +26,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::net::Net;
+use crate::net::{Net, Side};
 use crate::stream::{self, Check};
 
 /// As long as the kernel allows by default (net.core.somaxconn): refusals must be Weir's, not ours.
@@ -69,6 +70,7 @@ pub struct Server {
     task: Option<JoinHandle<()>>,
     seen: Mutex<Receiver<Seen>>,
     resume: watch::Sender<bool>,
+    status: watch::Sender<u16>,
 }
 
 struct Shared {
@@ -76,6 +78,7 @@ struct Shared {
     banner: Option<String>,
     seen: Sender<Seen>,
     resume: watch::Receiver<bool>,
+    status: watch::Receiver<u16>,
 }
 
 impl Server {
@@ -96,7 +99,7 @@ impl Server {
     }
 
     fn listen(net: &Net, address: SocketAddr, name: &str, banner: Option<String>) -> Result<Self> {
-        let fd = net.run(|| sock::listen(address, BACKLOG, true, false))?;
+        let fd = net.run(Side::Far, || sock::listen(address, BACKLOG, true, false))?;
         let fd = fd.with_context(|| format!("cannot listen on {address}"))?;
         Self::serve(fd.into(), address, name, banner)
     }
@@ -119,11 +122,13 @@ impl Server {
     ) -> Result<Self> {
         let (sender, seen) = channel();
         let (resume, resumed) = watch::channel(false);
-        let shared = Shared { name: name.to_owned(), banner, seen: sender, resume: resumed };
+        let (status, status_now) = watch::channel(200);
+        let shared =
+            Shared { name: name.to_owned(), banner, seen: sender, resume: resumed, status: status_now };
         let _inside = runtime().enter();
         let listener = TcpListener::from_std(listener)?;
         let task = tokio::spawn(accept(listener, std::sync::Arc::new(shared)));
-        Ok(Self { address, task: Some(task), seen: Mutex::new(seen), resume })
+        Ok(Self { address, task: Some(task), seen: Mutex::new(seen), resume, status })
     }
 
     /// Where it listens.
@@ -144,6 +149,11 @@ impl Server {
     /// Lets those read on who were asked to do so `later`.
     pub fn resume(&self) {
         self.resume.send_replace(true);
+    }
+
+    /// Changes the status with which HTTP requests are answered; 200 at first.
+    pub fn set_status(&self, status: u16) {
+        self.status.send_replace(status);
     }
 
     /// Ends as a killed process does: the port is closed and so are all connections, without a word.
@@ -171,7 +181,7 @@ impl UdpServer {
     /// # Errors
     /// If the address is taken or the namespace cannot be entered.
     pub fn start(net: &Net, address: SocketAddr) -> Result<Self> {
-        let socket = net.run(|| std::net::UdpSocket::bind(address))??;
+        let socket = net.run(Side::Far, || std::net::UdpSocket::bind(address))??;
         socket.set_nonblocking(true)?;
         let _inside = runtime().enter();
         let socket = UdpSocket::from_std(socket)?;
@@ -241,6 +251,7 @@ async fn converse(stream: TcpStream, peer: SocketAddr, shared: std::sync::Arc<Sh
                     return;
                 }
             }
+            "GET" => return answer_http(stream, &shared).await,
             "note" => {
                 let _ = shared.seen.send(told(Check::default(), End::Fin));
             }
@@ -251,6 +262,18 @@ async fn converse(stream: TcpStream, peer: SocketAddr, shared: std::sync::Arc<Sh
             }
         }
     }
+}
+
+/// Answers one HTTP request, whose head is thrown away.
+async fn answer_http(mut stream: BufReader<TcpStream>, shared: &Shared) {
+    let mut line = String::new();
+    while matches!(stream.read_line(&mut line).await, Ok(3..)) {
+        line.clear();
+    }
+    let (status, name) = (*shared.status.borrow(), &shared.name);
+    let head =
+        format!("HTTP/1.1 {status} Told\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", name.len());
+    let _ = stream.write_all(format!("{head}{name}").as_bytes()).await;
 }
 
 /// Carries out a command that ends the conversation.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::cgroup::{self, Cgroup};
 use crate::client::Place;
-use crate::net::Net;
+use crate::net::{Net, Side};
 use crate::process;
 use crate::skip;
 use crate::upstream::Server;
@@ -21,7 +21,7 @@ const OLDEST_KERNEL: (u32, u32) = (5, 15);
 pub struct World {
     /// Cgroup of the application that is intercepted.
     pub app: Cgroup,
-    /// Network namespace of everybody.
+    /// Network namespaces.
     pub net: Net,
     /// Last, so that it is given back when everything else is gone.
     _lock: File,
@@ -48,16 +48,22 @@ impl World {
     /// Where the intercepted application runs.
     #[must_use]
     pub fn app(&self) -> Place<'_> {
-        Place { net: &self.net, cgroup: Some(&self.app) }
+        Place { net: &self.net, side: Side::Near, cgroup: Some(&self.app) }
     }
 
-    /// Where everybody else runs.
+    /// Where applications run that are not intercepted.
     #[must_use]
     pub fn outside(&self) -> Place<'_> {
-        Place { net: &self.net, cgroup: None }
+        Place { net: &self.net, side: Side::Near, cgroup: None }
     }
 
-    /// Starts a far side.
+    /// Where servers run.
+    #[must_use]
+    pub fn far(&self) -> Place<'_> {
+        Place { net: &self.net, side: Side::Far, cgroup: None }
+    }
+
+    /// Starts a server.
     ///
     /// # Panics
     /// If it cannot listen.

@@ -287,8 +287,9 @@ def hold(address, count):
                 open_ones.append(s)
     for i, s in enumerate(open_ones):
         s.sendall(f"name {i}\n".encode())
-    first = count_answers(open_ones)
-    say(open=len(open_ones), answered=first, failed=failed)
+    names = {}
+    first = count_answers(open_ones, names)
+    say(open=len(open_ones), answered=first, failed=failed, names=names)
     command = wait()
     if command == "ask":
         for i, s in enumerate(open_ones):
@@ -308,13 +309,16 @@ def hold(address, count):
     say(closed=True)
 
 
-def count_answers(open_ones):
+def count_answers(open_ones, names=None):
     good = 0
     for i, s in enumerate(open_ones):
         try:
-            good += read_line(s).split(" ")[-1] == str(i)
+            answer = read_line(s).split(" ")
         except OSError:
-            pass
+            continue
+        good += answer[-1] == str(i)
+        if names is not None:
+            names[answer[0]] = names.get(answer[0], 0) + 1
     return good
 
 
