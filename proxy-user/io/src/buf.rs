@@ -3,13 +3,18 @@
 pub(crate) mod pool;
 pub(crate) mod ring;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Deref;
 
 use self::pool::PoolLease;
 use self::ring::RingLease;
 
-/// Received bytes: a lease of one of the driver's buffers, or a heap allocation. Contiguous.
+/// Received bytes: leases of the driver's buffers, or a heap allocation.
+///
+/// Contiguous, so that it dereferences to all its bytes, unless it came from
+/// [`Socket::poll_recv_bundle`](crate::Socket::poll_recv_bundle): then it dereferences to its first part, and
+/// [`Chunk::parts`] gives all.
 ///
 /// A leased buffer goes back to its driver when the chunk is dropped or advanced to its end, so a chunk that
 /// has to wait for long should be moved out first ([`Chunk::detach`]); the driver's own send does that.
@@ -29,6 +34,8 @@ enum Storage {
     #[default]
     Empty,
     Heap(Vec<u8>),
+    /// Several chunks in a row, none of them empty or a bundle itself.
+    Bundle(VecDeque<Chunk>),
     /// The bytes are with a socket that is sending them.
     Lent,
     Pool(PoolLease),
@@ -54,6 +61,19 @@ impl Chunk {
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "advanced by {count}, past the end of {} bytes", self.len());
         self.start += offset(count);
+        if let Storage::Bundle(parts) = &mut self.storage {
+            let mut left = count;
+            while let Some(first) = parts.front_mut()
+                && left > 0
+            {
+                let taken = left.min(first.len());
+                first.advance(taken);
+                left -= taken;
+                if first.is_empty() {
+                    parts.pop_front();
+                }
+            }
+        }
         if self.is_empty() {
             *self = Chunk::default();
         }
@@ -61,23 +81,67 @@ impl Chunk {
 
     /// Keeps the first `count` bytes in this chunk and drops the rest. Does nothing if there are not more.
     pub fn truncate(&mut self, count: usize) {
-        if count < self.len() {
-            self.end = self.start + offset(count);
-            self.advance(0);
+        let surplus = self.len().saturating_sub(count);
+        self.end -= offset(surplus);
+        if let Storage::Bundle(parts) = &mut self.storage {
+            let mut left = surplus;
+            while let Some(last) = parts.back_mut()
+                && left > 0
+            {
+                let dropped = left.min(last.len());
+                last.truncate(last.len() - dropped);
+                left -= dropped;
+                if last.is_empty() {
+                    parts.pop_back();
+                }
+            }
         }
+        self.advance(0);
     }
 
     /// Copies a leased buffer's bytes to a heap allocation of just their size and gives the lease back.
     pub fn detach(&mut self) {
         if self.is_leased() {
-            *self = Chunk::from(self.to_vec());
+            let mut bytes = Vec::with_capacity(self.len());
+            self.parts().for_each(|part| bytes.extend_from_slice(part));
+            *self = Chunk::from(bytes);
         }
     }
 
-    /// Says whether the bytes sit in a buffer of the driver.
+    /// Says whether bytes sit in buffers of the driver.
     #[must_use]
     pub fn is_leased(&self) -> bool {
-        matches!(self.storage, Storage::Pool(_) | Storage::Ring(_))
+        match &self.storage {
+            Storage::Pool(_) | Storage::Ring(_) => true,
+            Storage::Bundle(parts) => parts.iter().any(Chunk::is_leased),
+            Storage::Empty | Storage::Heap(_) | Storage::Lent => false,
+        }
+    }
+
+    /// All bytes in order, piece by piece; one piece unless this is a bundle, none if it is empty.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let (alone, several) = match &self.storage {
+            Storage::Bundle(parts) => (None, Some(parts)),
+            _ => (Some(self), None),
+        };
+        alone
+            .into_iter()
+            .chain(several.into_iter().flatten())
+            .map(|chunk| &**chunk)
+            .filter(|part| !part.is_empty())
+    }
+
+    /// Puts chunks in a row together without copying. A single one stays as it is.
+    pub(crate) fn bundle(mut chunks: VecDeque<Chunk>) -> Chunk {
+        if chunks.len() <= 1 {
+            return chunks.pop_front().unwrap_or_default();
+        }
+        let end = offset(chunks.iter().map(Chunk::len).sum());
+        Chunk { storage: Storage::Bundle(chunks), start: 0, end }
+    }
+
+    pub(crate) fn is_bundle(&self) -> bool {
+        matches!(self.storage, Storage::Bundle(_))
     }
 
     /// Hands the bytes to a socket that sends them; this chunk keeps only its length.
@@ -124,6 +188,7 @@ impl Deref for Chunk {
 
     fn deref(&self) -> &[u8] {
         let whole: &[u8] = match &self.storage {
+            Storage::Bundle(parts) => return parts.front().map_or(&[], |first| first),
             Storage::Empty | Storage::Lent => return &[],
             Storage::Heap(bytes) => bytes,
             Storage::Pool(lease) => lease,
@@ -166,6 +231,24 @@ mod tests {
         chunk.advance(2);
         assert!(chunk.is_empty());
         assert_eq!(&chunk[..], b"");
+    }
+
+    #[test]
+    fn a_bundle_is_consumed_across_its_parts() {
+        let bundle =
+            || Chunk::bundle([&b"abc"[..], b"de", b"f"].map(|part| Chunk::from(part.to_vec())).into());
+        let text = |chunk: &Chunk| chunk.parts().collect::<Vec<_>>().concat();
+        let mut chunk = bundle();
+        assert_eq!((chunk.len(), &chunk[..]), (6, &b"abc"[..]));
+        chunk.advance(4);
+        assert_eq!((chunk.len(), text(&chunk)), (2, b"ef".to_vec()));
+        chunk.truncate(1);
+        assert_eq!((chunk.len(), text(&chunk)), (1, b"e".to_vec()));
+        chunk.advance(1);
+        assert!(chunk.is_empty() && chunk.parts().next().is_none());
+        let mut chunk = bundle();
+        chunk.truncate(0);
+        assert!(chunk.is_empty() && chunk.parts().next().is_none());
     }
 
     #[test]

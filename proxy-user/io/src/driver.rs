@@ -166,6 +166,20 @@ impl Socket {
         }
     }
 
+    /// Receives everything that has arrived (about 100 KiB at most), maybe in several parts; an empty chunk is the end
+    /// of the stream.
+    ///
+    /// For passing bytes on without looking at them: one send carries them all. See [`Chunk::parts`].
+    ///
+    /// # Errors
+    /// As [`Socket::poll_recv`].
+    pub fn poll_recv_bundle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        match &mut self.inner {
+            SocketInner::Ring(socket) => socket.poll_recv_bundle(cx),
+            SocketInner::Epoll(socket) => socket.poll_recv(cx),
+        }
+    }
+
     /// Sends all of `chunk`; ready when the kernel has accepted the last byte, and `chunk` is empty then.
     ///
     /// The bytes may move from `chunk` into the driver before, though the chunk keeps its length: ask again with the

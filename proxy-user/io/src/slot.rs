@@ -87,11 +87,35 @@ pub(crate) enum Send {
     Idle,
     /// The first attempt, without waiting, from wherever the bytes are.
     Trying(Chunk),
+    /// The same from several places at once.
+    Gathering(Chunk, Box<Gather>),
     /// Waits in the kernel until everything is accepted; the bytes are on the heap.
     Waiting(Chunk),
     /// The same on a non-blocking socket: waits for room and then sends again.
     Polling(Chunk),
     Done(io::Result<()>),
+}
+
+/// Says where the parts of a chunk are, in the form of sendmsg(2). The kernel reads it only while it takes over the
+/// operation, but it costs nothing to keep it until the completion, together with the chunk.
+pub(crate) struct Gather {
+    pub(crate) header: libc::msghdr,
+    /// `header` points here.
+    _parts: Box<[libc::iovec]>,
+}
+
+impl Gather {
+    pub(crate) fn new(chunk: &Chunk) -> Box<Gather> {
+        let mut parts: Box<[libc::iovec]> = chunk
+            .parts()
+            .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
+            .collect();
+        // SAFETY: all zeroes is a valid msghdr: no address, no control data.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = parts.as_mut_ptr();
+        header.msg_iovlen = parts.len();
+        Box::new(Gather { header, _parts: parts })
+    }
 }
 
 /// A one-shot poll.
@@ -158,7 +182,7 @@ impl Slot {
     }
 
     pub(crate) fn is_sending(&self) -> bool {
-        matches!(self.send, Send::Trying(_) | Send::Waiting(_) | Send::Polling(_))
+        !matches!(self.send, Send::Idle | Send::Done(_))
     }
 
     /// Bytes of this socket that wait on the heap.
@@ -218,6 +242,16 @@ impl Queue {
         } else {
             self.push(Chunk::from(bytes.to_vec()));
         }
+    }
+
+    /// Takes everything at once, as a bundle if it is several chunks.
+    pub(crate) fn pop_all(&mut self) -> Option<Chunk> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut all = std::mem::take(self);
+        all.more.push_front(all.first);
+        Some(Chunk::bundle(all.more))
     }
 
     pub(crate) fn pop(&mut self) -> Option<Chunk> {

@@ -132,7 +132,11 @@ impl RingSocket {
     }
 
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
-        self.ring.with(|core| core.poll_recv(self.index, cx))
+        self.ring.with(|core| core.poll_recv(self.index, cx, false))
+    }
+
+    pub(super) fn poll_recv_bundle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        self.ring.with(|core| core.poll_recv(self.index, cx, true))
     }
 
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {

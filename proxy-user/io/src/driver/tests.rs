@@ -651,7 +651,8 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 
 /// Copies both directions until both have ended.
 async fn relay(mut left: Socket, mut right: Socket) -> io::Result<()> {
-    let mut to_right = Direction::default();
+    // One way in bundles, the other chunk by chunk.
+    let mut to_right = Direction { is_bundling: true, ..Direction::default() };
     let mut to_left = Direction::default();
     poll_fn(|cx| {
         let first = to_right.poll_copy(cx, &mut left, &mut right)?;
@@ -664,6 +665,7 @@ async fn relay(mut left: Socket, mut right: Socket) -> io::Result<()> {
 #[derive(Default)]
 struct Direction {
     chunk: Chunk,
+    is_bundling: bool,
     has_ended: bool,
 }
 
@@ -679,7 +681,8 @@ impl Direction {
             if !self.chunk.is_empty() {
                 std::task::ready!(to.poll_send(cx, &mut self.chunk))?;
             }
-            self.chunk = std::task::ready!(from.poll_recv(cx))?;
+            let next = if self.is_bundling { from.poll_recv_bundle(cx) } else { from.poll_recv(cx) };
+            self.chunk = std::task::ready!(next)?;
             if self.chunk.is_empty() {
                 to.shutdown_write()?;
                 self.has_ended = true;

@@ -14,7 +14,7 @@ use crate::buf::Chunk;
 use crate::buf::ring::{Bell, BufRing};
 use crate::driver::DriverCounters;
 use crate::driver::probe::{self, RingFeatures};
-use crate::slot::{End, GENERATION_BITS, Op, Recv, Send, Slot, Token, Watch};
+use crate::slot::{End, GENERATION_BITS, Gather, Op, Recv, Send, Slot, Token, Watch};
 use crate::sys::{self, Call};
 
 /// Operations queued between two turns; when it is full, the queue is submitted early.
@@ -130,11 +130,18 @@ impl Core {
         Ok(u32::try_from(index).expect("descriptors are numbered with 31 bits"))
     }
 
-    pub(super) fn poll_recv(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+    /// Gives out the next chunk, or with `is_bundling` everything that is there.
+    pub(super) fn poll_recv(
+        &mut self,
+        index: u32,
+        cx: &mut Context<'_>,
+        is_bundling: bool,
+    ) -> Poll<io::Result<Chunk>> {
         self.check_alive()?;
         let slot = &mut self.slots[index as usize];
         let held = slot.held_bytes();
-        if let Some(chunk) = slot.queue.pop() {
+        let next = if is_bundling { slot.queue.pop_all() } else { slot.queue.pop() };
+        if let Some(chunk) = next {
             self.held_bytes -= held - slot.held_bytes();
             let may_go_on = !slot.is_paused && matches!(slot.end, End::Open);
             if may_go_on && slot.recv == Recv::Idle && slot.queue.len_bytes() <= LOW_WATER_BYTES {
@@ -181,7 +188,13 @@ impl Core {
             let why = "the bytes of this chunk are with another socket";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
-        slot.send = Send::Trying(chunk.lend());
+        let chunk = chunk.lend();
+        slot.send = if chunk.is_bundle() {
+            let gather = Gather::new(&chunk);
+            Send::Gathering(chunk, gather)
+        } else {
+            Send::Trying(chunk)
+        };
         wait(&mut slot.send_waker, cx, &mut self.litter);
         self.submit_send(index);
         Poll::Pending
@@ -304,6 +317,11 @@ impl Core {
             Send::Trying(chunk) => (chunk, libc::MSG_DONTWAIT),
             // The kernel waits and goes on until everything is sent, without coming back for each piece.
             Send::Waiting(chunk) => (chunk, libc::MSG_WAITALL),
+            Send::Gathering(_, gather) => {
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                let entry = opcode::SendMsg::new(fd, &raw const gather.header).flags(flags.unsigned_abs());
+                return self.push(index, Op::Send, entry.build());
+            }
             Send::Polling(_) => return self.submit_poll(index, Op::Send, libc::POLLOUT),
             Send::Idle | Send::Done(_) => return,
         };
@@ -336,8 +354,9 @@ impl Core {
                 // An error shows again in the next turn; until then the backlog takes the entry.
                 let _ = self.enter(EnterFlags::empty());
             }
-            // SAFETY: bytes that an operation reads sit on the heap or in a leased buffer owned by its slot, which
-            // neither moves them nor goes away before the completion; receives write to buffers that the core keeps.
+            // SAFETY: what an operation reads (bytes, and the header of a gathering send) sits on the heap or in a
+            // leased buffer owned by its slot, which neither moves it nor goes away before the completion;
+            // receives write to buffers that the core keeps.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -549,7 +568,7 @@ impl Core {
         let held = slot.held_bytes();
         let was = std::mem::replace(&mut slot.send, Send::Idle);
         slot.send = match was {
-            Send::Trying(chunk) => sent(chunk, result, libc::EAGAIN),
+            Send::Trying(chunk) | Send::Gathering(chunk, _) => sent(chunk, result, libc::EAGAIN),
             // A non-blocking socket does not wait in the kernel: poll.
             Send::Waiting(chunk) if result == -libc::EAGAIN => Send::Polling(chunk),
             Send::Waiting(chunk) => sent(chunk, result, libc::EINTR),
