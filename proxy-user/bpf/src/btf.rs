@@ -48,8 +48,15 @@ impl TcpOffsets {
     /// # Errors
     /// See [`BtfError`].
     pub fn from_kernel() -> Result<Self, BtfError> {
-        let bytes = std::fs::read(Path::new(VMLINUX))?;
-        let btf = Btf::parse(&bytes)?;
+        Self::from_btf(&std::fs::read(Path::new(VMLINUX))?)
+    }
+
+    /// Finds them in the bytes of a BTF file.
+    ///
+    /// # Errors
+    /// See [`BtfError`].
+    pub fn from_btf(bytes: &[u8]) -> Result<Self, BtfError> {
+        let btf = Btf::parse(bytes)?;
         let tcp = |path: &[&str]| btf.offset("tcp_sock", path);
         let sk = ["inet_conn", "icsk_inet", "sk"];
         let sock = |member: &'static str| tcp(&[sk[0], sk[1], sk[2], member]);

@@ -211,7 +211,7 @@ impl Direction {
             if self.streak >= BULK_STREAK && !source.has_buffered() {
                 return self.poll_begin_splice(cx, source, pipes);
             }
-            *chunk = ready!(source.poll_recv(cx)).map_err(|error| (Side::Source, error))?;
+            *chunk = ready!(source.poll_recv_bundle(cx)).map_err(|error| (Side::Source, error))?;
             if chunk.is_empty() {
                 return Poll::Ready(self.finish(target));
             }
