@@ -146,8 +146,7 @@ async fn serve_one<S: Source, T: AsyncRead + AsyncWrite + Send + Unpin + 'static
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIME, connection).await {
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+        tracing::debug!(%error, "admin connection failed");
     }
 }
