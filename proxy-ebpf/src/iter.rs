@@ -8,6 +8,8 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_seq_write, bpf_skc_to_t
 use proxy_ebpf_common::record::Tcp;
 use proxy_ebpf_common::value::{Facts, reason};
 
+use crate::sock_ops::sequence_numbers;
+
 /// Offsets within `struct tcp_sock`, from the kernel's BTF: rustc has no CO-RE.
 #[unsafe(no_mangle)]
 static SRTT_US_OFFSET: Global<u32> = Global::new(0);
@@ -46,15 +48,18 @@ fn weir_iter(ctx: *mut Context) -> i32 {
     if tcp.is_null() {
         return 0;
     }
+    let state = u32::from(read::<u8>(tcp, STATE_OFFSET.load()));
+    // As if it ended now by an error: a FIN of ours counts only if it was acknowledged, one of theirs if it came.
+    let (sent, received) = sequence_numbers(state, 1);
     let counters = Tcp {
-        sent_bytes: read::<u64>(tcp, BYTES_ACKED_OFFSET.load()),
-        received_bytes: read::<u64>(tcp, BYTES_RECEIVED_OFFSET.load()),
+        sent_bytes: read::<u64>(tcp, BYTES_ACKED_OFFSET.load()).saturating_sub(sent),
+        received_bytes: read::<u64>(tcp, BYTES_RECEIVED_OFFSET.load()).saturating_sub(received),
         // SAFETY: a plain helper call.
         now_ns: unsafe { bpf_ktime_get_ns() },
         rtt_us: read::<u32>(tcp, SRTT_US_OFFSET.load()) >> 3,
         min_rtt_us: read::<u32>(tcp, RTT_MIN_OFFSET.load()),
         retransmits: read::<u32>(tcp, TOTAL_RETRANS_OFFSET.load()),
-        state: u32::from(read::<u8>(tcp, STATE_OFFSET.load())),
+        state,
         reason: reason::OPEN,
         error: 0,
         pad: [0; 2],

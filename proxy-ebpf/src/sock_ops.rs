@@ -27,6 +27,13 @@ use crate::maps::{FACTS, ORIGINAL_DST, RECORDS};
 #[unsafe(no_mangle)]
 static SK_ERR_OFFSET: Global<u32> = Global::new(0);
 
+/// include/net/tcp_states.h
+const TCP_ESTABLISHED: u32 = 1;
+const TCP_FIN_WAIT2: u32 = 5;
+const TCP_CLOSE_WAIT: u32 = 8;
+const TCP_LAST_ACK: u32 = 9;
+const TCP_CLOSING: u32 = 11;
+
 /// include/uapi/linux/tcp.h, include/linux/socket.h
 const SOL_TCP: i32 = 6;
 const TCP_CONGESTION: i32 = 13;
@@ -190,9 +197,10 @@ fn handle_close(ctx: &SockOpsContext, sk: *mut bpf_sock, facts: &mut Facts) {
             pad: [0; 2],
         },
     };
-    // The SYN's sequence number counts as an acknowledged byte (tcp_ack in net/ipv4/tcp_input.c).
-    if facts.established_ns != 0 && record.tcp.sent_bytes > 0 {
-        record.tcp.sent_bytes -= 1;
+    if facts.established_ns != 0 {
+        let (sent, received) = sequence_numbers(state_before(ctx), error);
+        record.tcp.sent_bytes = record.tcp.sent_bytes.saturating_sub(sent);
+        record.tcp.received_bytes = record.tcp.received_bytes.saturating_sub(received);
     }
     add_totals(&record);
     if facts.flags & facts_flag::LOADED != 0 {
@@ -263,14 +271,29 @@ fn socket_error(sk: *mut bpf_sock) -> u32 {
     unsafe { core::ptr::read_volatile(tcp.add(offset).cast::<u32>()) }
 }
 
+/// How many of the bytes that the kernel counted (acknowledged, received) are no data: SYN and FIN take a sequence number
+/// each (RFC 9293, 3.4), and `bytes_acked` and `bytes_received` are differences of sequence numbers.
+///
+/// For an established connection in, or coming from, a state with a socket error or 0.
+#[inline(always)]
+pub fn sequence_numbers(state: u32, error: u32) -> (u64, u64) {
+    let is_fin_acked =
+        state == TCP_FIN_WAIT2 || (error == 0 && (state == TCP_LAST_ACK || state == TCP_CLOSING));
+    let is_fin_received = state == TCP_CLOSE_WAIT
+        || state == TCP_LAST_ACK
+        || state == TCP_CLOSING
+        || (error == 0 && state == TCP_FIN_WAIT2);
+    (1 + is_fin_acked as u64, is_fin_received as u64)
+}
+
 /// Turns the socket's error and last state into a reason. errno values: include/uapi/asm-generic/errno.h
 #[inline(always)]
 fn close_reason(state_before: u32, error: u32) -> u32 {
     match error {
         0 if state_before == BPF_TCP_SYN_SENT => reason::ABANDONED,
-        // ESTABLISHED, FIN_WAIT1 or CLOSE_WAIT to CLOSE without an error: closed with a reset of our own. A close in
+        // ESTABLISHED or CLOSE_WAIT to CLOSE without an error: closed with a reset of our own. A close in
         // order goes through FIN_WAIT2, CLOSING, LAST_ACK or TIME_WAIT.
-        0 if state_before == 1 || state_before == 8 => reason::ABORTED,
+        0 if state_before == TCP_ESTABLISHED || state_before == TCP_CLOSE_WAIT => reason::ABORTED,
         0 => reason::FIN,
         // EPIPE stands for a reset after the other side's FIN (tcp_reset in net/ipv4/tcp_input.c).
         104 | 32 => reason::RESET,
