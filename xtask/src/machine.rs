@@ -108,6 +108,19 @@ impl Drop for NoServices {
     }
 }
 
+/// Finds the cgroup v2 mount: on hybrid hosts it is not `/sys/fs/cgroup`.
+pub(crate) fn cgroup_mount() -> Option<PathBuf> {
+    cgroup_mount_in(&fs::read_to_string("/proc/self/mountinfo").ok()?)
+}
+
+/// Fields of a line: proc_pid_mountinfo(5). The file system's type is the first after a lone dash.
+fn cgroup_mount_in(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        (kind.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +139,15 @@ mod tests {
         assert!(version_of("5.4.0") < Some(OLDEST_KERNEL));
         assert!(version_of("10.0.1") > Some(OLDEST_KERNEL));
         assert_eq!(version_of(""), None);
+    }
+
+    #[test]
+    fn the_cgroup_mount_is_found_on_hybrid_and_unified_hosts() {
+        let hybrid = "37 31 0:34 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw shared:4 master:1 - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup_mount_in(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        let unified = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(cgroup_mount_in(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(cgroup_mount_in("22 1 8:1 / / rw - ext4 /dev/root rw"), None);
     }
 }

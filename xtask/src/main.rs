@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what a command prints is its result")]
 
+mod demo;
 mod ebpf;
 mod fuzz;
 mod machine;
@@ -32,6 +33,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows what Weir does, on this machine and in a minute: interception, balancing, failures, statistics
+    Demo(demo::Args),
     /// Rebuilds the committed kernel object from proxy-ebpf, or checks that it still matches its source
     Ebpf(ebpf::Args),
     /// Feeds random input to every parser for a while
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let repo = Repo::here();
     let result = match cli.command {
+        Command::Demo(args) => demo::run(&repo, &args),
         Command::Ebpf(args) => ebpf::run(&repo, &args),
         Command::Fuzz(args) => fuzz::run(&repo, &args),
         Command::Test(args) => test::run(&repo, &args),
