@@ -9,6 +9,7 @@ mod lock;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow};
@@ -24,15 +25,19 @@ use tokio::sync::mpsc;
 
 use crate::admin;
 use crate::config::{Config, IoChoice, LogLevel, Workers};
+use crate::connection::Shared;
 use crate::control::{self, Control, Handle, NamesFile, Parts, Phase, Publisher, Status};
 use crate::record::access::{self, AccessSink};
 use crate::stats::conn::{ConnStats, DescriptorBudget};
-use crate::worker::{self, Command, Shared, Worker};
+use crate::worker::{self, Command, Worker};
 
 pub use self::lock::{AlreadyRunning, RUN_DIR, RunLock};
 
 /// What connections say about endpoints and the control task has not heard yet; more is dropped.
 const ATTEMPTS: usize = 16_384;
+
+/// Time that the access log gets for its last lines.
+const ACCESS_LOG_TIME: Duration = Duration::from_secs(2);
 
 /// What the command line decides.
 #[derive(Clone, Debug)]
@@ -99,6 +104,11 @@ async fn serve(config: Config, options: Options) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     admin.stop();
+    node.handle.shared().access.close();
+    if let Some(thread) = node.access_thread.take() {
+        // It writes its last lines and ends; a disk that hangs must not keep the process.
+        let _ = tokio::time::timeout(ACCESS_LOG_TIME, tokio::task::spawn_blocking(|| thread.join())).await;
+    }
     let _ = std::fs::remove_file(Path::new(RUN_DIR).join("names.json"));
     tracing::info!("stopped");
     Ok(())
@@ -122,6 +132,7 @@ struct Node {
     pins: Pins,
     hierarchy: Hierarchy,
     admin: admin::Addresses,
+    access_thread: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -135,6 +146,7 @@ impl Node {
         let netns_cookie =
             sock::netns_cookie().context("this kernel has no network namespace cookies (5.14)")?;
 
+        let (access, access_thread) = open_access_log(&config)?;
         let (attempts_in, attempts) = mpsc::channel(ATTEMPTS);
         let shared = Arc::new(Shared {
             maps: Some(Arc::clone(&maps)),
@@ -142,7 +154,7 @@ impl Node {
             stats: ConnStats::default(),
             budget: Arc::new(DescriptorBudget::new(nofile)),
             attempts: attempts_in,
-            access: open_access_log(&config)?,
+            access,
         });
         let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));
         let (driver, driver_note) = choose_driver(config.io)?;
@@ -188,7 +200,7 @@ impl Node {
             status,
             snapshot,
         });
-        Ok(Self { control, handle, workers, kernel, pins, hierarchy, admin })
+        Ok(Self { control, handle, workers, kernel, pins, hierarchy, admin, access_thread })
     }
 
     /// Attaches the programs: from now on connections are caught.
@@ -232,10 +244,10 @@ fn load_kernel(config: &Config, options: &Options) -> anyhow::Result<(Kernel, Pi
     Ok((kernel, pins))
 }
 
-fn open_access_log(config: &Config) -> anyhow::Result<AccessSink> {
-    let Some(log) = &config.access_log else { return Ok(AccessSink::off()) };
-    let (sink, _thread) = access::open(log).with_context(|| format!("cannot open {}", log.path.display()))?;
-    Ok(sink)
+fn open_access_log(config: &Config) -> anyhow::Result<(AccessSink, Option<JoinHandle<()>>)> {
+    let Some(log) = &config.access_log else { return Ok((AccessSink::off(), None)) };
+    let (sink, thread) = access::open(log).with_context(|| format!("cannot open {}", log.path.display()))?;
+    Ok((sink, Some(thread)))
 }
 
 /// Chooses the driver; with a note if it is not the one that was hoped for.

@@ -6,24 +6,44 @@
 //!                   └────────────┴────────────┴────────────┴───> reset, with a reason
 //! ```
 
+mod local;
+mod open;
+mod routes;
+
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use proxy_core::addr::EndpointAddr;
-use proxy_core::id::EndpointId;
+use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
+use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::{Attempt, Reason};
 use proxy_core::service::{Load, Service};
 use proxy_io::{Chunk, Socket, sock};
 
 use crate::forward::l4::{Ending, Relay};
-use crate::listener::Accepted;
 use crate::record::access::AccessRecord;
-use crate::stats::conn::ServiceStats;
+use crate::stats::conn::{BudgetGuard, ServiceStats};
 use crate::upstream::connect::{self, ConnectError, Target};
-use crate::worker::{Local, OpenConn};
+
+pub(crate) use self::local::Local;
+pub use self::local::Shared;
+pub use self::open::{OpenConn, OpenConns, OpenGuard, TICK};
+pub use self::routes::{Route, Routes};
+
+/// A connection that was taken from a listener.
+pub(crate) struct Accepted {
+    pub(crate) client: ClientAddr,
+    /// What the application asked for; for an explicit listener, the listener itself.
+    pub(crate) original_dst: OriginalDst,
+    /// Service that the kernel or the listener names.
+    pub(crate) service: ServiceId,
+    /// Cgroup of the application; 0 if it was not intercepted.
+    pub(crate) cgroup_id: u64,
+    /// Given back with the connection.
+    pub(crate) _budget: BudgetGuard,
+}
 
 /// Most endpoints that are tried for one connection, whatever the config says: the list of tried ones stays small.
 const MOST_ATTEMPTS: u32 = 16;

@@ -31,7 +31,8 @@ pub use self::listen::{Listeners, open_intercepted};
 pub use self::names::{Names, NamesFile};
 pub use self::publish::Publisher;
 pub use self::run::{Control, Parts};
-use crate::worker::{Shared, Worker};
+use crate::connection::Shared;
+use crate::worker::Worker;
 
 /// Requests that may wait for the control task.
 const REQUESTS: usize = 64;

@@ -12,26 +12,31 @@ use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
 use proxy_io::{sock, watch};
 
-use crate::connection;
-use crate::stats::conn::BudgetGuard;
-use crate::worker::{Listening, Local, Purpose};
+use crate::connection::{self, Accepted, Local};
 
 /// Connections accepted before others get their turn.
 const TURN_ACCEPTS: usize = 64;
 /// Pause when the process is out of descriptors: the listener stays readable, and asking at once would spin.
 const EMFILE_PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection that was taken from a listener.
-pub(crate) struct Accepted {
-    pub(crate) client: ClientAddr,
-    /// What the application asked for; for an explicit listener, the listener itself.
-    pub(crate) original_dst: OriginalDst,
-    /// Service that the kernel or the listener names.
-    pub(crate) service: ServiceId,
-    /// Cgroup of the application; 0 if it was not intercepted.
-    pub(crate) cgroup_id: u64,
-    /// Given back with the connection.
-    pub(crate) _budget: BudgetGuard,
+/// A listening socket with what its connections are for.
+#[derive(Debug)]
+pub struct Listening {
+    /// The socket; it may be shared with other workers.
+    pub socket: OwnedFd,
+    /// Its address.
+    pub address: std::net::SocketAddr,
+    /// How to tell the service of a connection.
+    pub purpose: Purpose,
+}
+
+/// How the service of an accepted connection is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// By the original destination that the kernel stored; the address is the listener's part of its key.
+    Intercepted(Addr),
+    /// By the listener.
+    Explicit(ServiceId),
 }
 
 /// Accepts from one socket for as long as the task lives.

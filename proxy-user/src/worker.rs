@@ -2,39 +2,28 @@
 //!
 //! A worker shares nothing that is written often with other workers. What it must know comes through its mailbox.
 
-mod open;
-mod routes;
-
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use proxy_bpf::abi::key::Addr;
-use proxy_bpf::maps::Maps;
-use proxy_core::id::{EndpointId, ServiceId};
-use proxy_core::outcome::{Attempt, Reason};
+use proxy_core::id::EndpointId;
+use proxy_core::outcome::Reason;
 use proxy_core::snapshot::Snapshot;
 use proxy_io::splice::PipePool;
 use proxy_io::{Driver, DriverCounters, DriverKind, DriverOptions};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-pub use self::open::{OpenConn, OpenConns, OpenGuard};
-pub use self::routes::{Route, Routes};
-use crate::listener;
-use crate::record::access::AccessSink;
-use crate::stats::conn::{ConnStats, DescriptorBudget};
+use crate::connection::{Local, Routes, Shared, TICK};
+use crate::listener::{self, Listening};
 
 /// Commands that may wait for a worker; they come at the pace of config and health, not of traffic.
 const MAILBOX_LEN: usize = 1024;
 /// Pipes per worker: streams beyond this are copied. Two descriptors and up to 1 MiB of kernel memory each.
 const PIPES: usize = 128;
-/// Time between two looks at all connections: the grain of idle timeouts.
-pub const TICK: Duration = Duration::from_secs(1);
 
 /// What the control side tells a worker.
 #[derive(Debug)]
@@ -51,42 +40,6 @@ pub enum Command {
     Drain(Duration),
 }
 
-/// A listening socket with what its connections are for.
-#[derive(Debug)]
-pub struct Listening {
-    /// The socket; it may be shared with other workers.
-    pub socket: OwnedFd,
-    /// Its address.
-    pub address: std::net::SocketAddr,
-    /// How to tell the service of a connection.
-    pub purpose: Purpose,
-}
-
-/// How the service of an accepted connection is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// By the original destination that the kernel stored; the address is the listener's part of its key.
-    Intercepted(Addr),
-    /// By the listener.
-    Explicit(ServiceId),
-}
-
-/// What all workers share; everything in it is read-mostly or counted rarely.
-pub struct Shared {
-    /// Maps of the kernel programs; none if nothing is intercepted.
-    pub maps: Option<Arc<Maps>>,
-    /// Cookie of the namespace that the listeners are in.
-    pub netns_cookie: u64,
-    /// Counters of connections.
-    pub stats: ConnStats,
-    /// Bound on descriptors.
-    pub budget: Arc<DescriptorBudget>,
-    /// What attempts say about endpoints.
-    pub attempts: mpsc::Sender<(EndpointId, Attempt)>,
-    /// Where finished connections are written down.
-    pub access: AccessSink,
-}
-
 /// A worker as its owner sees it.
 pub struct Worker {
     /// Its mailbox.
@@ -95,16 +48,6 @@ pub struct Worker {
     pub counters: Arc<Mutex<DriverCounters>>,
     /// Its thread; it ends after a drain.
     pub thread: JoinHandle<io::Result<()>>,
-}
-
-/// Everything that a worker's tasks share on their thread.
-pub(crate) struct Local {
-    pub(crate) driver: Driver,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) routes: RefCell<Routes>,
-    pub(crate) open: Rc<OpenConns>,
-    pub(crate) pipes: PipePool,
-    pub(crate) is_draining: Cell<bool>,
 }
 
 /// Starts a worker.

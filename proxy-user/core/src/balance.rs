@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 
 use self::alias::Draws;
 use self::ring_hash::Ring;
-use self::round_robin::Schedule;
+use self::round_robin::RoundRobin;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::id::EndpointId;
 use crate::service::{Policy, Service};
@@ -41,7 +41,7 @@ pub struct Balancer {
 
 #[derive(Debug)]
 enum Table {
-    RoundRobin(Schedule),
+    RoundRobin(RoundRobin),
     Random(Draws),
     LeastRequest(Draws),
     Maglev(Vec<u32>),
@@ -57,7 +57,7 @@ impl Balancer {
         let weights = usable_weights(service);
         let is_usable = weights.iter().any(|w| *w > 0);
         let table = match service.policy {
-            Policy::RoundRobin => Table::RoundRobin(Schedule::new(&weights, &mut rng)),
+            Policy::RoundRobin => Table::RoundRobin(RoundRobin::new(&weights, &mut rng)),
             Policy::Random => Table::Random(Draws::new(weights)),
             Policy::LeastRequest => Table::LeastRequest(Draws::new(weights)),
             Policy::Maglev => {
@@ -85,7 +85,7 @@ impl Balancer {
     ) -> Result<usize, NoEndpoint> {
         let is_tried = |index: usize| tried.contains(&service.endpoints[index].id);
         let picked = match &mut self.table {
-            Table::RoundRobin(schedule) => schedule.pick(is_tried),
+            Table::RoundRobin(turns) => turns.pick(&service.cursor, is_tried),
             Table::Random(draws) => draws.draw(&mut self.rng, is_tried),
             Table::LeastRequest(draws) => p2c::pick(draws, service, &mut self.rng, is_tried),
             Table::Maglev(slots) => {

@@ -29,35 +29,17 @@ pub(crate) fn service(id: u32, policy: Policy, weights: &[u32]) -> Service {
         on_endpoint_loss: EndpointLoss::Keep,
         fail: Fail::Open,
         load: Arc::default(),
+        cursor: Arc::default(),
     }
 }
 
 /// The same service with its endpoints in other states; what follows the given states stays as it is.
 pub(crate) fn with_states(service: &Service, states: &[EndpointState]) -> Service {
-    let mut next = copy(service);
+    let mut next = service.clone();
     for (endpoint, state) in next.endpoints.iter_mut().zip(states) {
         endpoint.state = *state;
     }
     next
-}
-
-/// A second value that shares the load counters, as a reload makes it.
-pub(crate) fn copy(service: &Service) -> Service {
-    Service {
-        id: service.id,
-        name: service.name.clone(),
-        addresses: service.addresses.clone(),
-        protocol: service.protocol,
-        lane: service.lane,
-        endpoints: service.endpoints.clone(),
-        policy: service.policy,
-        health: service.health.clone(),
-        outlier: service.outlier,
-        limits: service.limits,
-        on_endpoint_loss: service.on_endpoint_loss,
-        fail: service.fail,
-        load: service.load.clone(),
-    }
 }
 
 pub(crate) fn endpoint(id: u32, address: SocketAddr, weight: u32) -> Endpoint {

@@ -12,7 +12,7 @@ use crate::id::{EndpointId, ServiceId};
 ///
 /// Immutable: a change of config or health makes a new value, and an unchanged service stays the *same* `Arc`, so that
 /// planners and workers find what changed by comparing pointers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Service {
     /// Number that maps and counters use.
     pub id: ServiceId,
@@ -40,6 +40,8 @@ pub struct Service {
     pub fail: Fail,
     /// Connections open in the proxy lane, over all workers.
     pub load: Arc<Load>,
+    /// Whose turn it is in round robin, over all workers.
+    pub cursor: Arc<Cursor>,
 }
 
 impl Service {
@@ -107,6 +109,17 @@ impl Load {
     /// Counts one connection less.
     pub fn release(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place in a cycle, shared by all workers and by every version of a service.
+#[derive(Debug, Default)]
+pub struct Cursor(AtomicU32);
+
+impl Cursor {
+    /// Gives the place and moves on by one; wraps around after 2^32.
+    pub fn advance(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::control::{Names, Phase, Status};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::stats::kernel::{KernelReader, KernelReading};
-use crate::worker::Shared;
+use crate::connection::Shared;
 
 const CONFIG: &str = r#"
 listeners: [{address: "127.0.0.1:15432", service: shop/db}]

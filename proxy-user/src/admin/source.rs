@@ -13,7 +13,7 @@ use proxy_io::DriverCounters;
 
 use crate::control::{Handle, Names, Status};
 use crate::stats::kernel::{KernelReader, KernelReading};
-use crate::worker::Shared;
+use crate::connection::Shared;
 
 /// What the admin interface may ask and tell. Functions that are not asynchronous and return a `Result` block.
 pub trait Source: Clone + Send + Sync + 'static {

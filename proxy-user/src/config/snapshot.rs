@@ -73,6 +73,7 @@ impl ServiceConfig {
             on_endpoint_loss: self.on_endpoint_loss,
             fail: self.fail,
             load: old.map_or_else(Arc::<Load>::default, |old| Arc::clone(&old.load)),
+            cursor: old.map_or_else(Arc::default, |old| Arc::clone(&old.cursor)),
         }
     }
 

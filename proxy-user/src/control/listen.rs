@@ -12,7 +12,8 @@ use proxy_bpf::maps::Maps;
 use proxy_core::snapshot::{ExplicitListener, Snapshot};
 use proxy_io::sock;
 
-use crate::worker::{Command, Listening, Purpose, Worker};
+use crate::listener::{Listening, Purpose};
+use crate::worker::{Command, Worker};
 
 /// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
 const BACKLOG: u32 = 4096;

@@ -30,9 +30,10 @@ use super::publish::Publisher;
 use super::watch::{FileWatch, LOOK_INTERVAL};
 use super::{Handle, Phase, REQUESTS, Request, Status};
 use crate::config::{self, Config};
+use crate::connection::Shared;
 use crate::health;
 use crate::record::kernel as kernel_records;
-use crate::worker::{Command, Shared, Worker};
+use crate::worker::{Command, Worker};
 
 /// Time between two looks at everything that has no event of its own.
 const SWEEP_INTERVAL: Duration = LOOK_INTERVAL;
@@ -194,6 +195,8 @@ impl Control {
 
     /// Shows that no new connections are taken.
     pub fn set_draining(&mut self) {
+        // Nobody answers from now on: let those who ask know at once.
+        self.requests.close();
         self.parts.status.phase = Phase::Draining;
         self.show_status();
     }

@@ -59,7 +59,11 @@ const CRATES: [Crate; 10] = [
     },
     ordinary("proxy-user", "proxy-user", &["proxy-ebpf-common", "proxy-core", "proxy-io", "proxy-bpf"]),
     ordinary("tests", "proxy-tests", &["proxy-user", "proxy-core", "proxy-io"]),
-    ordinary("tests/fuzz", "proxy-fuzz", &["proxy-user", "proxy-core", "proxy-io", "proxy-ebpf-common"]),
+    ordinary(
+        "tests/fuzz",
+        "proxy-fuzz",
+        &["proxy-user", "proxy-bpf", "proxy-core", "proxy-io", "proxy-ebpf-common"],
+    ),
     ordinary("bench", "proxy-bench", &["proxy-user", "proxy-core", "proxy-io", "proxy-tests"]),
     ordinary("xtask", "xtask", &[]),
 ];

@@ -4,6 +4,54 @@
 use rand::RngCore;
 use rand::rngs::SmallRng;
 
+use crate::service::Cursor;
+
+/// Longest cycle that is written out: 16 KiB per service and worker.
+const LONGEST_CYCLE: u64 = 4096;
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(super) enum RoundRobin {
+    /// One cycle, written out; the place in it is shared by all workers, so that their turns interlock.
+    Shared(Vec<u32>),
+    /// Weights whose cycle is too long to write out: every worker keeps turns of its own.
+    Own(Schedule),
+}
+
+impl RoundRobin {
+    /// Takes endpoints in order, with weight 0 for those that have no turn.
+    pub(super) fn new(weights: &[u32], rng: &mut SmallRng) -> Self {
+        let divisor = weights.iter().copied().fold(0, gcd).max(1);
+        let reduced: Vec<u32> = weights.iter().map(|weight| weight / divisor).collect();
+        let cycle: u64 = reduced.iter().map(|weight| u64::from(*weight)).sum();
+        if cycle > LONGEST_CYCLE {
+            return Self::Own(Schedule::new(weights, rng));
+        }
+        let mut schedule = Schedule::at_start(&reduced);
+        let turns = (0..cycle).filter_map(|_| schedule.pick(|_| false));
+        Self::Shared(turns.filter_map(|endpoint| u32::try_from(endpoint).ok()).collect())
+    }
+
+    /// Gives the endpoint whose turn it is and that is not to be avoided; `None` if there is none.
+    ///
+    /// O(1) if the first is not to be avoided and the cycle is shared; else O(log n) or O(cycle).
+    pub(super) fn pick(&mut self, cursor: &Cursor, is_avoided: impl Fn(usize) -> bool) -> Option<usize> {
+        match self {
+            Self::Shared(turns) => {
+                let place =
+                    |cursor: u32| turns.get(cursor as usize % turns.len().max(1)).map(|e| *e as usize);
+                let mut tries = (0..turns.len()).filter_map(|_| place(cursor.advance()));
+                tries.find(|endpoint| !is_avoided(*endpoint))
+            }
+            Self::Own(schedule) => schedule.pick(is_avoided),
+        }
+    }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// Endpoints in a heap by the time of their next turn (earliest deadline first).
 ///
 /// In each cycle an endpoint of weight `w` has its turns at the times 1/w, 2/w, … 1. Times are kept as integers, so
@@ -33,7 +81,17 @@ impl Schedule {
         let serving: Vec<(usize, u32)> =
             weights.iter().copied().enumerate().filter(|(_, weight)| *weight > 0).collect();
         let rotation = super::scaled(rng.next_u32(), serving.len());
-        let start = rng.next_u32();
+        Self::with(&serving, rotation, rng.next_u32())
+    }
+
+    /// As [`Schedule::new`], at the beginning of the cycle.
+    fn at_start(weights: &[u32]) -> Self {
+        let serving: Vec<(usize, u32)> =
+            weights.iter().copied().enumerate().filter(|(_, weight)| *weight > 0).collect();
+        Self::with(&serving, 0, 0)
+    }
+
+    fn with(serving: &[(usize, u32)], rotation: usize, start: u32) -> Self {
         let turns = serving.iter().enumerate().map(|(position, (endpoint, weight))| Turn {
             endpoint: *endpoint,
             weight: *weight,
@@ -150,6 +208,27 @@ mod tests {
         }
         assert_eq!(counts, [100, 100, 0, 100]);
         assert_eq!(schedule.pick(|_| true), None);
+    }
+
+    #[test]
+    fn workers_interlock_on_a_shared_cursor() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let cursor = Cursor::default();
+        let mut workers =
+            [RoundRobin::new(&[2, 0, 2, 2], &mut rng), RoundRobin::new(&[2, 0, 2, 2], &mut rng)];
+        let picks: Vec<_> = (0..9).map(|i| workers[i * 7 % 2].pick(&cursor, |_| false).unwrap()).collect();
+        assert_eq!(picks, [0, 2, 3, 0, 2, 3, 0, 2, 3]);
+        assert_eq!(workers[0].pick(&cursor, |e| e == 0), Some(2));
+        assert_eq!(workers[0].pick(&cursor, |_| true), None);
+        assert_eq!(RoundRobin::new(&[0, 0], &mut rng).pick(&cursor, |_| false), None);
+    }
+
+    #[test]
+    fn a_cycle_that_is_too_long_is_kept_per_worker() {
+        let mut long = RoundRobin::new(&[65_535, 65_534], &mut SmallRng::seed_from_u64(1));
+        let cursor = Cursor::default();
+        let first = (0..1000).filter(|_| long.pick(&cursor, |_| false) == Some(0)).count();
+        assert!(matches!(long, RoundRobin::Own(_)) && (499..=501).contains(&first), "{first}");
     }
 
     #[test]

@@ -301,21 +301,7 @@ impl Entry {
 /// Copies a service with other endpoint states; everything behind an `Arc` is shared.
 fn with_states(service: &Service, state: impl Fn(&Endpoint) -> EndpointState) -> Service {
     let endpoints = service.endpoints.iter().map(|e| Endpoint { state: state(e), ..e.clone() }).collect();
-    Service {
-        id: service.id,
-        name: service.name.clone(),
-        addresses: service.addresses.clone(),
-        protocol: service.protocol,
-        lane: service.lane,
-        endpoints,
-        policy: service.policy,
-        health: service.health.clone(),
-        outlier: service.outlier,
-        limits: service.limits,
-        on_endpoint_loss: service.on_endpoint_loss,
-        fail: service.fail,
-        load: service.load.clone(),
-    }
+    Service { endpoints, ..service.clone() }
 }
 
 #[cfg(test)]

@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn a_new_rule_over_the_same_endpoints_writes_the_head_only() {
         let mut service = fixture::service(1, Policy::Random, &[1, 1]);
-        let first = fixture::snapshot([fixture::copy(&service)]);
+        let first = fixture::snapshot([service.clone()]);
         let mut planner = Planner::new();
         planner.commit(planner.plan(&first));
         service.policy = Policy::LeastRequest;

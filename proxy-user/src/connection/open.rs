@@ -10,8 +10,10 @@ use proxy_core::outcome::Reason;
 use proxy_core::service::Limits;
 use slab::Slab;
 
-use super::TICK;
 use crate::forward::l4::Watch;
+
+/// Time between two looks at all connections: the grain of idle timeouts.
+pub const TICK: Duration = Duration::from_secs(1);
 
 /// All open connections of a worker.
 #[derive(Default)]

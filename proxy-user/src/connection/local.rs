@@ -1,0 +1,42 @@
+//! What connections share: with all workers, and on their own thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use proxy_bpf::maps::Maps;
+use proxy_core::id::EndpointId;
+use proxy_core::outcome::Attempt;
+use proxy_io::Driver;
+use proxy_io::splice::PipePool;
+use tokio::sync::mpsc;
+
+use super::{OpenConns, Routes};
+use crate::record::access::AccessSink;
+use crate::stats::conn::{ConnStats, DescriptorBudget};
+
+/// What all workers share; everything in it is read-mostly or counted rarely.
+pub struct Shared {
+    /// Maps of the kernel programs; none if nothing is intercepted.
+    pub maps: Option<Arc<Maps>>,
+    /// Cookie of the namespace that the listeners are in.
+    pub netns_cookie: u64,
+    /// Counters of connections.
+    pub stats: ConnStats,
+    /// Bound on descriptors.
+    pub budget: Arc<DescriptorBudget>,
+    /// What attempts say about endpoints.
+    pub attempts: mpsc::Sender<(EndpointId, Attempt)>,
+    /// Where finished connections are written down.
+    pub access: AccessSink,
+}
+
+/// Everything that a worker's tasks share on their thread.
+pub(crate) struct Local {
+    pub(crate) driver: Driver,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) routes: RefCell<Routes>,
+    pub(crate) open: Rc<OpenConns>,
+    pub(crate) pipes: PipePool,
+    pub(crate) is_draining: Cell<bool>,
+}
