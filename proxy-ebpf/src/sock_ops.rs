@@ -5,9 +5,9 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{
-    BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
-    bpf_sock_ops,
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_SK_STORAGE_GET_F_CREATE,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_storage_delete, bpf_sk_storage_get,
@@ -16,6 +16,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::SockOpsContext;
 use proxy_ebpf_common::counter::Counter;
 use proxy_ebpf_common::key::{OriginalDstKey, TotalsKey};
+use proxy_ebpf_common::map::RECORDS_BYTES;
 use proxy_ebpf_common::record::{Record, Tcp};
 use proxy_ebpf_common::value::{Facts, OriginalDst, REASON_COUNT, bucket_index, facts_flag, lane, reason};
 
@@ -206,15 +207,28 @@ fn handle_close(ctx: &SockOpsContext, sk: *mut bpf_sock, facts: &mut Facts) {
     if facts.flags & facts_flag::LOADED != 0 {
         add_load(facts.endpoint, -1);
     }
-    match RECORDS.reserve::<Record>(0) {
-        Some(mut entry) => {
-            entry.write(record);
-            entry.submit(0);
-        }
-        None => count(Counter::RecordsDropped),
+    // Workers tell of their own connections.
+    if facts.lane == lane::DIRECT || facts.lane == lane::NONE {
+        tell(&record);
     }
     // SAFETY: `sk` is the socket of the context. A socket that connects again starts anew.
     unsafe { bpf_sk_storage_delete((&raw const FACTS).cast_mut().cast(), sk.cast()) };
+}
+
+/// Puts a record into the ring buffer. Its reader looks ten times a second; only a buffer that fills up wakes it, because
+/// a wake-up for every connection costs more than the rest of this program.
+#[inline(always)]
+fn tell(record: &Record) {
+    let waiting_bytes = RECORDS.query(BPF_RB_AVAIL_DATA.into());
+    let flags =
+        if waiting_bytes > u64::from(RECORDS_BYTES / 4) { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    match RECORDS.reserve::<Record>(0) {
+        Some(mut entry) => {
+            entry.write(*record);
+            entry.submit(flags.into());
+        }
+        None => count(Counter::RecordsDropped),
+    }
 }
 
 #[inline(always)]

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::{Attempt, Reason};
-use proxy_core::service::{Load, Service};
+use proxy_core::service::{Endpoint, Load, Service};
 use proxy_io::{Chunk, Socket, sock};
 
 use crate::forward::l4::{Ending, Relay};
@@ -126,10 +126,15 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
             return unserved(Some(service), stats, reason);
         }
     };
-    let (id, address) = (service.endpoints[index].id, service.endpoints[index].address);
     let ending = relay(local, fd, upstream, &guard.conn).await;
-    report(local, id, &ending);
-    Served { service: Some(service), stats, endpoint: Some((id, address)), ending }
+    let endpoint = &service.endpoints[index];
+    report(local, endpoint, &ending);
+    Served {
+        endpoint: Some((endpoint.id, endpoint.address)),
+        service: Some(Arc::clone(&service)),
+        stats,
+        ending,
+    }
 }
 
 fn find(local: &Local, accepted: &Accepted) -> Option<(Arc<Service>, Arc<ServiceStats>)> {
@@ -183,16 +188,23 @@ async fn establish(
         };
         match connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await {
             Ok(socket) => return Ok(Established { socket, index, _counted: counted }),
-            Err(error) => last_reason = handle_failure(local, stats, &target, &error),
+            Err(error) => last_reason = handle_failure(local, stats, &endpoint.load, &target, &error),
         }
     }
     Err(last_reason)
 }
 
-fn handle_failure(local: &Local, stats: &ServiceStats, target: &Target, error: &ConnectError) -> Reason {
+fn handle_failure(
+    local: &Local,
+    stats: &ServiceStats,
+    load: &Load,
+    target: &Target,
+    error: &ConnectError,
+) -> Reason {
     stats.connect_failures.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(endpoint = %target.address, %error, "cannot connect");
     if error.is_upstreams() {
+        load.set_suspect();
         send_attempt(local, target.endpoint, Attempt::Bad);
     }
     error.reason()
@@ -245,12 +257,17 @@ async fn flushed(socket: &Socket) {
     }
 }
 
-/// Tells passive health what the connection says about its endpoint.
-fn report(local: &Local, endpoint: EndpointId, ending: &Ending) {
+/// Tells passive health what the connection says about its endpoint, if that is news.
+fn report(local: &Local, endpoint: &Endpoint, ending: &Ending) {
     match ending.reason {
         // A reset before the first byte is how a broken server behind a working port looks.
-        Reason::UpstreamReset if ending.received_bytes == 0 => send_attempt(local, endpoint, Attempt::Bad),
-        _ if ending.received_bytes > 0 => send_attempt(local, endpoint, Attempt::Good),
+        Reason::UpstreamReset if ending.received_bytes == 0 => {
+            endpoint.load.set_suspect();
+            send_attempt(local, endpoint.id, Attempt::Bad);
+        }
+        _ if ending.received_bytes > 0 && endpoint.load.take_suspect() => {
+            send_attempt(local, endpoint.id, Attempt::Good);
+        }
         _ => {}
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::addr::{EndpointAddr, Family};
@@ -89,26 +89,39 @@ pub struct Endpoint {
     pub load: Arc<Load>,
 }
 
-/// Number of open connections, shared by all workers and by every version of a service.
+/// What all workers know of a service or an endpoint between two snapshots, shared by every version of it.
 #[derive(Debug, Default)]
-pub struct Load(AtomicU32);
+pub struct Load {
+    open: AtomicU32,
+    is_suspect: AtomicBool,
+}
 
 impl Load {
     /// Connections open now.
     #[must_use]
     pub fn open_count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that a connection failed: the next good one is news.
+    pub fn set_suspect(&self) {
+        self.is_suspect.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether a good connection is news, once.
+    pub fn take_suspect(&self) -> bool {
+        self.is_suspect.load(Ordering::Relaxed) && self.is_suspect.swap(false, Ordering::Relaxed)
     }
 
     /// Counts one more connection unless that would exceed `most`; the caller owes one [`Load::release`].
     #[must_use]
     pub fn try_acquire(&self, most: u32) -> bool {
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1)).is_ok()
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1)).is_ok()
     }
 
     /// Counts one connection less.
     pub fn release(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -77,6 +77,15 @@ enum State {
     Broken(Side, io::ErrorKind),
 }
 
+/// What a direction must know of its surroundings in one poll.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Nothing moved for so long that a pipe is worth giving back.
+    is_idle: bool,
+    /// The other direction ended in order.
+    is_last: bool,
+}
+
 struct Direction {
     state: State,
     streak: u8,
@@ -139,8 +148,22 @@ impl<W: Watch> Future for Relay<'_, W> {
         }
         let is_idle = this.watch.take_idle();
         let (over_before, moved_before) = (this.over_count(), this.out.bytes + this.back.bytes);
-        this.out.poll(cx, this.downstream, this.upstream, this.pipes, is_idle);
-        this.back.poll(cx, this.upstream, this.downstream, this.pipes, is_idle);
+        let is_back_done = matches!(this.back.state, State::Done);
+        this.out.poll(
+            cx,
+            this.downstream,
+            this.upstream,
+            this.pipes,
+            Turn { is_idle, is_last: is_back_done },
+        );
+        let is_out_done = matches!(this.out.state, State::Done);
+        this.back.poll(
+            cx,
+            this.upstream,
+            this.downstream,
+            this.pipes,
+            Turn { is_idle, is_last: is_out_done },
+        );
         if this.out.bytes + this.back.bytes != moved_before {
             this.watch.handle_progress();
         }
@@ -176,17 +199,17 @@ impl Direction {
         source: &mut Socket,
         target: &mut Socket,
         pipes: &PipePool,
-        is_idle: bool,
+        turn: Turn,
     ) {
         for _ in 0..TURN_CHUNKS {
             let step = match &mut self.state {
-                State::Copy(_) => self.poll_copy(cx, source, target, pipes),
-                State::Splice(pipe) if is_idle && pipe.is_empty() => {
+                State::Copy(_) => self.poll_copy(cx, source, target, pipes, turn),
+                State::Splice(pipe) if turn.is_idle && pipe.is_empty() => {
                     self.state = State::Copy(Chunk::default());
                     self.streak = 0;
                     continue;
                 }
-                State::Splice(_) => self.poll_splice(cx, source, target),
+                State::Splice(_) => self.poll_splice(cx, source, target, turn),
                 State::Done | State::Broken(..) => return,
             };
             match step {
@@ -205,25 +228,37 @@ impl Direction {
         source: &mut Socket,
         target: &mut Socket,
         pipes: &PipePool,
+        turn: Turn,
     ) -> Poll<Result<(), (Side, io::Error)>> {
         let State::Copy(chunk) = &mut self.state else { return Poll::Ready(Ok(())) };
         if chunk.is_empty() {
-            if self.streak >= BULK_STREAK && !source.has_buffered() {
-                return self.poll_begin_splice(cx, source, pipes);
+            if self.streak >= BULK_STREAK {
+                // Bulk: let the driver settle what it has in flight and pass that on, then let it read nothing more.
+                ready!(source.pause_recv(cx)).map_err(|error| (Side::Source, error))?;
+                if !source.has_buffered() {
+                    self.begin_splice(pipes);
+                    return Poll::Ready(Ok(()));
+                }
             }
             *chunk = ready!(source.poll_recv_bundle(cx)).map_err(|error| (Side::Source, error))?;
             if chunk.is_empty() {
-                return Poll::Ready(self.finish(target));
+                return Poll::Ready(self.finish(target, turn));
             }
-            self.streak = if chunk.len() >= BULK_CHUNK_BYTES { self.streak.saturating_add(1) } else { 0 };
+            if self.streak < BULK_STREAK {
+                self.streak = if chunk.len() >= BULK_CHUNK_BYTES { self.streak + 1 } else { 0 };
+            }
             self.bytes += chunk.len() as u64;
         }
         target.poll_send(cx, chunk).map_err(|error| (Side::Target, error))
     }
 
     /// Passes the end of the stream on.
-    fn finish(&mut self, target: &mut Socket) -> Result<(), (Side, io::Error)> {
+    fn finish(&mut self, target: &mut Socket, turn: Turn) -> Result<(), (Side, io::Error)> {
         self.state = State::Done;
+        if turn.is_last {
+            // Both sockets are about to be closed, and everything that the target sent was read: close says FIN, too.
+            return Ok(());
+        }
         match target.shutdown_write() {
             // The target is gone already; what it says about that comes from reading it.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -231,24 +266,13 @@ impl Direction {
         }
     }
 
-    /// Switches to splice once the driver has let go of the socket and everything that it had read is passed on.
-    fn poll_begin_splice(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &mut Socket,
-        pipes: &PipePool,
-    ) -> Poll<Result<(), (Side, io::Error)>> {
-        ready!(source.pause_recv(cx)).map_err(|error| (Side::Source, error))?;
-        if source.has_buffered() {
-            // Bytes came in meanwhile: copy them first.
-            return Poll::Ready(Ok(()));
-        }
+    /// Switches to splice; the driver has let go of the source and everything that it had read is passed on.
+    fn begin_splice(&mut self, pipes: &PipePool) {
         self.streak = 0;
         // Without a free pipe or descriptor the stream goes on being copied.
         if let Ok(Some(pipe)) = pipes.take() {
             self.state = State::Splice(pipe);
         }
-        Poll::Ready(Ok(()))
     }
 
     fn poll_splice(
@@ -256,13 +280,14 @@ impl Direction {
         cx: &mut Context<'_>,
         source: &mut Socket,
         target: &mut Socket,
+        turn: Turn,
     ) -> Poll<Result<(), (Side, io::Error)>> {
         let State::Splice(pipe) = &mut self.state else { return Poll::Ready(Ok(())) };
         if !pipe.is_empty() {
             return target.poll_splice_out(cx, pipe).map_err(|error| (Side::Target, error));
         }
         match ready!(source.poll_splice_in(cx, pipe, SPLICE_BYTES)) {
-            Ok(0) => Poll::Ready(self.finish(target)),
+            Ok(0) => Poll::Ready(self.finish(target, turn)),
             Ok(count) => {
                 self.bytes += count as u64;
                 Poll::Ready(Ok(()))
