@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cgroup::{self, Cgroup};
 use crate::client::Place;
@@ -11,9 +12,14 @@ use crate::net::{Net, Side};
 use crate::process;
 use crate::skip;
 use crate::upstream::Server;
+use crate::wait;
 
 /// Weir attaches to the root of all cgroups, so there is one on a machine, and so one node test.
 const LOCK: &str = "/tmp/weir-node-tests.lock";
+/// Locked by the Weir that runs.
+const WEIR_LOCK: &str = "/run/weir/weir.pid";
+/// Time for somebody who tries Weir by hand meanwhile.
+const FOREIGN_LIMIT: Duration = Duration::from_secs(120);
 /// Older kernels cannot run Weir at all.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
 
@@ -40,6 +46,7 @@ impl World {
         }
         let lock = File::options().create(true).append(true).open(LOCK).expect("/tmp is there");
         lock.lock().expect("a lock can be waited for");
+        wait::until_true("the Weir that runs on this machine to end", FOREIGN_LIMIT, || !runs_already());
         let net = Net::new().expect("root can make a network namespace");
         let app = Cgroup::new("app").expect("root can make a cgroup");
         Some(Self { app, net, _lock: lock })
@@ -81,6 +88,12 @@ impl World {
         }
         found
     }
+}
+
+/// Whether a Weir runs that no node test has started, since those wait for each other.
+fn runs_already() -> bool {
+    // a shared lock, so that looking keeps nobody from starting for longer than a moment
+    File::open(WEIR_LOCK).is_ok_and(|file| file.try_lock_shared().is_err())
 }
 
 fn obstacle() -> Option<String> {
