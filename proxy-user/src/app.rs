@@ -17,6 +17,7 @@ use proxy_bpf::apply::Applier;
 use proxy_bpf::attach::{self, Attached, Pins};
 use proxy_bpf::cgroup::Hierarchy;
 use proxy_bpf::load::{self, Kernel, LoadOptions};
+use proxy_bpf::probe;
 use proxy_core::id::Version;
 use proxy_core::snapshot::{Intercept, Snapshot};
 use proxy_io::{DriverKind, limit, sock};
@@ -228,6 +229,7 @@ impl Node {
 }
 
 fn load_kernel(config: &Config, options: &Options) -> anyhow::Result<(Kernel, Pins)> {
+    refuse_old_kernel()?;
     let pins = Pins::prepare().context("cannot prepare /sys/fs/bpf/weir")?;
     let load_options = LoadOptions {
         pins: pins.maps(),
@@ -242,6 +244,18 @@ fn load_kernel(config: &Config, options: &Options) -> anyhow::Result<(Kernel, Pi
     let kernel =
         loaded.context("cannot load the kernel programs; `weir doctor` says what this kernel lacks")?;
     Ok((kernel, pins))
+}
+
+/// Names everything that this kernel lacks at once, instead of the first thing that the verifier stumbles over.
+fn refuse_old_kernel() -> anyhow::Result<()> {
+    let features = probe::kernel_features();
+    let lacks = features.iter().filter(|feature| feature.state == Ok(false));
+    let lines: Vec<_> = lacks
+        .map(|feature| {
+            format!("\n  {} (Linux {}), needed for {}", feature.name, feature.since, feature.purpose)
+        })
+        .collect();
+    if lines.is_empty() { Ok(()) } else { Err(anyhow!("this kernel lacks:{}", lines.concat())) }
 }
 
 fn open_access_log(config: &Config) -> anyhow::Result<(AccessSink, Option<JoinHandle<()>>)> {

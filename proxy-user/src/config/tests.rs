@@ -264,21 +264,7 @@ fn running(registry: &mut Registry, config: &Config) -> Snapshot {
         }
         endpoint
     });
-    let changed = proxy_core::service::Service {
-        id: a.id,
-        name: Arc::clone(&a.name),
-        addresses: a.addresses.clone(),
-        protocol: a.protocol,
-        lane: a.lane,
-        endpoints: endpoints.collect(),
-        policy: a.policy,
-        health: a.health.clone(),
-        outlier: a.outlier,
-        limits: a.limits,
-        on_endpoint_loss: a.on_endpoint_loss,
-        fail: a.fail,
-        load: Arc::clone(&a.load),
-    };
+    let changed = proxy_core::service::Service { endpoints: endpoints.collect(), ..a.as_ref().clone() };
     first.with_services([Arc::new(changed)])
 }
 
