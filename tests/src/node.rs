@@ -97,30 +97,35 @@ impl<'a> Weir<'a> {
     /// If it does not get ready: with everything that it said.
     #[must_use]
     pub fn start(net: &'a Net, config: &Value) -> Option<Self> {
+        Self::start_with(net, config, &[])
+    }
+
+    /// The same with more arguments for `weir run`.
+    ///
+    /// # Panics
+    /// As [`Weir::start`].
+    #[must_use]
+    pub fn start_with(net: &'a Net, config: &Value, more: &[&str]) -> Option<Self> {
         if driver() == "ring"
             && let Err(reason) = proxy_io::driver::probe::ring()
         {
             skip::skip(&format!("{reason}"));
             return None;
         }
-        let mut weir = Self::spawn(net, config);
+        let mut weir = Self::spawn(net, config, more);
         weir.wait_ready();
         Some(weir)
     }
 
     /// Starts one and waits for nothing.
-    ///
-    /// # Panics
-    /// If it cannot be started.
-    #[must_use]
-    pub fn spawn(net: &'a Net, config: &Value) -> Self {
+    fn spawn(net: &'a Net, config: &Value, more: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("weir-test-{}-{count}", std::process::id()));
         fs::create_dir_all(&folder).expect("the folder for temporary files is there");
         // links that an earlier process left are taken over, so they are not somebody else's
         let programs_before = if has_pins() { 0 } else { attached_programs() };
-        let child = Self::launch(net, &folder, config);
+        let child = Self::launch(net, &folder, config, more);
         Self { net, child, folder, programs_before, has_ended: false }
     }
 
@@ -130,18 +135,18 @@ impl<'a> Weir<'a> {
     /// If it cannot be started or does not get ready.
     pub fn restart(&mut self, config: &Value) {
         assert!(self.has_ended, "it still runs");
-        self.child = Self::launch(self.net, &self.folder, config);
+        self.child = Self::launch(self.net, &self.folder, config, &[]);
         self.has_ended = false;
         self.wait_ready();
     }
 
-    fn launch(net: &Net, folder: &Path, config: &Value) -> Child {
+    fn launch(net: &Net, folder: &Path, config: &Value, more: &[&str]) -> Child {
         let file = folder.join("weir.yaml");
         fs::write(&file, config.to_string()).expect("the folder can be written to");
         let log = File::options().create(true).append(true).open(folder.join("stderr"));
         let log = log.expect("the folder can be written to");
         let mut command = net.command(Side::Near, |nsenter| Command::new(nsenter), &binary());
-        command.args(["run", "--io", &driver(), "-c"]).arg(&file);
+        command.args(["run", "--io", &driver(), "-c"]).arg(&file).args(more);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().expect("nsenter can be started")
     }

@@ -251,8 +251,8 @@ def addresses(address, protocol="0", source=None):
     say(peer=show(peer), own=show(own), name=answer.split(" ")[0])
 
 
-def hold(address, count):
-    """Opens many connections, keeps them while the test looks, then uses each."""
+def hold(address, count, tell=None):
+    """Opens many connections, keeps them while the test looks, then uses each; with `tell` it speaks once before."""
     soft_limit()
     import selectors
     family, target = parse(address)
@@ -285,6 +285,8 @@ def hold(address, count):
             else:
                 s.settimeout(TIMEOUT)
                 open_ones.append(s)
+    if tell:
+        say(connected=len(open_ones))
     for i, s in enumerate(open_ones):
         s.sendall(f"name {i}\n".encode())
     names = {}
