@@ -1,0 +1,142 @@
+//! Bounds: on connections, on time, on maps, and explicit listeners.
+
+use std::time::{Duration, Instant};
+
+use proxy_tests::client::number;
+use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
+use proxy_tests::net::Family;
+use proxy_tests::node::Weir;
+use proxy_tests::wait;
+use proxy_tests::world::World;
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(15);
+
+#[test]
+fn connections_beyond_the_limit_are_reset_and_counted() {
+    const MOST: u64 = 5;
+    let Some(world) = World::new() else { return };
+    let server = world.server(Family::V4.host(10, SERVER_PORT), "server");
+    let vip = Family::V4.vip(1, PORT);
+    let limits = json!({"limits": {"max_connections": MOST}});
+    let service = config::service("s", vip, &[server.address()], Lane::Proxy, limits);
+    let Some(weir) = Weir::start(&world.net, &config::config(&world, [service])) else { return };
+    let mut held = world.app().start("hold", &[&vip, &MOST]);
+    assert_eq!(held.next()["answered"], MOST);
+    let said = world.app().run("ask", &[&vip, &"4"]);
+    assert_eq!(said["names"], json!([]), "{said}");
+    let metrics = weir.metrics();
+    let limited = metrics.sum("weir_connections_closed_total", &[("service", "s"), ("reason", "limit")]);
+    assert!((limited - 4.0).abs() < 0.5, "{limited}");
+    held.go_on("close");
+    assert_eq!(held.next()["closed"], true);
+    wait::until_true("room for another one", SOON, || {
+        world.app().run("ask", &[&vip])["names"] == json!(["server"])
+    });
+}
+
+#[test]
+fn idle_connections_are_closed_after_their_time_and_busy_ones_are_not() {
+    let Some(world) = World::new() else { return };
+    let server = world.server(Family::V4.host(10, SERVER_PORT), "server");
+    let vip = Family::V4.vip(1, PORT);
+    let limits = json!({"limits": {"idle_timeout": "2s"}});
+    let service = config::service("s", vip, &[server.address()], Lane::Proxy, limits);
+    let Some(weir) = Weir::start(&world.net, &config::config(&world, [service])) else { return };
+    let busy = world.app().start("stream", &[&vip]);
+    assert_eq!(busy.next()["started"], true);
+    let began = Instant::now();
+    let mut idle = world.app().start("hold", &[&vip, &"3"]);
+    assert_eq!(idle.next()["answered"], 3);
+    idle.go_on("read");
+    let said = idle.next();
+    assert!(said["ends"]["data"].is_null() && said["ends"]["TIMEOUT"].is_null(), "{said}");
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    let closed = weir.metrics().sum("weir_connections_closed_total", &[("reason", "idle_timeout")]);
+    assert!((closed - 3.0).abs() < 0.5, "{closed}");
+    let active = weir.metrics().sum("weir_connections_active", &[("service", "s"), ("lane", "proxy")]);
+    assert!((active - 1.0).abs() < 0.5, "the stream goes on: {active}");
+}
+
+#[test]
+fn endpoints_that_do_not_answer_cost_the_connect_timeout_and_another_one_answers() {
+    let Some(world) = World::new() else { return };
+    let server = world.server(Family::V4.host(10, SERVER_PORT), "server");
+    let vip = Family::V4.vip(1, PORT);
+    // nobody is at this address, so that connects to it hang
+    let silent = Family::V4.vip(200, SERVER_PORT);
+    let more = json!({"limits": {"connect_timeout": "300ms"}, "outlier": {"consecutive_failures": 0}});
+    let service = config::service("s", vip, &[silent, server.address()], Lane::Proxy, more);
+    let Some(_weir) = Weir::start(&world.net, &config::config(&world, [service])) else { return };
+    let began = Instant::now();
+    let said = world.app().run("ask", &[&vip, &"4"]);
+    assert_eq!(said["names"], json!(["server"; 4].to_vec()), "{said}");
+    assert!(began.elapsed() >= Duration::from_millis(600), "in turn, two of four try the silent one first");
+}
+
+#[test]
+fn a_full_map_leaves_old_connections_alone_and_lets_new_ones_pass_untouched() {
+    const ROOM: u64 = 32;
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    // what is asked for really exists, so that passing untouched is an answer
+    let real = Family::V4.host(12, SERVER_PORT);
+    let _untouched = world.server(real, "untouched");
+    let moved =
+        config::service("moved", real, &[grid.server(Family::V4).0.address()], Lane::Proxy, Value::Null);
+    let config = config::config(&world, [moved]);
+    let size = format!("ORIGINAL_DST={ROOM}");
+    let Some(weir) = Weir::start_with(&world.net, &config, &["--map-size", &size]) else { return };
+    let mut old = world.app().start("hold", &[&real, &"4"]);
+    assert_eq!(old.next()["names"], json!({"four": 4}));
+    // nobody accepts, so nobody takes original destinations out of the map
+    weir.signal("-STOP");
+    let waiting = world.app().start("hold", &[&real, &(ROOM * 2), &"tell"]);
+    assert_eq!(waiting.next()["connected"], ROOM * 2);
+    assert_eq!(world.app().run("ask", &[&real])["names"], json!(["untouched"]));
+    weir.signal("-CONT");
+    let said = waiting.next();
+    assert_eq!(number(&said, "answered"), ROOM * 2, "{said}");
+    assert!(number(&said["names"], "untouched") > 0 && number(&said["names"], "four") > 0, "{said}");
+    old.go_on("ask");
+    assert_eq!(old.next()["answered"], 4);
+    let passed = weir.metrics().sum("weir_kernel_verdicts_total", &[("verdict", "passed_map_full")]);
+    assert!(passed > 0.5);
+    let mentions = || weir.log().lines().filter(|line| line.contains("full")).count();
+    wait::until_true("the log to say so", SOON, || mentions() > 0);
+    assert_eq!(mentions(), 1, "once: {}", weir.log());
+    assert_eq!(world.app().run("ask", &[&real, &"3"])["names"], json!(["four", "four", "four"]));
+}
+
+#[test]
+fn explicit_listeners_serve_who_is_not_intercepted() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let mut config = config::config(&world, grid.services());
+    let listeners = ["10.77.0.1:7000", "[::]:7001", "127.0.0.1:7002"];
+    let services = ["grid/proxy-four", "grid/proxy-six", "grid/direct-four"];
+    let each = listeners
+        .iter()
+        .zip(services)
+        .map(|(address, service)| json!({"address": address, "service": service}));
+    config["listeners"] = each.collect();
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    for (address, name) in [
+        ("10.77.0.1:7000", "four"),
+        ("[fd77::1]:7001", "six"),
+        ("[::1]:7001", "six"),
+        ("127.0.0.1:7002", "four"),
+    ] {
+        for place in [world.outside(), world.app()] {
+            assert_eq!(place.run("ask", &[&address])["names"], json!([name]), "{address}");
+        }
+    }
+    // from another machine
+    assert_eq!(world.far().run("ask", &[&"10.77.0.1:7000"])["names"], json!(["four"]));
+    config["listeners"] = json!([{"address": "10.77.0.1:7003", "service": "grid/proxy-four"}]);
+    weir.reload(&config);
+    assert_eq!(world.outside().run("ask", &[&"10.77.0.1:7003"])["names"], json!(["four"]));
+    wait::until_true("the old listener to be closed", SOON, || {
+        world.outside().run("ask", &[&"10.77.0.1:7000"])["errors"] == json!(["ECONNREFUSED"])
+    });
+}
