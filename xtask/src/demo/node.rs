@@ -133,7 +133,6 @@ fn config() -> String {
          - name: demo/redis\n    addresses: [\"10.96.0.12:6379\"]\n    \
          limits: {{max_connections: 100}}      # kept by workers: the proxy lane\n    \
          endpoints: [{{address: \"10.77.0.20:6379\"}}]\n\
-         workers: 1                            # several would each take their own turns\n\
          metrics: {{address: \"127.0.0.1:15020\"}}\n"
     )
 }
