@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
@@ -14,6 +15,9 @@ use crate::report::Sample;
 
 /// Bytes asked of one read.
 const READ_BYTES: usize = 256 << 10;
+
+/// Time without any byte after which the proxy counts as stuck.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// Measures `streams` that download at once; operations are MiB.
 ///
@@ -25,6 +29,7 @@ pub fn run(job: &Job, streams: usize) -> Result<Sample> {
     let mut threads = Vec::new();
     for _ in 0..streams {
         let stream = TcpStream::connect(job.target).context("cannot connect")?;
+        stream.set_read_timeout(Some(STUCK))?;
         let (received, is_over) = (Arc::clone(&received), Arc::clone(&is_over));
         threads.push(thread::spawn(move || read_all(stream, &received, &is_over)));
     }

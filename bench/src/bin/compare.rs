@@ -1,0 +1,145 @@
+//! Measures everybody and writes the results. `cargo xtask bench` starts it in namespaces of its own.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use proxy_bench::case::{CASES, Case, Work};
+use proxy_bench::contestant::{self, Name, Tools};
+use proxy_bench::place::{self, Place};
+use proxy_bench::results::Results;
+use proxy_bench::run::{Bench, Field};
+use proxy_bench::{machine, svg, table};
+
+/// Lines of `PERFORMANCE.md` between which the current tables stand.
+const MARKS: (&str, &str) = ("<!-- current tables: begin -->\n", "<!-- current tables: end -->");
+
+/// Compares Weir with its rivals.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// 3 short repetitions instead of 5
+    #[arg(long)]
+    quick: bool,
+    /// Only this case; repeatable
+    #[arg(long = "case")]
+    cases: Vec<String>,
+    /// Only this contestant; repeatable
+    #[arg(long = "proxy")]
+    proxies: Vec<String>,
+    /// Name of the client's cgroup
+    #[arg(long)]
+    cgroup: String,
+    /// Folder of this crate, for results
+    #[arg(long)]
+    folder: PathBuf,
+    /// The `weir` to measure
+    #[arg(long)]
+    weir: PathBuf,
+    /// The `envoy` to measure
+    #[arg(long)]
+    envoy: Option<PathBuf>,
+    /// Folder for configs and logs
+    #[arg(long)]
+    scratch: PathBuf,
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    let (cases, names) = (wanted_cases(&cli.cases)?, wanted_names(&cli.proxies)?);
+    let own = std::env::current_exe()?;
+    let beside = |name| own.with_file_name(name);
+    let tools = Tools {
+        weir: cli.weir.clone(),
+        load: beside("load"),
+        relay: beside("relay"),
+        envoy: cli.envoy.clone(),
+    };
+    let place = Place::set_up(&cli.cgroup)?;
+    place::clean_up_on_signal(place.cgroup().to_owned())?;
+    let results = run(&cli, &place, &tools, &cases, &names)?;
+    if cli.cases.is_empty() && cli.proxies.is_empty() {
+        save(&cli.folder, &results)?;
+    } else {
+        writeln!(io::stdout(), "A part only: bench/results stays as it is.")?;
+    }
+    let has_errors = results.cases.iter().flat_map(|case| &case.rows).any(|row| !row.errors.is_empty());
+    Ok(if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) -> Result<Results> {
+    let (repetitions, length_ms) = if cli.quick { (3, 500) } else { (5, 1000) };
+    let bench = Bench { place, tools, scratch: &cli.scratch, repetitions, length_ms };
+    let _backend = contestant::backend(place, tools, &cli.scratch).context("backend")?;
+    let field = Field::start(&bench, names);
+    let version = |name: &Name| Some((name.as_str().to_owned(), contestant::version(*name, tools)?));
+    let mut results = Results {
+        date: machine::today(),
+        machine: machine::facts(place.congestion),
+        versions: names.iter().filter_map(version).collect(),
+        skipped: field.skipped.clone(),
+        repetitions,
+        length_ms,
+        cases: Vec::new(),
+    };
+    let mut stdout = io::stdout();
+    for (name, reason) in &results.skipped {
+        writeln!(stdout, "not measured: {name}: {reason}")?;
+    }
+    for case in cases {
+        let result = match case.work {
+            Work::Overhead => bench.overhead(case),
+            Work::ControlPlane => bench.control_plane(case),
+            _ => bench.traffic(case, &field),
+        };
+        writeln!(stdout, "{}", table::text(&result))?;
+        results.cases.push(result);
+    }
+    Ok(results)
+}
+
+fn save(folder: &Path, results: &Results) -> Result<()> {
+    let kept = folder.join("results");
+    fs::create_dir_all(&kept)?;
+    fs::write(kept.join("latest.json"), serde_json::to_string_pretty(results)? + "\n")?;
+    fs::write(kept.join("cpu.svg"), svg::bars(results))?;
+    let file = folder.join("PERFORMANCE.md");
+    let page = fs::read_to_string(&file).context("cannot read bench/PERFORMANCE.md")?;
+    let (head, rest) = page.split_once(MARKS.0).context("PERFORMANCE.md has no place for the tables")?;
+    let (_, tail) = rest.split_once(MARKS.1).context("PERFORMANCE.md has no end of the tables")?;
+    fs::write(file, format!("{head}{}{}{}{tail}", MARKS.0, table::markdown(results), MARKS.1))?;
+    writeln!(
+        io::stdout(),
+        "Written: bench/results/latest.json, bench/results/cpu.svg, bench/PERFORMANCE.md"
+    )?;
+    Ok(())
+}
+
+fn wanted_cases(words: &[String]) -> Result<Vec<Case>> {
+    if words.is_empty() {
+        return Ok(CASES.into());
+    }
+    let find = |word: &String| CASES.iter().find(|case| case.name == word).copied();
+    let names = CASES.map(|case| case.name).join(", ");
+    words
+        .iter()
+        .map(|word| find(word).with_context(|| format!("no case {word}; there are {names}")))
+        .collect()
+}
+
+fn wanted_names(words: &[String]) -> Result<Vec<Name>> {
+    if words.is_empty() {
+        return Ok(Name::ALL.into());
+    }
+    for word in words {
+        if !Name::ALL.iter().any(|name| name.as_str() == word) {
+            bail!("no contestant {word}; there are {}", Name::ALL.map(Name::as_str).join(", "));
+        }
+    }
+    // in the order of the tables, whatever order they were asked for in
+    Ok(Name::ALL.into_iter().filter(|name| words.iter().any(|word| word == name.as_str())).collect())
+}

@@ -1,0 +1,240 @@
+//! Who is measured, and how each is started.
+//!
+//! Equal features for all: one worker, no access log, no retries, TCP_NODELAY (the default of every one of them).
+//! Rivals and the baseline are up during the whole run. A Weir is up only while it is measured: one process serves a
+//! machine, and its hooks would add to the connections of the others.
+
+mod rival;
+pub mod weir;
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cpu;
+use crate::place::{PROXY_CORE, Place};
+
+/// Time for a proxy to be ready, or to end.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+/// Lines of a log that are shown when its proxy fails.
+const LOG_LINES: usize = 5;
+
+/// A contestant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Name {
+    /// The client connects to the backend.
+    Direct,
+    /// Weir's proxy lane on io_uring, by interception.
+    WeirRing,
+    /// Weir's proxy lane on epoll, by interception.
+    WeirEpoll,
+    /// Weir's direct lane.
+    WeirDirect,
+    /// HAProxy as it comes.
+    Haproxy,
+    /// HAProxy with `option splice-auto`.
+    HaproxySplice,
+    /// nginx's stream module.
+    Nginx,
+    /// Envoy's tcp_proxy.
+    Envoy,
+    /// The baseline.
+    TokioRelay,
+}
+
+impl Name {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 9] = [
+        Self::Direct,
+        Self::WeirDirect,
+        Self::WeirRing,
+        Self::WeirEpoll,
+        Self::Haproxy,
+        Self::HaproxySplice,
+        Self::Nginx,
+        Self::Envoy,
+        Self::TokioRelay,
+    ];
+
+    /// Word in tables and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::WeirRing => "weir-ring",
+            Self::WeirEpoll => "weir-epoll",
+            Self::WeirDirect => "weir-direct",
+            Self::Haproxy => "haproxy",
+            Self::HaproxySplice => "haproxy-splice",
+            Self::Nginx => "nginx",
+            Self::Envoy => "envoy",
+            Self::TokioRelay => "tokio-relay",
+        }
+    }
+
+    /// Whether it is a Weir.
+    #[must_use]
+    pub fn is_weir(self) -> bool {
+        matches!(self, Self::WeirRing | Self::WeirEpoll | Self::WeirDirect)
+    }
+
+    /// Whether it is a product that people choose instead of Weir's proxy lane.
+    #[must_use]
+    pub fn is_rival(self) -> bool {
+        matches!(self, Self::Haproxy | Self::HaproxySplice | Self::Nginx | Self::Envoy)
+    }
+}
+
+/// Programs that are not found by themselves.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// `weir`.
+    pub weir: PathBuf,
+    /// `load`.
+    pub load: PathBuf,
+    /// `relay`.
+    pub relay: PathBuf,
+    /// `envoy`, if there is one.
+    pub envoy: Option<PathBuf>,
+}
+
+/// The two services that everybody offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Gives back what it is sent.
+    pub echo: SocketAddr,
+    /// Sends without end.
+    pub source: SocketAddr,
+}
+
+impl Ports {
+    /// The backend.
+    pub const BACKEND: Self = Self::on([127, 0, 0, 1], 9000);
+
+    /// Two neighbouring ports.
+    #[must_use]
+    pub const fn on(ip: [u8; 4], port: u16) -> Self {
+        let [a, b, c, d] = ip;
+        let ip = std::net::IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d));
+        Self { echo: SocketAddr::new(ip, port), source: SocketAddr::new(ip, port + 1) }
+    }
+}
+
+/// A proxy that runs; ended when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    child: Child,
+    log: PathBuf,
+    ports: Ports,
+}
+
+impl Proxy {
+    /// Starts a command and waits until `ready` says so.
+    ///
+    /// # Errors
+    /// If it ends or does not get ready, with the end of its log.
+    pub fn start(mut command: Command, log: PathBuf, ports: Ports, ready: impl Fn() -> bool) -> Result<Self> {
+        let file = fs::File::create(&log)?;
+        command.stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().context("cannot start it")?;
+        let mut proxy = Self { child, log, ports };
+        let until = Instant::now() + LIMIT;
+        while !ready() {
+            if let Some(status) = proxy.child.try_wait()? {
+                bail!("it ended with {status}: {}", proxy.last_words());
+            }
+            if Instant::now() > until {
+                bail!("not ready after {} s: {}", LIMIT.as_secs(), proxy.last_words());
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(proxy)
+    }
+
+    /// Where its clients connect to.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Its processes.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        cpu::family(self.child.id())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If `kill` cannot be run.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let kill =
+            Command::new("kill").args([name, &self.child.id().to_string()]).stderr(Stdio::null()).status();
+        kill.context("cannot run kill").map(drop)
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.signal("-TERM");
+        let until = Instant::now() + LIMIT;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+/// Starts the backend.
+///
+/// # Errors
+/// If it does not get ready.
+pub fn backend(place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
+    let ports = Ports::BACKEND;
+    let mut command = place.command(crate::place::LOAD_CORE, &tools.load);
+    command.args(["backend", "--echo", &ports.echo.to_string(), "--source", &ports.source.to_string()]);
+    Proxy::start(command, scratch.join("backend.log"), ports, || accepts(ports))
+}
+
+/// Starts a rival or the baseline.
+///
+/// # Errors
+/// If it is not installed or does not get ready.
+pub fn rival(name: Name, place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
+    let setup = rival::setup(name, tools, scratch)?;
+    let mut command = place.command(PROXY_CORE, &setup.program);
+    command.args(&setup.args);
+    let ports = setup.ports;
+    Proxy::start(command, scratch.join(format!("{}.log", name.as_str())), ports, || accepts(ports))
+}
+
+/// What the program says of its version.
+#[must_use]
+pub fn version(name: Name, tools: &Tools) -> Option<String> {
+    rival::version(name, tools)
+}
+
+/// Whether both ports take connections.
+fn accepts(ports: Ports) -> bool {
+    [ports.echo, ports.source].iter().all(|address| TcpStream::connect(address).is_ok())
+}

@@ -1,0 +1,132 @@
+//! A Weir under test, with the client's cgroup as its scope.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::{Name, Ports, Proxy, Tools};
+use crate::place::{PROXY_CORE, Place};
+
+/// What clients ask for to get into the proxy lane.
+pub const PROXY_LANE: Ports = Ports::on([10, 96, 0, 1], 7000);
+/// What clients ask for to get into the direct lane.
+pub const DIRECT_LANE: Ports = Ports::on([10, 96, 0, 2], 7000);
+/// Read-only admin interface: the default.
+const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 15000);
+/// One Weir serves a machine; the tests that start one take turns by this file, and so do we.
+const TURNS: &str = "/tmp/weir-node-tests.lock";
+/// Time for somebody else's Weir, outside of the tests, to end.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
+
+/// A Weir that runs.
+#[derive(Debug)]
+pub struct Weir {
+    /// Its process; ended before the turn is given up.
+    pub proxy: Proxy,
+    config: PathBuf,
+    _turn: File,
+}
+
+impl Weir {
+    /// Starts the one that `name` means and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub fn start(name: Name, place: &Place, tools: &Tools, scratch: &Path, config: &Value) -> Result<Self> {
+        let turn = File::options().create(true).append(true).open(TURNS)?;
+        turn.lock().context("cannot wait for the tests' Weir")?;
+        let file = scratch.join("weir.yaml");
+        fs::write(&file, config.to_string())?;
+        let io = match name {
+            Name::WeirRing => "ring",
+            Name::WeirEpoll => "epoll",
+            _ => "auto",
+        };
+        let ports = if name == Name::WeirDirect { DIRECT_LANE } else { PROXY_LANE };
+        let until = Instant::now() + TURN_LIMIT;
+        loop {
+            let mut command = place.command(PROXY_CORE, &tools.weir);
+            command.args(["run", "--log-level", "warn", "--io", io, "-c"]).arg(&file);
+            match Proxy::start(command, scratch.join("weir.log"), ports, is_ready) {
+                Ok(proxy) => return Ok(Self { proxy, config: file, _turn: turn }),
+                Err(error) if error.to_string().contains("already runs") && Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(500));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Replaces the config and asks for it to be read; returns when that was.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn reload(&self, config: &Value) -> Result<SystemTime> {
+        let new = self.config.with_extension("new");
+        fs::write(&new, config.to_string())?;
+        let began = SystemTime::now();
+        fs::rename(new, &self.config)?;
+        self.proxy.signal("-HUP")?;
+        Ok(began)
+    }
+}
+
+/// The config of the traffic cases: both services, in both lanes.
+#[must_use]
+pub fn traffic_config(place: &Place) -> Value {
+    let mut services = Vec::new();
+    for (lane, policy, ports) in [("proxy", "round_robin", PROXY_LANE), ("direct", "random", DIRECT_LANE)] {
+        for (name, address, endpoint) in
+            [("echo", ports.echo, Ports::BACKEND.echo), ("source", ports.source, Ports::BACKEND.source)]
+        {
+            services.push(service(&format!("{lane}/{name}"), lane, policy, address, &[endpoint]));
+        }
+    }
+    config(place, &services)
+}
+
+/// A config that intercepts the client.
+#[must_use]
+pub fn config(place: &Place, services: &[Value]) -> Value {
+    json!({
+        "intercept": {"scopes": [{"cgroup": place.scope()}]},
+        "services": services,
+        "workers": 1,
+        // nothing that is measured is left when a Weir is ended
+        "drain_timeout": "100ms",
+    })
+}
+
+/// One service.
+#[must_use]
+pub fn service(name: &str, lane: &str, policy: &str, address: SocketAddr, endpoints: &[SocketAddr]) -> Value {
+    let endpoints: Vec<Value> = endpoints.iter().map(|e| json!({"address": e.to_string()})).collect();
+    json!({
+        "name": name,
+        "addresses": [address.to_string()],
+        "lane": lane,
+        "balance": {"policy": policy},
+        "endpoints": endpoints,
+    })
+}
+
+fn is_ready() -> bool {
+    ask("/healthz/ready").is_ok_and(|answer| answer.contains(" 200 "))
+}
+
+/// The first line of the admin interface's answer.
+fn ask(path: &str) -> Result<String> {
+    let address = SocketAddr::from(ADMIN);
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}

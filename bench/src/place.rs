@@ -1,0 +1,179 @@
+//! Where everything runs: a network without a way out, a cgroup for the intercepted client, and two processors.
+//!
+//! `cargo xtask bench` starts `compare` as the first process of its own network, mount and pid namespace. When it ends,
+//! however it ends, the kernel ends every process in there and forgets the network, the mounts and what was pinned in
+//! them. Only the cgroup outlives that; it is removed by [`Place`], by [`clean_up_on_signal`], or by xtask.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// Processor of the proxy under test.
+pub const PROXY_CORE: u32 = 0;
+/// Processor of load generator and backend.
+pub const LOAD_CORE: u32 = 1;
+/// Closed connections that are remembered. More would use up the source ports between two measurements of short
+/// connections; it holds for every contestant.
+const TIME_WAITS: &str = "4096";
+/// Open files of each process: 5,000 proxied connections need 10,000, and pipes.
+const OPEN_FILES: u64 = 20_000;
+/// Time for killed processes to leave the cgroup.
+const EMPTY_LIMIT: Duration = Duration::from_secs(5);
+
+/// The network: loopback, and a cable that nobody answers at, so that asked addresses have a route and a source.
+const NETWORK: &str = "link set lo up
+link add lan0 type veth peer name end0
+link set lan0 up
+link set end0 up
+addr add 10.77.0.1/24 dev lan0
+route add 10.96.0.0/16 dev lan0 src 10.77.0.1
+";
+
+/// Loopback with cubic: a default of bbr paces loopback to a fifth of its speed, for everybody but who changes it.
+const CUBIC: &str = "route replace local 127.0.0.0/8 dev lo table local src 127.0.0.1 congctl cubic
+route replace local 10.77.0.1 dev lan0 table local src 10.77.0.1 congctl cubic
+";
+
+/// The set-up place.
+#[derive(Debug)]
+pub struct Place {
+    cgroup: PathBuf,
+    name: String,
+    /// Congestion control of all connections.
+    pub congestion: &'static str,
+}
+
+impl Place {
+    /// Sets up the network of the namespace that we run in, and a cgroup.
+    ///
+    /// # Errors
+    /// If we do not run in namespaces of our own, or without root.
+    pub fn set_up(cgroup: &str) -> Result<Self> {
+        ensure!(
+            std::process::id() == 1 && !Path::new("/proc/sys/net/ipv4/conf/lan0").exists(),
+            "this program changes the network that it runs in: start it by `cargo xtask bench`"
+        );
+        ip(NETWORK).context("cannot set the network up")?;
+        let congestion = if ip(CUBIC).is_ok() { "cubic" } else { "the host's default" };
+        fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", TIME_WAITS).context("cannot set up TCP")?;
+        // Our own, so that what Weir pins goes when we go, even by SIGKILL.
+        let mounted = Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]).status()?;
+        ensure!(mounted.success(), "cannot mount a BPF file system");
+        let path = cgroup_mount().context("there is no cgroup v2 mount")?.join(cgroup);
+        fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {cgroup}"))?;
+        Ok(Self { cgroup: path, name: cgroup.to_owned(), congestion })
+    }
+
+    /// Path of the client's cgroup below the mount, as Weir's config wants it.
+    #[must_use]
+    pub fn scope(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// A command that runs on one processor.
+    #[must_use]
+    pub fn command(&self, core: u32, program: &Path) -> Command {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={OPEN_FILES}:{OPEN_FILES}")).args(["taskset", "-c"]);
+        command.arg(core.to_string()).arg(program);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// The same, in the cgroup that Weir intercepts.
+    #[must_use]
+    pub fn intercepted(&self, core: u32, program: &Path) -> Command {
+        let mut command = Command::new("sh");
+        let script = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+        command.args(["-c", script]).arg(&self.cgroup).args(["taskset", "-c"]);
+        command.arg(core.to_string()).arg(program);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// What must go when a signal ends us.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = remove_cgroup(&self.cgroup) {
+            eprintln!("a cgroup stays behind: {error:#}");
+        }
+    }
+}
+
+/// Ends this process by SIGINT or SIGTERM, leaving no cgroup behind: the first process of a pid namespace would ignore
+/// the signals otherwise.
+///
+/// # Errors
+/// If the signals cannot be caught.
+pub fn clean_up_on_signal(cgroup: PathBuf) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        });
+        eprintln!("\ninterrupted: ending everything");
+        let _ = remove_cgroup(&cgroup);
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+/// Kills what is left in the cgroup, which is ours alone, and removes it.
+fn remove_cgroup(path: &Path) -> Result<()> {
+    let until = Instant::now() + EMPTY_LIMIT;
+    loop {
+        let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        let pids: Vec<&str> = text.lines().filter(|pid| *pid != "0").collect();
+        if !pids.is_empty() {
+            Command::new("kill").arg("-KILL").args(&pids).stderr(Stdio::null()).status()?;
+        }
+        match fs::remove_dir(path) {
+            Err(error) if Instant::now() > until => return Err(error).context("cannot remove the cgroup"),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn ip(script: &str) -> Result<()> {
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run ip (package iproute2)")?;
+    ip.stdin.take().context("the pipe was asked for above")?.write_all(script.as_bytes())?;
+    let output = ip.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ip: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Fields of a line: proc_pid_mountinfo(5). The file system's type is the first after a lone dash.
+fn cgroup_mount() -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    text.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        (kind.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}

@@ -1,0 +1,162 @@
+//! What a run found out, as it is kept in `bench/results`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::Sample;
+
+/// Everything about one run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Results {
+    /// Day of the run, UTC.
+    pub date: String,
+    /// Processor, kernel and so on: what a reader needs for comparing, nothing that names the machine.
+    pub machine: Vec<(String, String)>,
+    /// Versions of the contestants.
+    pub versions: Vec<(String, String)>,
+    /// Contestants that could not be measured, and why.
+    pub skipped: Vec<(String, String)>,
+    /// Repetitions of each measurement, and length of each in milliseconds.
+    pub repetitions: usize,
+    /// Length of one measurement.
+    pub length_ms: u64,
+    /// The cases.
+    pub cases: Vec<CaseResult>,
+}
+
+/// One case.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CaseResult {
+    /// Its name.
+    pub name: String,
+    /// What it asks.
+    pub question: String,
+    /// Unit of the figure.
+    pub unit: String,
+    /// One per contestant.
+    pub rows: Vec<Row>,
+}
+
+/// One contestant in one case.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Row {
+    /// Who.
+    pub name: String,
+    /// Whether it is a product that people choose instead of Weir.
+    pub is_rival: bool,
+    /// The figure to trust; none where there is no proxy.
+    pub figure: Option<Spread>,
+    /// Operations per second; bulk: MiB per second.
+    pub rate: Option<Spread>,
+    /// Half of the operations were faster, in microseconds.
+    pub p50_us: Option<Spread>,
+    /// One in a hundred was slower, in microseconds.
+    pub p99_us: Option<Spread>,
+    /// Load generator's processor time per operation, in microseconds.
+    pub client_us: Option<Spread>,
+    /// How busy the processor of the proxy was, 0 to 1.
+    pub proxy_core: Option<Spread>,
+    /// How busy the processor of load generator and backend was, 0 to 1.
+    pub load_core: Option<Spread>,
+    /// Processors that were busy with something that is no part of the bench.
+    pub strangers: Option<Spread>,
+    /// Operations that failed, in all repetitions.
+    pub failures: u64,
+    /// What went wrong, if anything did.
+    pub errors: Vec<String>,
+}
+
+/// Several measurements of the same thing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// None of nothing.
+    #[must_use]
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            f64::midpoint(values[middle - 1], values[middle])
+        };
+        Some(Self { median, min, max })
+    }
+}
+
+impl Row {
+    /// Sums up the repetitions; `figure` says what is to be trusted.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        is_rival: bool,
+        samples: &[Sample],
+        figure: impl Fn(&Sample) -> Option<f64>,
+        errors: Vec<String>,
+    ) -> Self {
+        let spread = |value: &dyn Fn(&Sample) -> Option<f64>| Spread::of(samples.iter().filter_map(value));
+        let core = |index: usize| move |sample: &Sample| sample.usage.core_busy_share.get(index).copied();
+        Self {
+            name: name.to_owned(),
+            is_rival,
+            figure: spread(&figure),
+            rate: spread(&|sample| Some(sample.rate())),
+            p50_us: spread(&|sample| Some(sample.latency?.p50_ns as f64 / 1e3)),
+            p99_us: spread(&|sample| Some(sample.latency?.p99_ns as f64 / 1e3)),
+            client_us: spread(&|sample| Some(sample.client_us())),
+            proxy_core: spread(&core(0)),
+            load_core: spread(&core(1)),
+            strangers: spread(&|sample| Some(sample.usage.strangers_share)),
+            failures: samples.iter().map(|sample| sample.failures).sum(),
+            errors,
+        }
+    }
+}
+
+impl CaseResult {
+    /// The rival with the lowest figure.
+    #[must_use]
+    pub fn best_rival(&self) -> Option<(&str, f64)> {
+        let rivals = self.rows.iter().filter(|row| row.is_rival);
+        let figures = rivals.filter_map(|row| Some((row.name.as_str(), row.figure?.median)));
+        figures.min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_whatever_the_order() {
+        assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(Spread::of([4.0, 1.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
+        assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn the_baseline_and_weir_are_no_rivals() {
+        let row = |name: &str, is_rival, median| Row {
+            name: name.into(),
+            is_rival,
+            figure: Spread::of([median]),
+            ..Row::default()
+        };
+        let case = CaseResult {
+            name: "case".into(),
+            question: String::new(),
+            unit: String::new(),
+            rows: vec![row("weir-ring", false, 1.0), row("nginx", true, 3.0), row("haproxy", true, 2.0)],
+        };
+        assert_eq!(case.best_rival(), Some(("haproxy", 2.0)));
+    }
+}

@@ -1,0 +1,177 @@
+//! Measuring: who, in which order, how often.
+
+pub mod control;
+pub mod overhead;
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::case::{Case, Work};
+use crate::contestant::weir::{self, Weir};
+use crate::contestant::{self, Name, Ports, Proxy, Tools};
+use crate::place::{LOAD_CORE, Place};
+use crate::report::Sample;
+use crate::results::{CaseResult, Row};
+
+/// Everything that a measurement needs.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// Network, cgroup and processors.
+    pub place: &'a Place,
+    /// Programs.
+    pub tools: &'a Tools,
+    /// A folder for configs and logs.
+    pub scratch: &'a Path,
+    /// Repetitions of every measurement.
+    pub repetitions: usize,
+    /// Length of one.
+    pub length_ms: u64,
+}
+
+/// Rivals and the baseline, which are up during the whole run.
+#[derive(Debug, Default)]
+pub struct Field {
+    running: BTreeMap<Name, Proxy>,
+    names: Vec<Name>,
+    /// Who is not here, and why.
+    pub skipped: Vec<(String, String)>,
+}
+
+impl Field {
+    /// Starts everybody that is wanted and can be had.
+    #[must_use]
+    pub fn start(bench: &Bench<'_>, wanted: &[Name]) -> Self {
+        let mut field = Self::default();
+        for name in wanted.iter().copied() {
+            if name == Name::Direct || name.is_weir() {
+                field.names.push(name);
+                continue;
+            }
+            match contestant::rival(name, bench.place, bench.tools, bench.scratch) {
+                Ok(proxy) => {
+                    field.running.insert(name, proxy);
+                    field.names.push(name);
+                }
+                Err(error) => field.skipped.push((name.as_str().to_owned(), format!("{error:#}"))),
+            }
+        }
+        field
+    }
+}
+
+impl Bench<'_> {
+    /// Measures one case with everybody, in turn, beginning with another one in each repetition.
+    #[must_use]
+    pub fn traffic(&self, case: &Case, field: &Field) -> CaseResult {
+        let is_memory = matches!(case.work, Work::Idle { .. });
+        // without a proxy process there is no memory of one
+        let has_figure = |name: Name| name != Name::Direct && !(is_memory && name == Name::WeirDirect);
+        let names: Vec<Name> =
+            field.names.iter().copied().filter(|name| !is_memory || has_figure(*name)).collect();
+        let mut found: BTreeMap<Name, (Vec<Sample>, Vec<String>)> = BTreeMap::new();
+        let mut progress = Progress::new(case.name, names.len() * self.repetitions);
+        for repetition in 0..self.repetitions {
+            for turn in 0..names.len() {
+                let name = names[(turn + repetition) % names.len()];
+                let (samples, errors) = found.entry(name).or_default();
+                match self.measure(name, case.work, field) {
+                    Ok(sample) => samples.push(sample),
+                    Err(error) => errors.push(format!("{error:#}")),
+                }
+                progress.step();
+            }
+        }
+        let row = |name: &Name| {
+            let (samples, errors) = found.remove(name).unwrap_or_default();
+            let figure = |sample: &Sample| case.work.figure(sample).filter(|_| has_figure(*name));
+            Row::new(name.as_str(), name.is_rival(), &samples, figure, errors)
+        };
+        let rows = names.iter().map(row).collect();
+        CaseResult {
+            name: case.name.to_owned(),
+            question: case.question.to_owned(),
+            unit: case.work.unit().to_owned(),
+            rows,
+        }
+    }
+
+    fn measure(&self, name: Name, work: Work, field: &Field) -> Result<Sample> {
+        if name == Name::Direct {
+            return self.load(LOAD_CORE, work, Ports::BACKEND, &[], false);
+        }
+        if let Some(proxy) = field.running.get(&name) {
+            let sample = self.load(LOAD_CORE, work, proxy.ports(), &proxy.pids()?, false);
+            return sample.with_context(|| format!("its log ends: {}", proxy.last_words()));
+        }
+        let weir =
+            Weir::start(name, self.place, self.tools, self.scratch, &weir::traffic_config(self.place))?;
+        let (ports, pids) = (weir.proxy.ports(), weir.proxy.pids()?);
+        let sample = self.load(LOAD_CORE, work, ports, &pids, true);
+        sample.with_context(|| format!("its log ends: {}", weir.proxy.last_words()))
+    }
+
+    /// Runs the load generator once.
+    fn load(
+        &self,
+        core: u32,
+        work: Work,
+        ports: Ports,
+        pids: &[u32],
+        is_intercepted: bool,
+    ) -> Result<Sample> {
+        let load = &self.tools.load;
+        let mut command =
+            if is_intercepted { self.place.intercepted(core, load) } else { self.place.command(core, load) };
+        work.add_args(&mut command, ports);
+        command.args(["--length-ms", &self.length_ms.to_string()]);
+        for pid in pids {
+            command.args(["--watch", &pid.to_string()]);
+        }
+        Ok(serde_json::from_str(&output(&mut command)?)?)
+    }
+}
+
+/// What a command prints; its complaint is the error.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().context("cannot start the load generator")?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim().replace('\n', " "));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Tells how far a case is.
+pub(crate) struct Progress {
+    name: String,
+    steps: usize,
+    done: usize,
+    began: Instant,
+}
+
+impl Progress {
+    pub(crate) fn new(name: &str, steps: usize) -> Self {
+        Self { name: name.to_owned(), steps, done: 0, began: Instant::now() }
+    }
+
+    pub(crate) fn step(&mut self) {
+        self.done += 1;
+        let mut stderr = std::io::stderr();
+        if !stderr.is_terminal() {
+            return;
+        }
+        let left = self.steps.saturating_sub(self.done);
+        let each = self.began.elapsed().as_secs_f64() / self.done as f64;
+        let line =
+            format!("\r{}: {}/{}, {:.0} s left    ", self.name, self.done, self.steps, each * left as f64);
+        // a terminal that is gone is no reason to stop
+        let _ = stderr.write_all(line.as_bytes());
+        if left == 0 {
+            let _ = stderr.write_all(b"\r\x1b[K");
+        }
+    }
+}
