@@ -72,6 +72,7 @@ pub fn decide(ctx: &SockAddrContext, asked: &Addr) -> Result<Answer, Skip> {
                 count(Counter::Untouched);
                 Answer::Watch
             }
+            Some(_) if flow::is_bound_to_device(sk) => return Err(Skip::BoundToDevice),
             Some(address) => route(ctx, sk, settings, address, &mut facts)?,
         }
     };

@@ -9,6 +9,8 @@ pub enum Skip {
     Own,
     /// The application is in no scope.
     OutOfScope,
+    /// The socket is bound to a device: what it may reach is not ours to decide.
+    BoundToDevice,
     /// The map of original destinations has no room.
     MapFull,
     /// The kernel has no memory for the socket's facts.

@@ -57,6 +57,12 @@ pub fn mark(sk: *mut bpf_sock) -> u32 {
     ctx_u32!(sk, bpf_sock, mark)
 }
 
+/// Tells whether a socket is bound to a device (SO_BINDTODEVICE).
+#[inline(always)]
+pub fn is_bound_to_device(sk: *mut bpf_sock) -> bool {
+    ctx_u32!(sk, bpf_sock, bound_dev_if) != 0
+}
+
 /// Tells whether an application has bound its socket already.
 #[inline(always)]
 pub fn is_bound(sk: *mut bpf_sock) -> bool {

@@ -50,6 +50,7 @@ fn verdict(answer: Result<Answer, Skip>) -> i32 {
             DENY
         }
         Ok(Answer::Go(_) | Answer::Watch) | Err(Skip::NotTcp | Skip::Own | Skip::OutOfScope) => ALLOW,
+        Err(Skip::BoundToDevice) => pass(Counter::PassedBoundToDevice),
         Err(Skip::MapFull) => pass(Counter::PassedMapFull),
         Err(Skip::NoMemory) => pass(Counter::PassedNoMemory),
         Err(Skip::Inconsistent) => pass(Counter::PassedInconsistent),

@@ -49,9 +49,11 @@ counters! {
     TotalsDropped = 12, "totals_dropped";
     /// The application's own address could not be kept (bpf_bind failed).
     SourceNotKept = 13, "source_not_kept";
+    /// Passed untouched: the socket is bound to a device (SO_BINDTODEVICE) from which the target may not be reachable.
+    PassedBoundToDevice = 14, "passed_bound_to_device";
 }
 
 /// Length of the array.
-pub const COUNTER_COUNT: u32 = 14;
+pub const COUNTER_COUNT: u32 = 15;
 
 const _: () = assert!(Counter::ALL.len() == COUNTER_COUNT as usize);

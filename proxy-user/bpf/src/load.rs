@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use aya::programs::{CgroupSockAddr, Iter, Program, ProgramError, SockOps};
 use aya::{Btf, Ebpf, EbpfLoader};
+use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::map;
 use proxy_io::bpf::{self, AttachType};
 
@@ -249,6 +250,7 @@ pub fn discard_other_sizes(pins: &Path, sizes: &[(String, u32)]) -> io::Result<(
 fn default_size(name: &str) -> Option<u32> {
     match name {
         map::ORIGINAL_DST => Some(map::ORIGINAL_DST_MAX),
+        map::COUNTERS => Some(COUNTER_COUNT),
         map::LOADS => Some(map::LOAD_MAX),
         map::TOTALS => Some(map::TOTALS_MAX),
         map::HISTOGRAMS => Some(map::HISTOGRAM_MAX),

@@ -83,6 +83,16 @@ pub fn accept(listener: &impl AsFd) -> io::Result<Option<(OwnedFd, SocketAddr)>>
     }
 }
 
+/// Says whether a connect that was in progress has ended by now, one way or the other; [`take_error`] says which.
+///
+/// On loopback the handshake is over when connect(2) returns, so that asking saves a round through the driver.
+///
+/// # Errors
+/// If the descriptor cannot be polled.
+pub fn has_connect_ended(fd: &impl AsFd) -> io::Result<bool> {
+    sys::is_ready(fd.as_fd(), libc::POLLOUT)
+}
+
 /// Bytes that were sent but are not acknowledged by the peer yet (SIOCOUTQ).
 ///
 /// # Errors

@@ -341,6 +341,7 @@ fn is_verdict(counter: Counter) -> bool {
         | Counter::Proxy
         | Counter::Untouched
         | Counter::Excluded
+        | Counter::PassedBoundToDevice
         | Counter::FailOpen
         | Counter::RefusedNoEndpoint
         | Counter::RefusedFailClosed

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use proxy_bpf::abi::config::WEIR_MARK;
@@ -93,22 +94,27 @@ pub async fn connect(driver: &Driver, maps: Option<&Maps>, target: &Target) -> R
         // Needs CAP_NET_ADMIN, which loading the programs needed too.
         sock::set_mark(&fd, WEIR_MARK).map_err(ConnectError::Local)?;
         let facts = upstream_facts(target);
-        if let Err(error) = maps.facts.put(std::os::fd::AsFd::as_fd(&fd), &facts) {
+        if let Err(error) = maps.facts.put(fd.as_fd(), &facts) {
             tracing::debug!(%error, "the kernel does not follow an upstream connection");
         }
     }
     sock::set_nodelay(&fd, true).map_err(ConnectError::Local)?;
     sock::set_user_timeout(&fd, target.user_timeout).map_err(ConnectError::Local)?;
     let connecting = sock::connect(&fd, address)?;
-    let mut socket = driver.socket(fd).map_err(ConnectError::Local)?;
-    if connecting == Connecting::InProgress {
-        let writable = tokio::time::timeout(target.timeout, poll_fn(|cx| socket.poll_writable(cx)));
-        writable.await.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Local)?;
-        if let Some(error) = sock::take_error(&socket.fd())? {
-            return Err(error.into());
-        }
+    if connecting == Connecting::Done || sock::has_connect_ended(&fd).map_err(ConnectError::Local)? {
+        take_error(&fd)?;
+        return driver.socket(fd).map_err(ConnectError::Local);
     }
+    let mut socket = driver.socket(fd).map_err(ConnectError::Local)?;
+    let writable = tokio::time::timeout(target.timeout, poll_fn(|cx| socket.poll_writable(cx)));
+    writable.await.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Local)?;
+    take_error(&socket.fd())?;
     Ok(socket)
+}
+
+/// Says how a connect ended.
+fn take_error(fd: &impl AsFd) -> Result<(), ConnectError> {
+    sock::take_error(fd)?.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn upstream_facts(target: &Target) -> Facts {
