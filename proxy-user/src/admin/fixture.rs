@@ -17,11 +17,11 @@ use tokio::sync::mpsc;
 
 use super::connections::{self, ConnectionsPage, Filter};
 use super::source::Source;
+use crate::connection::Shared;
 use crate::control::{Names, Phase, Status};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::stats::kernel::{KernelReader, KernelReading};
-use crate::connection::Shared;
 
 const CONFIG: &str = r#"
 listeners: [{address: "127.0.0.1:15432", service: shop/db}]

@@ -11,9 +11,9 @@ use proxy_core::id::{EndpointId, Version};
 use proxy_core::snapshot::Snapshot;
 use proxy_io::DriverCounters;
 
+use crate::connection::Shared;
 use crate::control::{Handle, Names, Status};
 use crate::stats::kernel::{KernelReader, KernelReading};
-use crate::connection::Shared;
 
 /// What the admin interface may ask and tell. Functions that are not asynchronous and return a `Result` block.
 pub trait Source: Clone + Send + Sync + 'static {
