@@ -86,7 +86,8 @@ fn start_log(config: &Config) {
     // aya tells of every relocation: that is nobody's business here.
     let filter = EnvFilter::new(format!("{},aya=info,aya_obj=info", config.log.level.as_str()));
     let is_terminal = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
     match config.log.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
