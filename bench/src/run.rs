@@ -65,9 +65,19 @@ impl Field {
 }
 
 impl Bench<'_> {
+    /// Starts one anew: memory that an earlier repetition made it take would count as its own.
+    fn renew(&self, name: Name, field: &mut Field) -> Result<()> {
+        // ended first, since both use the same ports
+        if field.running.remove(&name).is_some() || !(name == Name::Direct || name.is_weir()) {
+            let proxy = contestant::rival(name, self.place, self.tools, self.scratch)?;
+            field.running.insert(name, proxy);
+        }
+        Ok(())
+    }
+
     /// Measures one case with everybody, in turn, beginning with another one in each repetition.
     #[must_use]
-    pub fn traffic(&self, case: &Case, field: &Field) -> CaseResult {
+    pub fn traffic(&self, case: &Case, field: &mut Field) -> CaseResult {
         let is_memory = matches!(case.work, Work::Idle { .. });
         // without a proxy process there is no memory of one
         let has_figure = |name: Name| name != Name::Direct && !(is_memory && name == Name::WeirDirect);
@@ -79,7 +89,8 @@ impl Bench<'_> {
             for turn in 0..names.len() {
                 let name = names[(turn + repetition) % names.len()];
                 let (samples, errors) = found.entry(name).or_default();
-                match self.measure(name, case.work, field) {
+                let renewed = if is_memory { self.renew(name, field) } else { Ok(()) };
+                match renewed.and_then(|()| self.measure(name, case.work, field)) {
                     Ok(sample) => samples.push(sample),
                     Err(error) => errors.push(format!("{error:#}")),
                 }

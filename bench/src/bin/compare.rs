@@ -75,7 +75,7 @@ fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) 
     let (repetitions, length_ms) = if cli.quick { (3, 500) } else { (5, 1000) };
     let bench = Bench { place, tools, scratch: &cli.scratch, repetitions, length_ms };
     let _backend = contestant::backend(place, tools, &cli.scratch).context("backend")?;
-    let field = Field::start(&bench, names);
+    let mut field = Field::start(&bench, names);
     let version = |name: &Name| Some((name.as_str().to_owned(), contestant::version(*name, tools)?));
     let mut results = Results {
         date: machine::today(),
@@ -94,7 +94,7 @@ fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) 
         let result = match case.work {
             Work::Overhead => bench.overhead(case),
             Work::ControlPlane => bench.control_plane(case),
-            _ => bench.traffic(case, &field),
+            _ => bench.traffic(case, &mut field),
         };
         writeln!(stdout, "{}", table::text(&result))?;
         results.cases.push(result);
