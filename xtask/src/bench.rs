@@ -84,7 +84,10 @@ fn target_folder() -> Result<PathBuf> {
 /// Builds with optimizations, whatever profile we are in, and returns where the programs are.
 fn build(repo: &Repo, target: &Path, with_weir: bool) -> Result<PathBuf> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repo.root()).args(["build", "--release", "-p", "proxy-bench", "--bins"]);
+    command
+        .current_dir(repo.root())
+        .args(["build", "--release", "-p", "proxy-bench", "--bins", "--target-dir"])
+        .arg(target);
     if with_weir {
         command.args(["-p", "proxy-user"]);
     }
