@@ -112,6 +112,7 @@ impl Bench<'_> {
     }
 
     fn measure(&self, name: Name, work: Work, field: &Field) -> Result<Sample> {
+        let _turn = weir::turn()?;
         if name == Name::Direct {
             return self.load(LOAD_CORE, work, Ports::BACKEND, &[], false);
         }

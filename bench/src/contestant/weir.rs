@@ -27,20 +27,29 @@ const TURN_LIMIT: Duration = Duration::from_secs(60);
 /// A Weir that runs.
 #[derive(Debug)]
 pub struct Weir {
-    /// Its process; ended before the turn is given up.
+    /// Its process.
     pub proxy: Proxy,
     config: PathBuf,
-    _turn: File,
+}
+
+/// Waits until no test has a Weir; none gets one while what this returns lives.
+///
+/// Taken for every measurement, not only those of a Weir: tests are strangers that would disturb the others more.
+///
+/// # Errors
+/// If the file cannot be opened or locked.
+pub fn turn() -> Result<File> {
+    let turn = File::options().create(true).append(true).open(TURNS)?;
+    turn.lock().context("cannot wait for the tests' Weir")?;
+    Ok(turn)
 }
 
 impl Weir {
-    /// Starts the one that `name` means and waits until it is ready.
+    /// Starts the one that `name` means and waits until it is ready. Only in our [`turn`].
     ///
     /// # Errors
     /// If it does not get ready.
     pub fn start(name: Name, place: &Place, tools: &Tools, scratch: &Path, config: &Value) -> Result<Self> {
-        let turn = File::options().create(true).append(true).open(TURNS)?;
-        turn.lock().context("cannot wait for the tests' Weir")?;
         let file = scratch.join("weir.yaml");
         fs::write(&file, config.to_string())?;
         let io = match name {
@@ -54,7 +63,7 @@ impl Weir {
             let mut command = place.command(PROXY_CORE, &tools.weir);
             command.args(["run", "--log-level", "warn", "--io", io, "-c"]).arg(&file);
             match Proxy::start(command, scratch.join("weir.log"), ports, is_ready) {
-                Ok(proxy) => return Ok(Self { proxy, config: file, _turn: turn }),
+                Ok(proxy) => return Ok(Self { proxy, config: file }),
                 Err(error) if error.to_string().contains("already runs") && Instant::now() < until => {
                     thread::sleep(Duration::from_millis(500));
                 }

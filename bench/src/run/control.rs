@@ -61,6 +61,7 @@ impl Bench<'_> {
             .collect();
         let config = |endpoint| weir::config(self.place, &services(count, &others, endpoint));
         let (before, after) = (config(DEAD), config(Ports::BACKEND.echo));
+        let _turn = weir::turn()?;
         let began = Instant::now();
         let weir = Weir::start(Name::WeirDirect, self.place, self.tools, self.scratch, &before)?;
         let start = began.elapsed();

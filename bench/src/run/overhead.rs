@@ -49,6 +49,8 @@ impl Bench<'_> {
             .collect();
         let mut progress = Progress::new(case.name, self.repetitions);
         for repetition in 0..self.repetitions {
+            // for the whole repetition: hit, miss and no Weir are to meet the same strangers
+            let turn = weir::turn();
             without.add(self.connect(Ports::BACKEND));
             for turn in 0..with.len() {
                 let index = (turn + repetition) % with.len();
@@ -60,6 +62,9 @@ impl Bench<'_> {
                     }
                     Err(error) => hit.errors.push(format!("{error:#}")),
                 }
+            }
+            if let Err(error) = turn {
+                without.errors.push(format!("{error:#}"));
             }
             progress.step();
         }
