@@ -133,3 +133,33 @@ fn the_same_source_meets_the_same_endpoint() {
         assert!(chosen.len() > 1, "{lane:?} {policy}: ten sources, and all went to {chosen:?}");
     }
 }
+
+#[test]
+fn loads_of_the_direct_lane_survive_reloads_and_restarts() {
+    const HELD: u64 = 200;
+    /// The emptier of two drawn with replacement gets three quarters (standard deviation 6); at random it is half.
+    const MOST_OF_THEM: u64 = 125;
+    let Some(world) = World::new() else { return };
+    let servers = servers(&world, Family::V4);
+    let vip = Family::V4.vip(1, PORT);
+    let config = |weights| {
+        config::config(&world, [weighted("s", vip, &servers, weights, Lane::Direct, "least_request")])
+    };
+    let Some(mut weir) = Weir::start(&world.net, &config([1, 0, 0])) else { return };
+    let hold = || {
+        let client = world.app().start("hold", &[&vip, &HELD]);
+        let said = client.next();
+        assert_eq!(number(&said, "answered"), HELD, "{said}");
+        (client, said)
+    };
+    let (_first, said) = hold();
+    assert_eq!(said["names"], json!({"a": HELD}));
+    weir.reload(&config([1, 1, 0]));
+    let (_second, said) = hold();
+    assert!(said["names"]["b"].as_u64().is_some_and(|b| b >= MOST_OF_THEM), "after a reload: {said}");
+    weir.kill();
+    weir.restart(&config([1, 0, 1]));
+    let (_third, said) = hold();
+    assert!(said["names"]["c"].as_u64().is_some_and(|c| c >= MOST_OF_THEM), "after a restart: {said}");
+    assert_eq!(weir.connections()["total"], HELD * 3, "connections are still followed");
+}

@@ -3,13 +3,15 @@
 use proxy_tests::battery::ODD_CONNECTS;
 use proxy_tests::client::number;
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
-use proxy_tests::net::Family;
+use proxy_tests::net::{Family, Side};
 use proxy_tests::node::Weir;
 use proxy_tests::skip;
 use proxy_tests::upstream::UdpServer;
+use proxy_tests::wait;
 use proxy_tests::world::World;
 use serde_json::{Value, json};
 
+const SOON: std::time::Duration = std::time::Duration::from_secs(30);
 /// Protocol number of MPTCP (IPPROTO_MPTCP).
 const MPTCP: &str = "262";
 
@@ -188,5 +190,37 @@ fn sockets_of_another_address_form_reach_every_endpoint_through_the_proxy_lane()
         let names = said["names"].as_array().expect("a list");
         assert_eq!(names.len(), 40, "{said}");
         assert!(names.contains(&json!("four")) && names.contains(&json!("six")), "{family:?}: {said}");
+    }
+}
+
+#[test]
+fn a_scope_may_be_a_network_namespace() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let mut config = config::config(&world, grid.services());
+    config["intercept"]["scopes"] = json!([{"netns": world.net.path(Side::Near)}]);
+    let Some(_weir) = Weir::start(&world.net, &config) else { return };
+    for (lane, family, path) in grid.paths(&world) {
+        for place in [world.app(), world.outside()] {
+            let said = place.run("ask", &[&path.address]);
+            assert_eq!(said["names"], json!([grid.server(family).1]), "{lane:?} {family:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_cgroup_that_comes_later_is_caught_when_it_is_there() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let mut config = config::config(&world, grid.services());
+    config["intercept"]["scopes"] = json!([{"cgroup": format!("{}/late", world.app.scope())}]);
+    let Some(_weir) = Weir::start(&world.net, &config) else { return };
+    let late = world.app.child("late").unwrap();
+    let place = proxy_tests::client::Place { cgroup: Some(&late), ..world.app() };
+    for lane in Lane::ALL {
+        let address = Grid::address(lane, Family::V4);
+        wait::until_true("the cgroup to be taken up", SOON, || {
+            place.run("ask", &[&address])["names"] == json!(["four"])
+        });
     }
 }

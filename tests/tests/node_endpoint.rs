@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proxy_tests::client::number;
 use proxy_tests::config::{self, Lane, PORT, SERVER_PORT};
 use proxy_tests::net::Family;
 use proxy_tests::node::Weir;
@@ -260,5 +261,39 @@ fn drained_connections_are_reset_when_their_time_is_over() {
         let said = client.next();
         let count = |end: &str| said["ends"][end].as_u64().unwrap_or(0);
         assert_eq!(count("ECONNRESET") + count("ECONNABORTED"), 3, "{lane:?}: {said}");
+    }
+}
+
+#[test]
+fn open_connections_to_an_endpoint_that_fails_its_checks_are_reset_if_the_config_says_so() {
+    const HELD: u64 = 4;
+    let Some(world) = World::new() else { return };
+    let servers =
+        [(10, "sick"), (11, "well")].map(|(n, name)| world.server(Family::V4.host(n, SERVER_PORT), name));
+    let endpoints = [servers[0].address(), servers[1].address()];
+    let more = json!({"health": health(&json!({"http": {"path": "/"}})), "on_endpoint_loss": "reset"});
+    let Some(_weir) = Weir::start(&world.net, &config::config(&world, both_lanes(&endpoints, &more))) else {
+        return;
+    };
+    for lane in Lane::ALL {
+        // many, so that both get some
+        let mut client = world.app().start("hold", &[&vip(lane), &(HELD * 5)]);
+        let said = client.next();
+        let (sick, well) = (number(&said["names"], "sick"), number(&said["names"], "well"));
+        assert_eq!(sick + well, HELD * 5, "{said}");
+        servers[0].set_status(500);
+        wait::until_true("the sick one to be left alone", NOTICED, || {
+            all_answered_by(&world, lane, &["well"])
+        });
+        client.go_on("ask");
+        assert_eq!(
+            number(&client.next(), "answered"),
+            well,
+            "{lane:?}: those of the well one go on, the others do not"
+        );
+        servers[0].set_status(200);
+        wait::until_true("the sick one to be used again", NOTICED, || {
+            !all_answered_by(&world, lane, &["well"])
+        });
     }
 }

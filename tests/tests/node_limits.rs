@@ -86,7 +86,7 @@ fn a_full_map_leaves_old_connections_alone_and_lets_new_ones_pass_untouched() {
         config::service("moved", real, &[grid.server(Family::V4).0.address()], Lane::Proxy, Value::Null);
     let config = config::config(&world, [moved]);
     let size = format!("ORIGINAL_DST={ROOM}");
-    let Some(weir) = Weir::start_with(&world.net, &config, &["--map-size", &size]) else { return };
+    let Some(weir) = Weir::start_with(&world.net, &config, &[], &["--map-size", &size]) else { return };
     let mut old = world.app().start("hold", &[&real, &"4"]);
     assert_eq!(old.next()["names"], json!({"four": 4}));
     // nobody accepts, so nobody takes original destinations out of the map
@@ -106,6 +106,36 @@ fn a_full_map_leaves_old_connections_alone_and_lets_new_ones_pass_untouched() {
     wait::until_true("the log to say so", SOON, || mentions() > 0);
     assert_eq!(mentions(), 1, "once: {}", weir.log());
     assert_eq!(world.app().run("ask", &[&real, &"3"])["names"], json!(["four", "four", "four"]));
+}
+
+#[test]
+fn a_small_limit_on_descriptors_is_kept_politely() {
+    const DESCRIPTORS: u64 = 256;
+    let Some(world) = World::new() else { return };
+    if world.program("prlimit").is_none() {
+        return;
+    }
+    let grid = Grid::new(&world);
+    let config = config::config(&world, grid.services());
+    let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
+    let Some(weir) = Weir::start_with(&world.net, &config, &["prlimit", &limit], &[]) else { return };
+    let path = grid.path(&world, Lane::Proxy, Family::V4);
+    let mut held = path.place.start("hold", &[&path.address, &DESCRIPTORS]);
+    let said = held.next();
+    let answered = number(&said, "answered");
+    assert!((20..DESCRIPTORS).contains(&answered), "{said}");
+    // everything else goes on: the admin interface, the connections that are open, and the direct lane
+    let cpu = || weir.metrics().sum("process_cpu_seconds_total", &[]);
+    let (before, began) = (cpu(), Instant::now());
+    held.go_on("ask");
+    assert_eq!(held.next()["answered"], answered);
+    assert_eq!(world.app().run("ask", &[&Grid::address(Lane::Direct, Family::V4)])["names"], json!(["four"]));
+    let spent = cpu() - before;
+    assert!(spent < began.elapsed().as_secs_f64(), "{spent} s of CPU time for nothing");
+    assert_eq!(held.next()["closed"], true);
+    wait::until_true("room for new ones", SOON, || {
+        world.app().run("ask", &[&path.address])["names"] == json!(["four"])
+    });
 }
 
 #[test]

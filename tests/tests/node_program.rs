@@ -150,7 +150,7 @@ fn redis_benchmark_runs_without_an_error() {
     };
     for lane in Lane::ALL {
         let address = vip(lane, 6379).ip().to_string();
-        for more in [&["-c", "50", "-n", "20000"][..], &["-c", "20", "-n", "20000", "-P", "16", "-d", "2000"]]
+        for more in [&["-c", "50", "-n", "10000"][..], &["-c", "20", "-n", "10000", "-P", "16", "-d", "2000"]]
         {
             let arguments = [&["-h", &address, "-t", "set,get,incr,lrange_100", "--csv"][..], more].concat();
             let said = world.app().output(&benchmark, &arguments).unwrap();

@@ -32,7 +32,7 @@ fn small_pieces_are_answered_one_by_one() {
     let grid = Grid::new(&world);
     let Some(_weir) = Weir::start(&world.net, &config::config(&world, grid.services())) else { return };
     for (lane, _, path) in grid.paths(&world) {
-        let bytes = if lane == Lane::Proxy { 4 << 20 } else { 1 << 20 };
+        let bytes = if lane == Lane::Proxy { 2 << 20 } else { 1 << 18 };
         path.trades(bytes, 4000, 4);
         path.trades(10_000, 1, 1);
     }

@@ -287,16 +287,12 @@ def hold(address, count, tell=None):
                 open_ones.append(s)
     if tell:
         say(connected=len(open_ones))
-    for i, s in enumerate(open_ones):
-        s.sendall(f"name {i}\n".encode())
     names = {}
-    first = count_answers(open_ones, names)
+    first = ask_all(open_ones, names)
     say(open=len(open_ones), answered=first, failed=failed, names=names)
     command = wait()
     if command == "ask":
-        for i, s in enumerate(open_ones):
-            s.sendall(f"name {i}\n".encode())
-        say(answered=count_answers(open_ones))
+        say(answered=ask_all(open_ones))
     elif command == "read":
         ends = {}
         for s in open_ones:
@@ -311,8 +307,14 @@ def hold(address, count, tell=None):
     say(closed=True)
 
 
-def count_answers(open_ones, names=None):
+def ask_all(open_ones, names=None):
+    """Asks on each before it waits for the first answer; a connection that is lost has none."""
     good = 0
+    for i, s in enumerate(open_ones):
+        try:
+            s.sendall(f"name {i}\n".encode())
+        except OSError:
+            pass
     for i, s in enumerate(open_ones):
         try:
             answer = read_line(s).split(" ")
