@@ -103,6 +103,22 @@ fn cgroups_below_a_scope_are_caught_and_others_are_untouched() {
 }
 
 #[test]
+fn sockets_that_are_bound_to_a_device_are_untouched() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let real = Family::V4.host(12, SERVER_PORT);
+    let _untouched = world.server(real, "untouched");
+    let to = [grid.server(Family::V4).0.address()];
+    let moved = config::service("moved", real, &to, Lane::Proxy, Value::Null);
+    let Some(weir) = Weir::start(&world.net, &config::config(&world, [moved])) else { return };
+    assert_eq!(world.app().run("ask", &[&real])["names"], json!(["four"]));
+    // a worker on loopback could not be reached from the device
+    assert_eq!(world.app().run("ask_by_device", &[&real, &"lan0"])["name"], "untouched");
+    let counted = weir.metrics().sum("weir_kernel_verdicts_total", &[("verdict", "passed_bound_to_device")]);
+    assert_eq!(counted, 1.0);
+}
+
+#[test]
 fn excluded_ports_and_networks_are_untouched() {
     let Some(world) = World::new() else { return };
     let grid = Grid::new(&world);

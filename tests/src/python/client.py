@@ -63,11 +63,13 @@ def name_of(error):
     return errno.errorcode.get(getattr(error, "errno", None), type(error).__name__)
 
 
-def connect(text, protocol=0, source=None):
+def connect(text, protocol=0, source=None, device=None):
     family, address = parse(text)
     s = socket.socket(family, socket.SOCK_STREAM, protocol)
     s.settimeout(TIMEOUT)
     try:
+        if device:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
         if source:
             s.bind(parse(source)[1])
         s.connect(address)
@@ -138,6 +140,12 @@ def ask(address, count="1", source=None):
             errors.append(name_of(error))
     say(names=[n.split(" ")[0] for n in names], errors=errors,
         intact=all(n.split(" ")[-1] == str(i) for i, n in enumerate(names)) if not errors else None)
+
+
+def ask_by_device(address, device):
+    """Asks from a socket that is bound to a device."""
+    with connect(address, device=device) as s:
+        say(name=ask_on(s, 0).split(" ")[0])
 
 
 def timed_connect(address):
