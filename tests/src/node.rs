@@ -322,17 +322,22 @@ impl<'a> Weir<'a> {
 
 impl Drop for Weir<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        let ended = if std::thread::panicking() {
             eprintln!("--- weir said:\n{}---", tail(&self.log()));
             let _ = self.child.kill();
             let _ = self.child.wait();
             if has_pins() {
                 let _ = Command::new(binary()).arg("detach").output();
             }
-        } else if let Err(error) = self.end() {
-            panic!("{error:#}\n{}", tail(&self.log()));
-        }
+            Ok(())
+        } else {
+            self.end()
+        };
+        let log = self.log();
         let _ = fs::remove_dir_all(&self.folder);
+        if let Err(error) = ended {
+            panic!("{error:#}\n{}", tail(&log));
+        }
     }
 }
 
