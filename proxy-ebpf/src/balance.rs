@@ -10,6 +10,9 @@ use crate::error::Skip;
 use crate::flow;
 use crate::maps::SLOTS;
 
+/// Draws for a second candidate that differs from the first; each costs a look-up.
+const MOST_REDRAWS: u32 = 3;
+
 /// Draws an endpoint from a table; `None` if the table is empty.
 ///
 /// `source_ip_be` is the application's own address if it is known; Maglev hashes it, or else the namespace.
@@ -34,7 +37,13 @@ pub fn pick(
     if value.policy != policy::LEAST_REQUEST || slot_count == 1 {
         return Ok(Some(first));
     }
-    let second = draw(&mut key, slot_count)?;
+    // The same endpoint twice would be no choice; only a very heavy one is drawn this often in a row.
+    let mut second = draw(&mut key, slot_count)?;
+    let mut redraws = 0;
+    while second.id == first.id && redraws < MOST_REDRAWS {
+        second = draw(&mut key, slot_count)?;
+        redraws += 1;
+    }
     // (load + 1) / weight, compared without a division; weights are below 2^32 and loads below 2^31.
     let first_cost = (load(first.id) + 1).wrapping_mul(second.weight.into());
     let second_cost = (load(second.id) + 1).wrapping_mul(first.weight.into());

@@ -16,7 +16,7 @@ impl Scratch {
     pub(crate) fn new(purpose: &str) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("weir-{purpose}-{}-{number}", process::id()));
+        let path = env::temp_dir().join(format!("weir-xtask-{purpose}-{}-{number}", process::id()));
         fs::create_dir_all(env::temp_dir())?;
         // create_dir, not create_dir_all: a folder that somebody else prepared under this name is refused
         fs::create_dir(&path)?;
