@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -35,8 +36,12 @@ route add 10.96.0.0/16 dev lan0 src 10.77.0.1
 ";
 
 /// Loopback with cubic: a default of bbr paces loopback to a fifth of its speed, for everybody but who changes it.
-const CUBIC: &str = "route replace local 127.0.0.0/8 dev lo table local src 127.0.0.1 congctl cubic
-route replace local 10.77.0.1 dev lan0 table local src 10.77.0.1 congctl cubic
+///
+/// `127.0.0.1` has a route of its own beside that of its network.
+const CUBIC: &str =
+    "route replace local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1 congctl cubic
+route replace local 127.0.0.1 dev lo table local proto kernel scope host src 127.0.0.1 congctl cubic
+route replace local 10.77.0.1 dev lan0 table local proto kernel scope host src 10.77.0.1 congctl cubic
 ";
 
 /// The set-up place.
@@ -44,8 +49,6 @@ route replace local 10.77.0.1 dev lan0 table local src 10.77.0.1 congctl cubic
 pub struct Place {
     cgroup: PathBuf,
     name: String,
-    /// Congestion control of all connections.
-    pub congestion: &'static str,
 }
 
 impl Place {
@@ -59,14 +62,16 @@ impl Place {
             "this program changes the network that it runs in: start it by `cargo xtask bench`"
         );
         ip(NETWORK).context("cannot set the network up")?;
-        let congestion = if ip(CUBIC).is_ok() { "cubic" } else { "the host's default" };
+        if let Err(error) = ip(CUBIC) {
+            eprintln!("connections keep the host's congestion control: {error:#}");
+        }
         fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", TIME_WAITS).context("cannot set up TCP")?;
         // Our own, so that what Weir pins goes when we go, even by SIGKILL.
         let mounted = Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]).status()?;
         ensure!(mounted.success(), "cannot mount a BPF file system");
         let path = cgroup_mount().context("there is no cgroup v2 mount")?.join(cgroup);
         fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {cgroup}"))?;
-        Ok(Self { cgroup: path, name: cgroup.to_owned(), congestion })
+        Ok(Self { cgroup: path, name: cgroup.to_owned() })
     }
 
     /// Path of the client's cgroup below the mount, as Weir's config wants it.
@@ -94,6 +99,21 @@ impl Place {
         command.arg(core.to_string()).arg(program);
         command.stdin(Stdio::null());
         command
+    }
+
+    /// Congestion control of a connection to `target`, as the kernel tells it; it is not what was asked for if a route
+    /// was forgotten.
+    ///
+    /// # Errors
+    /// If nobody listens there, or `ss` cannot be run.
+    pub fn congestion(&self, target: SocketAddr) -> Result<String> {
+        let _open = TcpStream::connect(target).context("cannot connect")?;
+        let mut ss = Command::new("ss");
+        let output =
+            ss.args(["-tinH", "dst", &target.to_string()]).output().context("cannot run ss (iproute2)")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let word = text.split_whitespace().find(|word| ["cubic", "bbr", "reno"].contains(word));
+        Ok(word.unwrap_or("unknown").to_owned())
     }
 
     /// What must go when a signal ends us.

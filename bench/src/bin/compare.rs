@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use proxy_bench::case::{CASES, Case, Work};
-use proxy_bench::contestant::{self, Name, Tools};
+use proxy_bench::contestant::{self, Name, Ports, Tools};
 use proxy_bench::place::{self, Place};
 use proxy_bench::results::Results;
 use proxy_bench::run::{Bench, Field};
@@ -79,7 +79,7 @@ fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) 
     let version = |name: &Name| Some((name.as_str().to_owned(), contestant::version(*name, tools)?));
     let mut results = Results {
         date: machine::today(),
-        machine: machine::facts(place.congestion),
+        machine: machine::facts(&place.congestion(Ports::BACKEND.echo)?),
         versions: names.iter().filter_map(version).collect(),
         skipped: field.skipped.clone(),
         repetitions,
@@ -87,6 +87,9 @@ fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) 
         cases: Vec::new(),
     };
     let mut stdout = io::stdout();
+    for (name, value) in results.machine.iter().chain(&results.versions) {
+        writeln!(stdout, "{name}: {value}")?;
+    }
     for (name, reason) in &results.skipped {
         writeln!(stdout, "not measured: {name}: {reason}")?;
     }
