@@ -8,6 +8,7 @@ mod rival;
 pub mod weir;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -234,7 +235,14 @@ pub fn version(name: Name, tools: &Tools) -> Option<String> {
     rival::version(name, tools)
 }
 
-/// Whether both ports take connections.
+/// Whether both ports take connections, and a byte comes back through one of them: a listener is open before the
+/// process that will serve it has been made.
 fn accepts(ports: Ports) -> bool {
-    [ports.echo, ports.source].iter().all(|address| TcpStream::connect(address).is_ok())
+    let come_back = || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(ports.echo)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(&[1])?;
+        stream.read_exact(&mut [0])
+    };
+    come_back().is_ok() && TcpStream::connect(ports.source).is_ok()
 }
