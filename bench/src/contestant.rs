@@ -40,7 +40,7 @@ pub enum Name {
     WeirDirect,
     /// HAProxy as it comes.
     Haproxy,
-    /// HAProxy with `option splice-auto`.
+    /// HAProxy, told to splice in both directions.
     HaproxySplice,
     /// nginx's stream module.
     Nginx,
