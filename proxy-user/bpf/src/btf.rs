@@ -93,6 +93,11 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
+/// Members looked at in the search for one; `struct tcp_sock` has some 300, and recursion stays this shallow, too.
+const MOST_LOOKS: u32 = 2000;
+/// Typedefs and qualifiers between a member and its struct; the kernel has a handful.
+const MOST_STEPS: usize = 32;
+
 struct Btf<'a> {
     /// Start of each type in `types`; index 0 is void.
     starts: Vec<usize>,
@@ -136,7 +141,8 @@ impl<'a> Btf<'a> {
             .ok_or_else(missing)?;
         let mut bits = 0;
         for member in path {
-            let (offset, next) = self.member(at, member.as_bytes()).ok_or_else(missing)?;
+            let mut looks = MOST_LOOKS;
+            let (offset, next) = self.member(at, member.as_bytes(), &mut looks).ok_or_else(missing)?;
             bits += offset;
             at = next;
         }
@@ -144,10 +150,13 @@ impl<'a> Btf<'a> {
     }
 
     /// Finds a member of a struct or union: its offset in bits and where its type starts.
-    fn member(&self, at: usize, wanted: &[u8]) -> Option<(usize, usize)> {
+    ///
+    /// Gives up when `looks` are used up: in a file that is no kernel's, structs may contain themselves.
+    fn member(&self, at: usize, wanted: &[u8], looks: &mut u32) -> Option<(usize, usize)> {
         let info = word(self.types, at + 4)?;
         let is_bitfield = info >> 31 == 1;
         for index in 0..info & 0xffff {
+            *looks = looks.checked_sub(1)?;
             let member_at = at + 12 + 12 * index;
             let raw = word(self.types, member_at + 8)?;
             let offset = if is_bitfield { raw & 0x00ff_ffff } else { raw };
@@ -157,7 +166,7 @@ impl<'a> Btf<'a> {
                 return Some((offset, type_at.unwrap_or(usize::MAX)));
             }
             if let (b"", Some(inner)) = (name, type_at)
-                && let Some((inner_offset, found)) = self.member(inner, wanted)
+                && let Some((inner_offset, found)) = self.member(inner, wanted, looks)
             {
                 return Some((offset + inner_offset, found));
             }
@@ -167,7 +176,7 @@ impl<'a> Btf<'a> {
 
     /// Follows typedefs and qualifiers to a struct or union.
     fn resolve(&self, mut id: usize) -> Option<usize> {
-        loop {
+        for _ in 0..MOST_STEPS {
             let at = *self.starts.get(id).filter(|at| **at != usize::MAX)?;
             match self.kind(at)? {
                 kind::STRUCT | kind::UNION => return Some(at),
@@ -177,6 +186,7 @@ impl<'a> Btf<'a> {
                 _ => return None,
             }
         }
+        None
     }
 
     fn kind(&self, at: usize) -> Option<u32> {
@@ -234,6 +244,33 @@ mod tests {
             offsets.bytes_acked.is_multiple_of(8) && offsets.bytes_received.is_multiple_of(8),
             "{offsets:?}"
         );
+    }
+
+    #[test]
+    fn types_that_contain_themselves_are_refused() {
+        // minmax_sample with an anonymous member that is the struct itself, then one that is a typedef of itself
+        let words = |parts: &[u32]| parts.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+        let types = words(&[
+            1,
+            kind::STRUCT << 24 | 2,
+            8,
+            0,
+            1,
+            0,
+            0,
+            2,
+            0, //
+            0,
+            kind::TYPEDEF << 24,
+            2,
+        ]);
+        let strings = b"\0minmax_sample\0";
+        let lens = [types.len(), types.len(), strings.len()].map(|len| u32::try_from(len).unwrap());
+        let mut bytes = words(&[u32::from(MAGIC) | 1 << 16, 24, 0, lens[0], lens[1], lens[2]]);
+        bytes.extend(types);
+        bytes.extend(strings);
+        let btf = Btf::parse(&bytes).unwrap();
+        assert!(matches!(btf.offset("minmax_sample", &["v"]), Err(BtfError::Missing(..))));
     }
 
     #[test]
