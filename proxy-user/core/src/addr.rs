@@ -127,6 +127,11 @@ impl std::str::FromStr for Cidr {
                 _ => return Err(CidrError::Prefix(prefix.to_owned(), most)),
             },
         };
+        // A v4-mapped network is the IPv4 network that it means; with its address whole, its prefix is at least 96.
+        let (address, prefix_bits) = match address.to_canonical() {
+            v4 @ IpAddr::V4(_) if address.is_ipv6() && prefix_bits >= 96 => (v4, prefix_bits - 96),
+            _ => (address, prefix_bits),
+        };
         let network = Self { address: masked(address, prefix_bits), prefix_bits };
         if network.address == address {
             Ok(network)
@@ -168,6 +173,14 @@ mod tests {
         assert!(!net.contains("fd00::1".parse().unwrap()));
         let all: Cidr = "::/0".parse().unwrap();
         assert!(all.contains("fd00::1".parse().unwrap()) && !all.contains("1.2.3.4".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_v4_mapped_network_is_the_ipv4_network() {
+        let net: Cidr = "::ffff:10.1.0.0/112".parse().unwrap();
+        assert_eq!(net, "10.1.0.0/16".parse().unwrap());
+        assert!(net.contains(net.address()));
+        assert!("::ffff:10.1.0.0/90".parse::<Cidr>().is_err());
     }
 
     #[test]
