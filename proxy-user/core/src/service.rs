@@ -246,7 +246,7 @@ pub struct Outlier {
     pub panic_percent: u8,
 }
 
-/// Bounds of a service; a value equal to the default is not a limit that was set.
+/// Bounds of a service. One that the config wrote counts as set, also if it equals the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Time for one connect to one endpoint.

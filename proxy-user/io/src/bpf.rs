@@ -149,9 +149,7 @@ pub struct RawMap {
 impl RawMap {
     /// Takes a map whose sizes the caller knows from its definition.
     ///
-    /// # Panics
-    /// Never; but calls on a map with other sizes than these would be out of bounds, so the sizes are checked against
-    /// what the kernel says.
+    /// Calls with other sizes than the map's would be out of bounds, so they are checked against what the kernel says.
     ///
     /// # Errors
     /// `InvalidInput` if the kernel knows other sizes; the error of reading fdinfo.
