@@ -101,12 +101,13 @@ pub(super) fn weir_dies(demo: &mut Demo) -> Result<()> {
         let outcomes = storm.end()?;
         let alone =
             outcomes.iter().filter(|one| one.at > died && one.at < back && one.result.is_ok()).count();
-        let cut = outcomes.iter().filter(|one| matches!(one.result, Err(Failure::Cut(_)))).count();
+        let lost = outcomes.iter().filter(|one| one.result.is_err()).count();
         demo.show.say(&format!(
-            "{lane}: {} requests, {alone} of them answered while there was no Weir, {cut} cut off at its death",
+            "{lane}: {} requests, {alone} of them answered while there was no Weir, {lost} lost at its death",
             outcomes.len()
         ));
-        demo.show.promise(&format!("{lane}: no connect() is refused"), none_refused(&outcomes, alone, cut));
+        let what = format!("{lane}: nothing fails but what was under way");
+        demo.show.promise(&what, only_under_way(&outcomes, alone));
     }
     let links = std::fs::read_dir(Path::new(PINS).join("links")).map_or(0, Iterator::count);
     demo.show.promise(&format!("process {pid} took over: five hooks are attached, each once"), {
@@ -116,18 +117,15 @@ pub(super) fn weir_dies(demo: &mut Demo) -> Result<()> {
     Ok(())
 }
 
-/// A client has one request under way at a time: a death may cut that one off, and a worker's only.
-fn none_refused(outcomes: &[Outcome], alone: usize, cut: usize) -> Result<()> {
-    let refused = outcomes.iter().find_map(|one| match &one.result {
-        Err(Failure::Connect(error)) => Some(error),
-        _ => None,
-    });
-    if let Some(error) = refused {
-        bail!("{error}");
-    }
+/// A client has one request under way at a time: the death may cost that one, as its connection or, in the microseconds
+/// between the kernel's look at the listener and the SYN, as a refused connect().
+fn only_under_way(outcomes: &[Outcome], alone: usize) -> Result<()> {
     ensure!(alone > 0, "nothing was answered while there was no Weir");
-    ensure!(cut <= 1, "{cut} requests were cut off");
-    Ok(())
+    let failures: Vec<&Failure> = outcomes.iter().filter_map(|one| one.result.as_ref().err()).collect();
+    match failures[..] {
+        [] | [_] => Ok(()),
+        [first, ..] => bail!("{} failed, the first: {first:?}", failures.len()),
+    }
 }
 
 pub(super) fn weir_ends(demo: &mut Demo) -> Result<()> {
@@ -167,11 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn one_request_may_be_cut_off_and_none_refused() {
+    fn one_request_may_be_lost_and_no_more() {
         let cut = || Err(Failure::Cut("reset".to_owned()));
-        assert!(none_refused(&[at(1, cut()), at(2, Ok("a"))], 1, 1).is_ok());
-        assert!(none_refused(&[at(1, cut()), at(2, cut())], 1, 2).is_err());
-        assert!(none_refused(&[at(1, Ok("a"))], 0, 0).is_err());
-        assert!(none_refused(&[at(1, Err(Failure::Connect("refused".to_owned())))], 1, 0).is_err());
+        let refused = || Err(Failure::Connect("refused".to_owned()));
+        assert!(only_under_way(&[at(1, cut()), at(2, Ok("a"))], 1).is_ok());
+        assert!(only_under_way(&[at(1, refused()), at(2, Ok("a"))], 1).is_ok());
+        assert!(only_under_way(&[at(1, cut()), at(2, refused())], 1).is_err());
+        assert!(only_under_way(&[at(1, Ok("a"))], 0).is_err());
     }
 }
