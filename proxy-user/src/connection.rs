@@ -10,6 +10,7 @@ mod local;
 mod open;
 mod routes;
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,6 +50,9 @@ pub(crate) struct Accepted {
 const MOST_ATTEMPTS: u32 = 16;
 /// Time that bytes on their way to one side get to arrive before the other side's reset is passed on.
 const FLUSH_TIME: Duration = Duration::from_secs(5);
+/// Most bytes that are read of a client before its endpoint is connected: a request's head mostly fits, and what a
+/// connection attempt holds stays small.
+const EARLY_BYTES: usize = 4 << 10;
 
 /// Serves one accepted connection to its end.
 pub(crate) async fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) {
@@ -117,8 +121,13 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
         refuse(&fd);
         return unserved(Some(service), stats, Reason::Limit);
     };
+    let early = match early_bytes(&fd) {
+        Ok(early) => early,
+        Err(_) => return unserved(Some(service), stats, Reason::DownstreamReset),
+    };
     let guard = local.open.add(&service.limits);
-    let established = Box::pin(establish(local, accepted, &service, &stats, &guard.conn)).await;
+    let wants = Wanted { accepted, service: &service, has_early: !early.is_empty() };
+    let established = Box::pin(establish(local, &wants, &stats, &guard.conn)).await;
     let Established { socket: upstream, index, _counted } = match established {
         Ok(established) => established,
         Err(reason) => {
@@ -126,7 +135,7 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
             return unserved(Some(service), stats, reason);
         }
     };
-    let ending = relay(local, fd, upstream, &guard.conn).await;
+    let ending = relay(local, fd, early, upstream, &guard.conn).await;
     let endpoint = &service.endpoints[index];
     report(local, endpoint, &ending);
     Served {
@@ -148,6 +157,22 @@ fn refuse(fd: &OwnedFd) {
     let _ = sock::set_linger_reset(fd);
 }
 
+/// What the client has sent by now, up to [`EARLY_BYTES`]: with it in hand, the first packet to the endpoint carries
+/// bytes, and its first look at the connection finds them.
+fn early_bytes(fd: &OwnedFd) -> io::Result<Chunk> {
+    let mut bytes = [0; EARLY_BYTES];
+    let count = sock::recv_now(fd, &mut bytes)?.unwrap_or(0);
+    Ok(Chunk::from(bytes[..count].to_vec()))
+}
+
+/// What an endpoint is wanted for.
+struct Wanted<'a> {
+    accepted: &'a Accepted,
+    service: &'a Service,
+    /// The client has spoken.
+    has_early: bool,
+}
+
 /// An open connection to an endpoint.
 struct Established {
     socket: Socket,
@@ -159,11 +184,11 @@ struct Established {
 /// Connects to an endpoint, and to another one if that fails.
 async fn establish(
     local: &Rc<Local>,
-    accepted: &Accepted,
-    service: &Service,
+    wants: &Wanted<'_>,
     stats: &ServiceStats,
     conn: &OpenConn,
 ) -> Result<Established, Reason> {
+    let Wanted { accepted, service, has_early } = *wants;
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last_reason = Reason::NoEndpoint;
     for attempt in 0..service.limits.connect_attempts.clamp(1, MOST_ATTEMPTS) {
@@ -185,6 +210,7 @@ async fn establish(
             client: accepted.client,
             timeout: service.limits.connect_timeout,
             user_timeout: service.limits.user_timeout,
+            has_early,
         };
         match connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await {
             Ok(socket) => return Ok(Established { socket, index, _counted: counted }),
@@ -226,11 +252,11 @@ fn pick(local: &Local, accepted: &Accepted, service: &Service, tried: &[Endpoint
         .or_else(|| service.endpoints.iter().position(|e| e.id == id))
 }
 
-async fn relay(local: &Local, fd: OwnedFd, mut upstream: Socket, conn: &OpenConn) -> Ending {
-    let Ok(mut downstream) = local.driver.socket(fd) else {
+async fn relay(local: &Local, fd: OwnedFd, early: Chunk, mut upstream: Socket, conn: &OpenConn) -> Ending {
+    let Ok(mut downstream) = local.driver.accepted(fd) else {
         return Ending { reason: Reason::Internal, sent_bytes: 0, received_bytes: 0 };
     };
-    let ending = Relay::new(&mut downstream, &mut upstream, Chunk::default(), &local.pipes, conn).await;
+    let ending = Relay::new(&mut downstream, &mut upstream, early, &local.pipes, conn).await;
     // Both ends must learn that a stream is incomplete, and as without a proxy what came before a reset still arrives.
     match ending.reason {
         Reason::Fin => {}

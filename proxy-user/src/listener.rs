@@ -58,7 +58,7 @@ async fn accept_all(local: Rc<Local>, listening: Listening) -> io::Result<()> {
                 tokio::task::yield_now().await;
                 break;
             }
-            match sock::accept(socket.get_ref()) {
+            match local.driver.accept(socket.get_ref()) {
                 Ok(Some((fd, peer))) => {
                     handle_accepted(&local, listening.purpose, fd, peer, listening.address)
                 }

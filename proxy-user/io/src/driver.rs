@@ -9,7 +9,8 @@ mod epoll;
 mod ring;
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -99,16 +100,40 @@ impl Driver {
         }
     }
 
-    /// Takes over a connected or connecting stream socket.
+    /// Accepts one connection from a non-blocking listener, for [`Driver::accepted`]; `None` when none is waiting.
+    ///
+    /// Connections that died in the queue are skipped, as accept(2) advises for TCP.
+    ///
+    /// # Errors
+    /// What is wrong with us and not with one connection; ask [`sock::is_out_of_descriptors`] about it.
+    pub fn accept(&self, listener: &impl AsFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+        sock::accept(listener, self.wants_nonblocking())
+    }
+
+    /// Takes over what [`Driver::accept`] gave: it has the right mode already, which saves a system call.
     ///
     /// # Errors
     /// If the descriptor cannot be watched.
-    pub fn socket(&self, fd: OwnedFd) -> io::Result<Socket> {
+    pub fn accepted(&self, fd: OwnedFd) -> io::Result<Socket> {
         let inner = match &self.inner {
             DriverInner::Ring(ring) => SocketInner::Ring(ring::RingSocket::new(ring, fd)?),
             DriverInner::Epoll(epoll) => SocketInner::Epoll(epoll::EpollSocket::new(epoll, fd)?),
         };
         Ok(Socket { inner })
+    }
+
+    /// Takes over any other connected or connecting stream socket.
+    ///
+    /// # Errors
+    /// As [`Driver::accepted`].
+    pub fn socket(&self, fd: OwnedFd) -> io::Result<Socket> {
+        sys::set_nonblocking(fd.as_fd(), self.wants_nonblocking())?;
+        self.accepted(fd)
+    }
+
+    /// Whether sockets have O_NONBLOCK. On those io_uring answers EAGAIN instead of waiting.
+    fn wants_nonblocking(&self) -> bool {
+        self.kind() == DriverKind::Epoll
     }
 
     /// Runs the driver; spawn it once with `spawn_local` before the first socket does anything. It never

@@ -66,15 +66,14 @@ pub fn listen(addr: SocketAddr, backlog: u32, v6only: bool, reuse_port: bool) ->
     Ok(fd)
 }
 
-/// Accepts one connection as a non-blocking, close-on-exec socket; `None` when none is waiting.
-///
-/// Connections that died in the queue are skipped, as accept(2) advises for TCP.
-///
-/// # Errors
-/// What is wrong with us and not with one connection; ask [`is_out_of_descriptors`] about it.
-pub fn accept(listener: &impl AsFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+/// Accepts one connection as a close-on-exec socket, for [`Driver::accept`](crate::Driver::accept); `None` when none
+/// is waiting.
+pub(crate) fn accept(
+    listener: &impl AsFd,
+    is_nonblocking: bool,
+) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
     loop {
-        match sys::accept(listener.as_fd()) {
+        match sys::accept(listener.as_fd(), is_nonblocking) {
             Ok(accepted) => return Ok(Some(accepted)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) if is_lost_connection(&error) => {}
@@ -83,14 +82,32 @@ pub fn accept(listener: &impl AsFd) -> io::Result<Option<(OwnedFd, SocketAddr)>>
     }
 }
 
-/// Says whether a connect that was in progress has ended by now, one way or the other; [`take_error`] says which.
+/// Says how far a connect is that was in progress.
 ///
 /// On loopback the handshake is over when connect(2) returns, so that asking saves a round through the driver.
 ///
 /// # Errors
-/// If the descriptor cannot be polled.
-pub fn has_connect_ended(fd: &impl AsFd) -> io::Result<bool> {
-    sys::is_ready(fd.as_fd(), libc::POLLOUT)
+/// What the connect failed with, or the poll.
+pub fn connect_progress(fd: &impl AsFd) -> io::Result<Connecting> {
+    let events = sys::pending(fd.as_fd(), libc::POLLOUT)?;
+    if events & (libc::POLLERR | libc::POLLHUP) != 0 {
+        return take_error(fd)?.map_or(Ok(Connecting::Done), Err);
+    }
+    Ok(if events == 0 { Connecting::InProgress } else { Connecting::Done })
+}
+
+/// Receives what has arrived, up to the size of `into`, without waiting on any socket; `None` when nothing has.
+///
+/// Some(0) is the end of the stream, which shows again in every later receive.
+///
+/// # Errors
+/// What the connection died of. It shows only once.
+pub fn recv_now(fd: &impl AsFd, into: &mut [u8]) -> io::Result<Option<usize>> {
+    match sys::recv(fd.as_fd(), into, libc::MSG_DONTWAIT) {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Bytes that were sent but are not acknowledged by the peer yet (SIOCOUTQ).
@@ -171,6 +188,17 @@ pub fn set_mark(fd: &impl AsFd, mark: u32) -> io::Result<()> {
 /// As setsockopt(2).
 pub fn set_nodelay(fd: &impl AsFd, wanted: bool) -> io::Result<()> {
     sys::set_option_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, c_int::from(wanted))
+}
+
+/// Lets the acknowledgement that ends a later connect's handshake wait for the first bytes, so that they go in one
+/// packet (TCP_QUICKACK off, tcp(7)).
+///
+/// Only for who has bytes to send at once: without any, the acknowledgement leaves after up to 200 ms.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn delay_handshake_ack(fd: &impl AsFd) -> io::Result<()> {
+    sys::set_option_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
 }
 
 /// Gives up a connection when sent data stays unacknowledged for `timeout` (TCP_USER_TIMEOUT, whole

@@ -87,9 +87,9 @@ pub(crate) fn listen(fd: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
+pub(crate) fn accept(fd: BorrowedFd<'_>, is_nonblocking: bool) -> io::Result<(OwnedFd, SocketAddr)> {
     let mut addr = RawAddr::empty();
-    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let flags = libc::SOCK_CLOEXEC | if is_nonblocking { libc::SOCK_NONBLOCK } else { 0 };
     let raw = call(Call::Accept, || {
         addr.len = RawAddr::CAPACITY;
         // SAFETY: `addr` is a whole sockaddr_storage and `len` says so.
@@ -213,12 +213,17 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<()
     Ok(())
 }
 
-/// Says whether one of `events` (or an error or hang-up) is pending on `fd`, without waiting.
-pub(crate) fn is_ready(fd: BorrowedFd<'_>, events: c_short) -> io::Result<bool> {
+/// Says which of `events`, an error or a hang-up are pending on `fd`, without waiting.
+pub(crate) fn pending(fd: BorrowedFd<'_>, events: c_short) -> io::Result<c_short> {
     let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     // SAFETY: one entry is passed and counted.
-    let ready = call(Call::Poll, || unsafe { libc::poll(&raw mut entry, 1, 0) })?;
-    Ok(ready > 0)
+    call(Call::Poll, || unsafe { libc::poll(&raw mut entry, 1, 0) })?;
+    Ok(entry.revents)
+}
+
+/// Says whether one of `events` (or an error or hang-up) is pending on `fd`, without waiting.
+pub(crate) fn is_ready(fd: BorrowedFd<'_>, events: c_short) -> io::Result<bool> {
+    Ok(pending(fd, events)? != 0)
 }
 
 /// Opens a non-blocking, close-on-exec eventfd.

@@ -101,7 +101,10 @@ impl<'a, W: Watch> Relay<'a, W> {
         pipes: &'a PipePool,
         watch: &'a W,
     ) -> Self {
-        let direction = |chunk| Direction { state: State::Copy(chunk), streak: 0, bytes: 0 };
+        let direction = |chunk: Chunk| {
+            let bytes = chunk.len() as u64;
+            Direction { state: State::Copy(chunk), streak: 0, bytes }
+        };
         Self { downstream, upstream, out: direction(early), back: direction(Chunk::default()), pipes, watch }
     }
 

@@ -29,6 +29,8 @@ pub struct Target {
     pub timeout: Duration,
     /// Time that sent bytes may stay unacknowledged.
     pub user_timeout: Duration,
+    /// Bytes of the client are here already and will be sent as soon as the connection is open.
+    pub has_early: bool,
 }
 
 /// Why an attempt failed.
@@ -100,21 +102,18 @@ pub async fn connect(driver: &Driver, maps: Option<&Maps>, target: &Target) -> R
     }
     sock::set_nodelay(&fd, true).map_err(ConnectError::Local)?;
     sock::set_user_timeout(&fd, target.user_timeout).map_err(ConnectError::Local)?;
-    let connecting = sock::connect(&fd, address)?;
-    if connecting == Connecting::Done || sock::has_connect_ended(&fd).map_err(ConnectError::Local)? {
-        take_error(&fd)?;
-        return driver.socket(fd).map_err(ConnectError::Local);
+    if target.has_early {
+        sock::delay_handshake_ack(&fd).map_err(ConnectError::Local)?;
     }
+    let is_done =
+        sock::connect(&fd, address)? == Connecting::Done || sock::connect_progress(&fd)? == Connecting::Done;
     let mut socket = driver.socket(fd).map_err(ConnectError::Local)?;
+    if is_done {
+        return Ok(socket);
+    }
     let writable = tokio::time::timeout(target.timeout, poll_fn(|cx| socket.poll_writable(cx)));
     writable.await.map_err(|_| ConnectError::Timeout)?.map_err(ConnectError::Local)?;
-    take_error(&socket.fd())?;
-    Ok(socket)
-}
-
-/// Says how a connect ended.
-fn take_error(fd: &impl AsFd) -> Result<(), ConnectError> {
-    sock::take_error(fd)?.map_or(Ok(()), |error| Err(error.into()))
+    sock::take_error(&socket.fd())?.map_or(Ok(socket), |error| Err(error.into()))
 }
 
 fn upstream_facts(target: &Target) -> Facts {

@@ -82,7 +82,6 @@ pub(super) struct EpollSocket {
 
 impl EpollSocket {
     pub(super) fn new(driver: &Rc<Epoll>, fd: OwnedFd) -> io::Result<EpollSocket> {
-        sys::set_nonblocking(fd.as_fd(), true)?;
         // SAFETY: an OwnedFd keeps its descriptor open, and the same, for as long as it lives.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE | Interest::WRITABLE) }?;
         driver.sockets.set(driver.sockets.get() + 1);

@@ -119,8 +119,6 @@ pub(super) struct RingSocket {
 
 impl RingSocket {
     pub(super) fn new(ring: &Rc<Ring>, fd: OwnedFd) -> io::Result<RingSocket> {
-        // io_uring answers EAGAIN on O_NONBLOCK descriptors instead of waiting.
-        sys::set_nonblocking(fd.as_fd(), false)?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&fd);
         let index = ring.with(|core| core.open(fd))?;
         Ok(RingSocket { ring: Rc::clone(ring), index, raw })
