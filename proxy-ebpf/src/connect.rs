@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
-use proxy_ebpf_common::config::{LISTENER_COUNT, Settings, WEIR_MARK, listener};
+use proxy_ebpf_common::config::{Settings, WEIR_MARK, listener};
 use proxy_ebpf_common::counter::Counter;
 use proxy_ebpf_common::key::{Addr, ListenerKey, OriginalDstKey};
 use proxy_ebpf_common::value::{
@@ -104,7 +104,7 @@ fn route(
     facts.service = address.service;
 
     if wanted_lane == lane::PROXY {
-        if let Some(target) = live_listener(facts.netns_cookie, family, is_v4) {
+        if let Some(target) = live_listener(settings, facts.netns_cookie, family, is_v4) {
             reserve(ctx, facts)?;
             facts.lane = lane::PROXY;
             facts.real = target;
@@ -152,9 +152,9 @@ fn direct(
 
 /// Finds a listener of the proxy lane that is alive in a namespace; a dead process's sockets are gone from the map.
 #[inline(always)]
-fn live_listener(netns_cookie: u64, family: u32, is_v4: bool) -> Option<Addr> {
+fn live_listener(settings: &Settings, netns_cookie: u64, family: u32, is_v4: bool) -> Option<Addr> {
     // SAFETY: a plain helper call.
-    let index = unsafe { bpf_get_prandom_u32() } % LISTENER_COUNT;
+    let index = unsafe { bpf_get_prandom_u32() }.checked_rem(settings.listener_count)?;
     let key = ListenerKey { netns_cookie, family, index };
     // SAFETY: the map outlives the program; the helper takes a reference on the socket, which is given back at once.
     let sk =

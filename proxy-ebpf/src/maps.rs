@@ -6,7 +6,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
-use proxy_ebpf_common::config::{LISTENER_COUNT, Settings};
+use proxy_ebpf_common::config::{LISTENER_COUNT_MIN, Settings};
 use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::key::{Addr, ExcludedNet, ListenerKey, OriginalDstKey, SlotKey, TotalsKey};
 use proxy_ebpf_common::map;
@@ -35,7 +35,7 @@ pub static SERVICES: HashMap<u32, ServiceValue> =
 pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(map::SLOT_MAX, BPF_F_NO_PREALLOC);
 /// Room for the two families in a thousand pods.
 #[map]
-pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(2 * LISTENER_COUNT * 1024, 0);
+pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(2 * LISTENER_COUNT_MIN * 1024, 0);
 /// A plain hash, not LRU: an entry may only go when its connection was accepted or is known to be dead.
 #[map]
 pub static ORIGINAL_DST: HashMap<OriginalDstKey, OriginalDst> =

@@ -160,7 +160,9 @@ impl Node {
         let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));
         let (driver, driver_note) = choose_driver(config.io)?;
         let workers = Arc::new(start_workers(&config, driver, &snapshot, &shared)?);
-        for (index, listening) in control::open_intercepted(&maps, netns_cookie)?.into_iter().enumerate() {
+        let listener_count = control::intercepted_count(workers.len());
+        let listeners = control::open_intercepted(&maps, netns_cookie, listener_count)?;
+        for (index, listening) in listeners.into_iter().enumerate() {
             let owner = &workers[index % workers.len()];
             let sent = owner.mailbox.send(Command::Listen(listening)).await;
             sent.map_err(|_| anyhow!("a worker ended before it began"))?;
@@ -194,7 +196,7 @@ impl Node {
             records,
             log,
             names: NamesFile::load(&Path::new(RUN_DIR).join("names.json")),
-            publisher: Publisher::new(maps, Applier::new(hierarchy.clone(), netns_cookie)),
+            publisher: Publisher::new(maps, Applier::new(hierarchy.clone(), netns_cookie, listener_count)),
             workers: Arc::clone(&workers),
             shared,
             attempts,

@@ -27,7 +27,7 @@ use proxy_core::snapshot::Snapshot;
 use proxy_io::{DriverCounters, DriverKind};
 use tokio::sync::{mpsc, oneshot, watch as channel};
 
-pub use self::listen::{Listeners, open_intercepted};
+pub use self::listen::{Listeners, intercepted_count, open_intercepted};
 pub use self::names::{Names, NamesFile};
 pub use self::publish::Publisher;
 pub use self::run::{Control, Parts};

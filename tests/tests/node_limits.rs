@@ -36,6 +36,29 @@ fn connections_beyond_the_limit_are_reset_and_counted() {
 }
 
 #[test]
+fn every_worker_gets_connections_however_many_there_are() {
+    const WORKERS: u32 = 11;
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let mut config = config::config(&world, grid.services());
+    config["workers"] = json!(WORKERS);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    for family in Family::ALL {
+        let mut held = world.app().start("hold", &[&Grid::address(Lane::Proxy, family), &"200"]);
+        assert_eq!(held.next()["answered"], 200, "{family:?}");
+        wait::until_true("sockets on every worker", SOON, || {
+            let metrics = weir.metrics();
+            (0..WORKERS).all(|worker| {
+                metrics.sum("weir_driver_sockets", &[("worker", worker.to_string().as_str())]) > 0.5
+            })
+        });
+        held.go_on("close");
+        assert_eq!(held.next()["closed"], true);
+        wait::until_true("no sockets", SOON, || weir.metrics().sum("weir_driver_sockets", &[]) < 0.5);
+    }
+}
+
+#[test]
 fn idle_connections_are_closed_after_their_time_and_busy_ones_are_not() {
     let Some(world) = World::new() else { return };
     let server = world.server(Family::V4.host(10, SERVER_PORT), "server");

@@ -8,8 +8,12 @@ use crate::layout;
 /// SO_MARK of Weir's own sockets: the kernel programs leave them alone. ASCII "Weir".
 pub const WEIR_MARK: u32 = 0x5765_6972;
 
-/// Listeners of the proxy lane per family. Each has room for one ephemeral port range of clients (28,000 by default).
-pub const LISTENER_COUNT: u32 = 8;
+/// Fewest listeners of the proxy lane per family. Each has room for one ephemeral port range of clients (28,000 by
+/// default).
+pub const LISTENER_COUNT_MIN: u32 = 8;
+
+/// Most of them: the hosts of one /24.
+pub const LISTENER_COUNT_MAX: u32 = 254;
 
 /// Lowest port of the listeners: above the default ephemeral range (32768-60999), so that no client is given it.
 pub const LISTENER_PORT: u16 = 61500;
@@ -17,11 +21,11 @@ pub const LISTENER_PORT: u16 = 61500;
 /// IPv4 network of the listeners: `127.87.0.1` and up, all on one port. 87 is ASCII "W".
 pub const LISTENER_NET_V4: [u8; 3] = [127, 87, 0];
 
-/// Address of a listener: IPv4 counts addresses up on one port; IPv6 has only `::1`, so it counts ports up.
+/// Address of a listener below [`LISTENER_COUNT_MAX`]: IPv4 counts addresses up on one port; IPv6 has only `::1`, so it counts ports up.
 #[must_use]
 #[inline(always)]
 pub const fn listener(is_v4: bool, index: u32) -> Addr {
-    let index = index % LISTENER_COUNT;
+    let index = index % LISTENER_COUNT_MAX;
     if is_v4 {
         let [a, b, c] = LISTENER_NET_V4;
         Addr::v4(u32::from_ne_bytes([a, b, c, 1 + index as u8]), LISTENER_PORT.to_be())
@@ -44,8 +48,12 @@ pub struct Settings {
     pub excluded_port_count: u32,
     /// Number of excluded networks.
     pub excluded_net_count: u32,
+    /// Listeners of the proxy lane per family; 0 before they are open.
+    pub listener_count: u32,
+    /// Zero.
+    pub pad: u32,
 }
-layout!(Settings, 24, 8);
+layout!(Settings, 32, 8);
 
 /// Deepest cgroup that can be a scope. systemd and kubelets stay below 8.
 pub const SCOPE_DEPTH_MAX: u32 = 15;

@@ -97,7 +97,7 @@ pub struct ListenerKey {
     pub netns_cookie: u64,
     /// Family, as in [`SlotKey`].
     pub family: u32,
-    /// Index below [`LISTENER_COUNT`](crate::config::LISTENER_COUNT).
+    /// Index below [`Settings::listener_count`](crate::config::Settings::listener_count).
     pub index: u32,
 }
 layout!(ListenerKey, 16, 8);

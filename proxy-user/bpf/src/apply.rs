@@ -46,12 +46,13 @@ pub struct Applier {
 impl Applier {
     /// Starts with empty maps.
     ///
-    /// `home_netns_cookie` is the namespace that this process runs in.
+    /// `home_netns_cookie` is the namespace that this process runs in, `listener_count` how many listeners of each
+    /// family it has there.
     #[must_use]
-    pub fn new(hierarchy: Hierarchy, home_netns_cookie: u64) -> Self {
+    pub fn new(hierarchy: Hierarchy, home_netns_cookie: u64, listener_count: u32) -> Self {
         Self {
             hierarchy,
-            settings: Settings { home_netns_cookie, ..Settings::default() },
+            settings: Settings { home_netns_cookie, listener_count, ..Settings::default() },
             depth_counts: [0; SCOPE_DEPTH_MAX as usize + 1],
             cgroups: Vec::new(),
             netns: Vec::new(),

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use proxy_bpf::abi::config::{LISTENER_COUNT, WEIR_MARK, listener};
+use proxy_bpf::abi::config::{LISTENER_COUNT_MAX, LISTENER_COUNT_MIN, WEIR_MARK, listener};
 use proxy_bpf::abi::key::ListenerKey;
 use proxy_bpf::abi::value::{FAMILY_V4, FAMILY_V6};
 use proxy_bpf::maps::Maps;
@@ -18,16 +18,25 @@ use crate::worker::{Command, Worker};
 /// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
 const BACKLOG: u32 = 4096;
 
-/// Opens the listeners of the proxy lane, each owned by one worker, and shows them to the kernel programs.
+/// Listeners of the proxy lane per family: at least [`LISTENER_COUNT_MIN`], and as many for one worker as for another,
+/// because the kernel draws among listeners. Workers beyond [`LISTENER_COUNT_MAX`] get none.
+#[must_use]
+pub fn intercepted_count(workers: usize) -> u32 {
+    let workers = u32::try_from(workers).unwrap_or(u32::MAX).clamp(1, LISTENER_COUNT_MAX);
+    workers * LISTENER_COUNT_MIN.div_ceil(workers)
+}
+
+/// Opens `count` listeners of the proxy lane per family and shows them to the kernel programs. Each is for one worker;
+/// those that follow one another are for different ones.
 ///
 /// IPv6 is left out where the host has none.
 ///
 /// # Errors
 /// The first socket or map operation that fails; for example another process on one of the ports.
-pub fn open_intercepted(maps: &Maps, netns_cookie: u64) -> io::Result<Vec<Listening>> {
+pub fn open_intercepted(maps: &Maps, netns_cookie: u64, count: u32) -> io::Result<Vec<Listening>> {
     let mut opened = Vec::new();
     for (family, is_v4) in [(FAMILY_V4, true), (FAMILY_V6, false)] {
-        for index in 0..LISTENER_COUNT {
+        for index in 0..count {
             let abi = listener(is_v4, index);
             let address = SocketAddr::from(abi);
             let socket = match open(address) {
@@ -134,4 +143,20 @@ async fn tell(workers: &[Worker], make: impl Fn() -> io::Result<Command>) -> io:
         let _ = worker.mailbox.send(make()?).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_worker_has_as_many_listeners_as_the_others() {
+        for workers in [1, 2, 3, 7, 8, 9, 64, 253, 254] {
+            let count = intercepted_count(workers) as usize;
+            assert_eq!(count % workers, 0, "{count} for {workers}");
+            assert!((LISTENER_COUNT_MIN..=LISTENER_COUNT_MAX).contains(&intercepted_count(workers)));
+        }
+        assert_eq!(intercepted_count(2), 8);
+        assert_eq!(intercepted_count(5000), LISTENER_COUNT_MAX);
+    }
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use proxy_bpf::abi::config::{LISTENER_COUNT, LISTENER_NET_V4, LISTENER_PORT};
+use proxy_bpf::abi::config::{LISTENER_COUNT_MAX, LISTENER_NET_V4, LISTENER_PORT};
 use proxy_bpf::abi::map;
 use proxy_bpf::attach::{BPFFS, Pins};
 use proxy_bpf::cgroup::Hierarchy;
@@ -134,7 +134,7 @@ pub(super) fn descriptors() -> Finding {
 /// Clients must not be given the ports of the listeners, and nobody else may have them.
 pub(super) fn ports(is_running: bool) -> Vec<Finding> {
     let what = "ports of the proxy lane";
-    let count = u16::try_from(LISTENER_COUNT).unwrap_or(u16::MAX);
+    let count = u16::try_from(LISTENER_COUNT_MAX).unwrap_or(u16::MAX);
     let (first, last) = (LISTENER_PORT, LISTENER_PORT + count - 1);
     let mut findings = Vec::new();
     let range = read("/proc/sys/net/ipv4/ip_local_port_range");
