@@ -42,6 +42,8 @@ pub(crate) struct Accepted {
     pub(crate) service: ServiceId,
     /// Cgroup of the application; 0 if it was not intercepted.
     pub(crate) cgroup_id: u64,
+    /// The client may be on another machine.
+    pub(crate) is_remote: bool,
     /// Given back with the connection.
     pub(crate) _budget: BudgetGuard,
 }
@@ -125,6 +127,10 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
         Ok(early) => early,
         Err(_) => return unserved(Some(service), stats, Reason::DownstreamReset),
     };
+    if accepted.is_remote {
+        // Without it the client is given up later, by the kernel's own count of retransmits.
+        let _ = sock::set_user_timeout(&fd, service.limits.user_timeout);
+    }
     let guard = local.open.add(&service.limits);
     let wants = Wanted { accepted, service: &service, has_early: !early.is_empty() };
     let established = Box::pin(establish(local, &wants, &stats, &guard.conn)).await;

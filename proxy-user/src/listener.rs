@@ -91,7 +91,8 @@ fn handle_accepted(
     };
     let accepted = match purpose {
         Purpose::Explicit(service) => {
-            Accepted { client, original_dst: OriginalDst(listener), service, cgroup_id: 0, _budget: budget }
+            let original_dst = OriginalDst(listener);
+            Accepted { client, original_dst, service, cgroup_id: 0, is_remote: true, _budget: budget }
         }
         Purpose::Intercepted(listener) => match take_original_dst(local, client, listener) {
             Some(found) => Accepted {
@@ -99,6 +100,7 @@ fn handle_accepted(
                 original_dst: OriginalDst(found.address.into()),
                 service: ServiceId(found.service),
                 cgroup_id: found.cgroup_id,
+                is_remote: false,
                 _budget: budget,
             },
             None => return refuse(local, &fd, client, Reason::NoOriginalDst),

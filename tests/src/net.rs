@@ -117,6 +117,15 @@ impl Net {
         Ok(())
     }
 
+    /// Takes the far side off the network without a word, as a machine that loses power: its addresses are gone, and
+    /// what is sent to them is dropped.
+    ///
+    /// # Errors
+    /// What iproute2 says.
+    pub fn lose_far(&self) -> Result<()> {
+        self.far.ip("addr flush dev lan0\n")
+    }
+
     /// The file that names a namespace.
     #[must_use]
     pub fn path(&self, side: Side) -> PathBuf {

@@ -36,6 +36,31 @@ fn connections_beyond_the_limit_are_reset_and_counted() {
 }
 
 #[test]
+fn a_peer_that_vanishes_ends_its_connection_after_the_user_timeout() {
+    let Some(world) = World::new() else { return };
+    let server = world.server(Family::V4.host(10, SERVER_PORT), "server");
+    let vip = Family::V4.vip(1, PORT);
+    let limits = json!({"limits": {"user_timeout": "2s"}});
+    let service = config::service("s", vip, &[server.address()], Lane::Proxy, limits);
+    let mut config = config::config(&world, [service]);
+    config["listeners"] = json!([{"address": "10.77.0.1:7000", "service": "s"}]);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    // one whose client vanishes, and one whose server does
+    let reader = world.far().start("stream", &[&"10.77.0.1:7000"]);
+    assert_eq!(reader.next()["started"], true);
+    let writer = world.app().start("upload", &[&vip, &(1_u64 << 40)]);
+    wait::until_true("both to be open", SOON, || {
+        weir.metrics().sum("weir_connections_active", &[("service", "s"), ("lane", "proxy")]) > 1.5
+    });
+    world.net.lose_far().expect("root may");
+    wait::until_true("both to be given up", SOON, || {
+        let closed = [("service", "s"), ("reason", "user_timeout")];
+        weir.metrics().sum("weir_connections_closed_total", &closed) > 1.5
+    });
+    drop((reader, writer));
+}
+
+#[test]
 fn every_worker_gets_connections_however_many_there_are() {
     const WORKERS: u32 = 11;
     let Some(world) = World::new() else { return };

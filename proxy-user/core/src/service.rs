@@ -257,7 +257,8 @@ pub struct Limits {
     pub idle_timeout: Option<Duration>,
     /// Time that one direction may stay open after the other was closed, without a byte.
     pub half_close_timeout: Option<Duration>,
-    /// Time that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT).
+    /// Time that bytes sent to another machine may stay unacknowledged (TCP_USER_TIMEOUT): to an endpoint, or to the
+    /// client of an explicit listener.
     pub user_timeout: Duration,
     /// Open connections to the service.
     pub max_connections: Option<u32>,

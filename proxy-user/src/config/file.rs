@@ -298,7 +298,7 @@ pub(super) struct Limits {
     /// Time without a byte after which a connection is closed that one side has finished, or `off`. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) half_close_timeout: Option<TimeOrOff>,
-    /// Time that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT). Default: `15m`.
+    /// Time that bytes sent to another machine may stay unacknowledged (TCP_USER_TIMEOUT). Default: `15m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_timeout: Option<Time>,
     /// Open connections to the service. No limit if absent.
