@@ -43,10 +43,9 @@ const TCP_CONGESTION: i32 = 13;
 #[inline(always)]
 pub fn handle(ctx: &SockOpsContext) {
     let op = ctx_u32!(ctx.ops, bpf_sock_ops, op);
-    if op != BPF_SOCK_OPS_TCP_CONNECT_CB
-        && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
-        && op != BPF_SOCK_OPS_STATE_CB
-    {
+    // Most calls are of no interest, and the socket's storage is not looked up for them.
+    let is_close = op == BPF_SOCK_OPS_STATE_CB && state_after(ctx) == BPF_TCP_CLOSE;
+    if op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && !is_close {
         return;
     }
     // SAFETY: the context is live.
@@ -64,7 +63,7 @@ pub fn handle(ctx: &SockOpsContext) {
         handle_syn(ctx, sk, facts);
     } else if op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
         handle_established(facts);
-    } else if state_after(ctx) == BPF_TCP_CLOSE {
+    } else {
         handle_close(ctx, sk, facts);
     }
 }
