@@ -17,7 +17,7 @@ use proxy_ebpf_common::value::{
 use crate::balance;
 use crate::counters::count;
 use crate::error::Skip;
-use crate::maps::{ADDRESSES, FACTS, LISTENERS, ORIGINAL_DST, SERVICES, SETTINGS};
+use crate::maps::{ADDRESSES, FACTS, LISTENERS, NETNS, ORIGINAL_DST, SERVICES, SETTINGS};
 use crate::{flow, policy};
 
 /// What to do with a connect().
@@ -99,12 +99,11 @@ fn route(
     } else {
         (FAMILY_V6, service.lane[1], service.slot_count[1])
     };
-    let routed_ip_be =
-        if facts.netns_cookie == settings.home_netns_cookie { address.source_ip_be } else { [0; 4] };
+    let (listener_count, routed_ip_be) = place(settings, facts.netns_cookie, address, is_v4);
     facts.service = address.service;
 
     if wanted_lane == lane::PROXY {
-        if let Some(target) = live_listener(settings, facts.netns_cookie, family, is_v4) {
+        if let Some(target) = live_listener(listener_count, facts.netns_cookie, family, is_v4) {
             reserve(ctx, facts)?;
             facts.lane = lane::PROXY;
             facts.real = target;
@@ -119,6 +118,21 @@ fn route(
         facts.flags |= facts_flag::FAIL_OPEN;
     }
     direct(ctx, sk, service, family, slot_count, &routed_ip_be, facts)
+}
+
+/// Number of listeners in the application's namespace, and the address that its routes give a connection to a service;
+/// zeroes if that is not known.
+#[inline(always)]
+fn place(settings: &Settings, netns_cookie: u64, address: &AddressValue, is_v4: bool) -> (u32, [u32; 4]) {
+    if netns_cookie == settings.home_netns_cookie {
+        return (settings.listener_count, address.source_ip_be);
+    }
+    // SAFETY: as for ADDRESSES.
+    match unsafe { NETNS.get(&netns_cookie) } {
+        Some(netns) if is_v4 => (1, netns.source_ip_be[0]),
+        Some(netns) => (1, netns.source_ip_be[1]),
+        None => (0, [0; 4]),
+    }
 }
 
 /// Sends a connection to an endpoint without any help from userspace.
@@ -152,9 +166,9 @@ fn direct(
 
 /// Finds a listener of the proxy lane that is alive in a namespace; a dead process's sockets are gone from the map.
 #[inline(always)]
-fn live_listener(settings: &Settings, netns_cookie: u64, family: u32, is_v4: bool) -> Option<Addr> {
+fn live_listener(count: u32, netns_cookie: u64, family: u32, is_v4: bool) -> Option<Addr> {
     // SAFETY: a plain helper call.
-    let index = unsafe { bpf_get_prandom_u32() }.checked_rem(settings.listener_count)?;
+    let index = unsafe { bpf_get_prandom_u32() }.checked_rem(count)?;
     let key = ListenerKey { netns_cookie, family, index };
     // SAFETY: the map outlives the program; the helper takes a reference on the socket, which is given back at once.
     let sk =

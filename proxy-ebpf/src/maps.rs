@@ -6,12 +6,12 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
-use proxy_ebpf_common::config::{LISTENER_COUNT_MIN, Settings};
+use proxy_ebpf_common::config::{LISTENER_COUNT_MAX, Settings};
 use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::key::{Addr, ExcludedNet, ListenerKey, OriginalDstKey, SlotKey, TotalsKey};
 use proxy_ebpf_common::map;
 use proxy_ebpf_common::value::{
-    AddressValue, Facts, HistogramValue, OriginalDst, ServiceValue, SlotValue, TotalsValue,
+    AddressValue, Facts, HistogramValue, NetnsValue, OriginalDst, ServiceValue, SlotValue, TotalsValue,
 };
 
 #[map]
@@ -20,6 +20,8 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 pub static SCOPE_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(map::SCOPE_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static SCOPE_NETNS: HashMap<u64, u8> = HashMap::with_max_entries(map::SCOPE_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub static NETNS: HashMap<u64, NetnsValue> = HashMap::with_max_entries(map::NETNS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static EXCLUDED_PORTS: HashMap<u16, u8> =
     HashMap::with_max_entries(map::EXCLUDED_PORT_MAX, BPF_F_NO_PREALLOC);
@@ -33,9 +35,10 @@ pub static SERVICES: HashMap<u32, ServiceValue> =
     HashMap::with_max_entries(map::SERVICE_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(map::SLOT_MAX, BPF_F_NO_PREALLOC);
-/// Room for the two families in a thousand pods.
+/// Room for Weir's own namespace and both families of all others.
 #[map]
-pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(2 * LISTENER_COUNT_MIN * 1024, 0);
+pub static LISTENERS: SockHash<ListenerKey> =
+    SockHash::with_max_entries(2 * (LISTENER_COUNT_MAX + map::NETNS_MAX), 0);
 /// A plain hash, not LRU: an entry may only go when its connection was accepted or is known to be dead.
 #[map]
 pub static ORIGINAL_DST: HashMap<OriginalDstKey, OriginalDst> =

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use crate::admin;
 use crate::config::{Config, IoChoice, LogLevel, Workers};
-use crate::connection::Shared;
+use crate::connection::{Handed, Peers, Shared};
 use crate::control::{self, Control, Handle, NamesFile, Parts, Phase, Publisher, Status};
 use crate::record::access::{self, AccessSink};
 use crate::stats::conn::{ConnStats, DescriptorBudget};
@@ -149,6 +149,7 @@ impl Node {
 
         let (access, access_thread) = open_access_log(&config)?;
         let (attempts_in, attempts) = mpsc::channel(ATTEMPTS);
+        let (peers, handed) = Peers::new(worker_count(&config));
         let shared = Arc::new(Shared {
             maps: Some(Arc::clone(&maps)),
             netns_cookie,
@@ -156,10 +157,11 @@ impl Node {
             budget: Arc::new(DescriptorBudget::new(nofile)),
             attempts: attempts_in,
             access,
+            peers,
         });
         let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));
         let (driver, driver_note) = choose_driver(config.io)?;
-        let workers = Arc::new(start_workers(&config, driver, &snapshot, &shared)?);
+        let workers = Arc::new(start_workers(handed, driver, &snapshot, &shared)?);
         let listener_count = control::intercepted_count(workers.len());
         let listeners = control::open_intercepted(&maps, netns_cookie, listener_count)?;
         for (index, listening) in listeners.into_iter().enumerate() {
@@ -178,7 +180,7 @@ impl Node {
             driver,
             driver_note,
             workers: workers.len(),
-            missing_cgroups: Vec::new(),
+            missing_scopes: Vec::new(),
             started: SystemTime::now(),
             drain_timeout: config.drain_timeout,
         };
@@ -223,8 +225,8 @@ impl Node {
             cgroup_root = %self.hierarchy.mount.display(),
             "ready",
         );
-        for cgroup in &status.missing_cgroups {
-            tracing::warn!(%cgroup, "a scope's cgroup does not exist yet; it is taken up when it does");
+        for scope in &status.missing_scopes {
+            tracing::warn!(%scope, "a scope does not exist yet; it is taken up when it does");
         }
         Ok(())
     }
@@ -281,15 +283,19 @@ fn choose_driver(choice: IoChoice) -> anyhow::Result<(DriverKind, Option<String>
 }
 
 fn start_workers(
-    config: &Config,
+    handed: Vec<mpsc::Receiver<Handed>>,
     driver: DriverKind,
     snapshot: &Arc<Snapshot>,
     shared: &Arc<Shared>,
 ) -> anyhow::Result<Vec<Worker>> {
-    let count = match config.workers {
+    let start =
+        |(index, handed)| worker::spawn(index, handed, driver, Arc::clone(snapshot), Arc::clone(shared));
+    handed.into_iter().enumerate().map(start).collect::<Result<_, _>>().context("cannot start a worker")
+}
+
+fn worker_count(config: &Config) -> usize {
+    match config.workers {
         Workers::Count(count) => usize::from(count),
         Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
-    };
-    let start = |index| worker::spawn(index, driver, Arc::clone(snapshot), Arc::clone(shared));
-    (0..count).map(start).collect::<Result<_, _>>().context("cannot start a worker")
+    }
 }

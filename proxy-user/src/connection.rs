@@ -8,6 +8,7 @@
 
 mod local;
 mod open;
+mod peers;
 mod routes;
 
 use std::io;
@@ -21,6 +22,8 @@ use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::{Attempt, Reason};
 use proxy_core::service::{Endpoint, Load, Service};
+use proxy_core::snapshot::Source;
+use proxy_io::netns::Netns;
 use proxy_io::{Chunk, Socket, sock};
 
 use crate::forward::l4::{Ending, Relay};
@@ -31,6 +34,8 @@ use crate::upstream::connect::{self, ConnectError, Target};
 pub(crate) use self::local::Local;
 pub use self::local::Shared;
 pub use self::open::{OpenConn, OpenConns, OpenGuard, TICK};
+pub(crate) use self::peers::LoadGuard;
+pub use self::peers::{Handed, Peers};
 pub use self::routes::{Route, Routes};
 
 /// A connection that was taken from a listener.
@@ -44,7 +49,11 @@ pub(crate) struct Accepted {
     pub(crate) cgroup_id: u64,
     /// The client may be on another machine.
     pub(crate) is_remote: bool,
-    /// Given back with the connection.
+    /// The application's network namespace, if it is not Weir's own.
+    pub(crate) netns: Option<Arc<Netns>>,
+    /// Counted as long as the connection lives: by its worker ...
+    pub(crate) load: LoadGuard,
+    /// ... and against the bound on descriptors.
     pub(crate) _budget: BudgetGuard,
 }
 
@@ -195,6 +204,8 @@ async fn establish(
     conn: &OpenConn,
 ) -> Result<Established, Reason> {
     let Wanted { accepted, service, has_early } = *wants;
+    let source = local.routes.borrow().source();
+    let netns = accepted.netns.as_deref().filter(|_| source == Source::Pod);
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last_reason = Reason::NoEndpoint;
     for attempt in 0..service.limits.connect_attempts.clamp(1, MOST_ATTEMPTS) {
@@ -217,6 +228,7 @@ async fn establish(
             timeout: service.limits.connect_timeout,
             user_timeout: service.limits.user_timeout,
             has_early,
+            netns,
         };
         match connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await {
             Ok(socket) => return Ok(Established { socket, index, _counted: counted }),
@@ -230,12 +242,14 @@ fn handle_failure(
     local: &Local,
     stats: &ServiceStats,
     load: &Load,
-    target: &Target,
+    target: &Target<'_>,
     error: &ConnectError,
 ) -> Reason {
     stats.connect_failures.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(endpoint = %target.address, %error, "cannot connect");
-    if error.is_upstreams() {
+    // A pod without a route says nothing about the endpoint.
+    let is_pods = target.netns.is_some() && matches!(error, ConnectError::Unreachable(_));
+    if error.is_upstreams() && !is_pods {
         load.set_suspect();
         send_attempt(local, target.endpoint, Attempt::Bad);
     }

@@ -71,8 +71,8 @@ pub struct Status {
     pub driver_note: Option<String>,
     /// Number of workers.
     pub workers: usize,
-    /// Cgroups that are scopes but do not exist (yet).
-    pub missing_cgroups: Vec<String>,
+    /// Cgroups and network namespaces that are scopes but do not exist (yet).
+    pub missing_scopes: Vec<String>,
     /// When the process began.
     pub started: SystemTime,
     /// Time that open connections get to end after SIGTERM.

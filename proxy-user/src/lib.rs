@@ -1,7 +1,7 @@
 //! The `weir` process: configuration, wiring and I/O. Decisions are `proxy-core`'s, system calls `proxy-io`'s, the kernel
 //! programs' loading `proxy-bpf`'s.
 //!
-//! Rooms import downwards only: `main > cli > app > admin, explain, control, health > worker > listener > connection >
+//! Rooms import downwards only: `main > cli > app > admin, explain, control, pods, health > worker > listener > connection >
 //! forward > upstream`, then `record, stats > config`. Read [`app`] first.
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod explain;
 pub mod forward;
 pub mod health;
 pub mod listener;
+pub mod pods;
 pub mod record;
 pub mod stats;
 pub mod upstream;

@@ -17,8 +17,8 @@ use proxy_io::{Driver, DriverCounters, DriverKind, DriverOptions};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use crate::connection::{Local, Routes, Shared, TICK};
-use crate::listener::{self, Listening};
+use crate::connection::{Handed, Local, Routes, Shared, TICK};
+use crate::listener::{self, ListenerName, Listening};
 
 /// Commands that may wait for a worker; they come at the pace of config and health, not of traffic.
 const MAILBOX_LEN: usize = 1024;
@@ -32,8 +32,8 @@ pub enum Command {
     Snapshot(Arc<Snapshot>),
     /// Accept from this socket, too.
     Listen(Listening),
-    /// Stop accepting for this address.
-    Unlisten(std::net::SocketAddr),
+    /// Stop accepting from this listener.
+    Unlisten(ListenerName),
     /// End every connection to an endpoint.
     ResetEndpoint(EndpointId),
     /// Stop accepting, let connections end, and end them after this time.
@@ -56,6 +56,7 @@ pub struct Worker {
 /// If the thread cannot be made, or the driver is not available: asked for before the thread goes on.
 pub fn spawn(
     index: usize,
+    handed: mpsc::Receiver<Handed>,
     kind: DriverKind,
     snapshot: Arc<Snapshot>,
     shared: Arc<Shared>,
@@ -76,6 +77,7 @@ pub fn spawn(
             }
         };
         let local = Rc::new(Local {
+            index,
             driver,
             shared,
             routes: RefCell::new(Routes::new(snapshot)),
@@ -84,7 +86,7 @@ pub fn spawn(
             is_draining: Cell::new(false),
         });
         let _ = ready.send(Ok(()));
-        LocalSet::new().block_on(&runtime, run(local, commands, shown))
+        LocalSet::new().block_on(&runtime, run(local, commands, handed, shown))
     })?;
     is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("worker ended before it began")))?;
     Ok(Worker { mailbox, counters, thread })
@@ -93,13 +95,14 @@ pub fn spawn(
 async fn run(
     local: Rc<Local>,
     mut commands: mpsc::Receiver<Command>,
+    mut handed: mpsc::Receiver<Handed>,
     shown: Arc<Mutex<DriverCounters>>,
 ) -> io::Result<()> {
     let driver = local.driver.clone();
     let mut driving = tokio::task::spawn_local(async move { driver.run().await });
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut listeners: Vec<(std::net::SocketAddr, tokio::task::AbortHandle)> = Vec::new();
+    let mut listeners: Vec<(ListenerName, tokio::task::AbortHandle)> = Vec::new();
     let mut deadline: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
@@ -109,12 +112,12 @@ async fn run(
             command = commands.recv() => match command {
                 Some(Command::Snapshot(snapshot)) => local.routes.borrow_mut().handle_snapshot(snapshot),
                 Some(Command::Listen(listening)) => {
-                    let address = listening.address;
+                    let name = listening.name();
                     let task = tokio::task::spawn_local(listener::serve(Rc::clone(&local), listening));
-                    listeners.push((address, task.abort_handle()));
+                    listeners.push((name, task.abort_handle()));
                 }
-                Some(Command::Unlisten(address)) => {
-                    listeners.retain(|(other, task)| if *other == address { task.abort(); false } else { true });
+                Some(Command::Unlisten(name)) => {
+                    listeners.retain(|(other, task)| if *other == name { task.abort(); false } else { true });
                 }
                 Some(Command::ResetEndpoint(endpoint)) => local.open.kill_endpoint(endpoint),
                 Some(Command::Drain(time)) => {
@@ -125,6 +128,7 @@ async fn run(
                 // The owner is gone: the process is ending.
                 None => return Ok(()),
             },
+            Some(Handed { fd, accepted }) = handed.recv() => listener::start(&local, fd, accepted),
             () = local.open.wait_empty(), if deadline.is_some() => return Ok(()),
             () = until(deadline) => {
                 local.open.kill_all(Reason::Drained);

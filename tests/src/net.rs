@@ -6,14 +6,18 @@
 //! - 10.96.0.0/16 and fd96::/64 are what applications ask for. They have a route, so that the kernel has an opinion on
 //!   the source address, but nobody answers there: whatever Weir fails to catch dies on the cable.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use std::io::Write as _;
+
+use proxy_io::netns::Netns;
 
 use crate::process;
 
@@ -57,6 +61,17 @@ impl Family {
         }
     }
 
+    /// Address of a pod.
+    #[must_use]
+    pub fn pod(self, number: u8) -> IpAddr {
+        let v4 = Ipv4Addr::new(10, 78, number, 2);
+        match self {
+            Self::V4 => v4.into(),
+            Self::V6 => Ipv6Addr::new(0xfd78, 0, 0, number.into(), 0, 0, 0, 2).into(),
+            Self::Mapped => mapped(v4),
+        }
+    }
+
     /// Address of a server, one of ten: 10 to 19; or, with port 0, of an application ([`SOURCES`]).
     #[must_use]
     pub fn host(self, number: u8, port: u16) -> SocketAddr {
@@ -82,12 +97,15 @@ pub enum Side {
     Near,
     /// Servers.
     Far,
+    /// Applications in a namespace of their own, by number; see [`Net::add_pod`].
+    Pod(u8),
 }
 
 /// Two network namespaces; deleted when dropped.
 pub struct Net {
     near: Namespace,
     far: Namespace,
+    pods: Mutex<BTreeMap<u8, Namespace>>,
 }
 
 impl Net {
@@ -99,7 +117,7 @@ impl Net {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let make = |side| Namespace::new(format!("weir-test-{}-{count}-{side}", std::process::id()));
-        let net = Self { near: make("near")?, far: make("far")? };
+        let net = Self { near: make("near")?, far: make("far")?, pods: Mutex::default() };
         net.set_up().context("cannot set the network namespaces up")?;
         Ok(net)
     }
@@ -126,12 +144,65 @@ impl Net {
         self.far.ip("addr flush dev lan0\n")
     }
 
-    /// The file that names a namespace.
+    /// Makes a namespace for applications, with a cable to the far side and all its routes that way. Its addresses are
+    /// those of [`Family::pod`] for `host`: its own number, or that of another pod to have the same addresses.
+    ///
+    /// The far side forwards nothing: what Weir fails to catch dies there.
+    ///
+    /// # Errors
+    /// What iproute2 says.
+    pub fn add_pod(&self, number: u8, host: u8) -> Result<Side> {
+        let pod = Namespace::new(self.pod_name(number))?;
+        let cable = format!("pod{number}");
+        self.far.ip(&format!(
+            "link add {cable} type veth peer name lan0 netns {name}\nlink set {cable} up\n\
+             addr add 10.78.{host}.1/24 dev {cable}\naddr add fd78:0:0:{host:x}::1/64 dev {cable} nodad\n",
+            name = pod.0
+        ))?;
+        pod.ip(&format!(
+            "link set lo up\nlink set lan0 up\n\
+             addr add 10.78.{host}.2/24 dev lan0\naddr add fd78:0:0:{host:x}::2/64 dev lan0 nodad\n\
+             route add default via 10.78.{host}.1\nroute add default via fd78:0:0:{host:x}::1\n"
+        ))?;
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(number, pod);
+        Ok(Side::Pod(number))
+    }
+
+    /// Takes a pod's loopback interface down or up again.
+    ///
+    /// # Errors
+    /// What iproute2 says.
+    pub fn set_loopback(&self, number: u8, state: &str) -> Result<()> {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.get(&number).context("there is no such pod")?.ip(&format!("link set lo {state}\n"))
+    }
+
+    /// Removes the name of a pod's namespace; it ends when nobody is inside or holds it any more.
+    pub fn remove_pod(&self, number: u8) {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+    }
+
+    /// Whether the namespace of a pod is still alive somewhere: its cable goes with it.
+    ///
+    /// # Panics
+    /// If the far side cannot be entered.
+    #[must_use]
+    pub fn has_pod(&self, number: u8) -> bool {
+        let is_there = || has_link(&format!("pod{number}"));
+        self.run(Side::Far, is_there).expect("root may enter")
+    }
+
+    fn pod_name(&self, number: u8) -> String {
+        self.far.0.replace("-far", &format!("-pod{number}"))
+    }
+
+    /// The file that names a namespace; that of a pod may not be there (yet).
     #[must_use]
     pub fn path(&self, side: Side) -> PathBuf {
         match side {
             Side::Near => self.near.path(),
             Side::Far => self.far.path(),
+            Side::Pod(number) => Namespace::path_of(&self.pod_name(number)),
         }
     }
 
@@ -144,17 +215,24 @@ impl Net {
         command
     }
 
-    /// Runs a function on a thread inside; sockets that it makes stay there.
+    /// Runs a function inside; sockets that it makes stay there.
     ///
     /// # Errors
     /// If the namespace cannot be entered.
-    pub fn run<T: Send>(&self, side: Side, function: impl FnOnce() -> T + Send) -> Result<T> {
-        proxy_io::netns::run_in(&self.path(side), function).context("cannot enter the network namespace")
+    pub fn run<T>(&self, side: Side, function: impl FnOnce() -> T) -> Result<T> {
+        let within = Netns::open(&self.path(side)).and_then(|netns| netns.within(function));
+        within.context("cannot enter the network namespace")
     }
 }
 
 const ROUTES: &str =
     "route add 10.96.0.0/16 dev lan0 src 10.77.0.1\nroute add fd96::/64 dev lan0 src fd77::1\n";
+
+/// Whether this thread's namespace has an interface: `/proc/thread-self/net` shows it, unlike `/sys`.
+fn has_link(name: &str) -> bool {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    text.lines().any(|line| line.trim_start().starts_with(&format!("{name}:")))
+}
 
 /// Commands of iproute2 that bring the interfaces up and give them addresses.
 fn addresses(numbers: impl Iterator<Item = u8>) -> String {
@@ -177,7 +255,11 @@ impl Namespace {
     }
 
     fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.0)
+        Self::path_of(&self.0)
+    }
+
+    fn path_of(name: &str) -> PathBuf {
+        Path::new("/run/netns").join(name)
     }
 
     /// Runs many commands of iproute2 inside.

@@ -70,6 +70,16 @@ impl World {
         Place { net: &self.net, side: Side::Far, cgroup: None }
     }
 
+    /// Where applications run in a network namespace of their own: makes it.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn pod(&self, number: u8) -> Place<'_> {
+        let side = self.net.add_pod(number, number).expect("root can make a network namespace");
+        Place { net: &self.net, side, cgroup: None }
+    }
+
     /// Starts a server.
     ///
     /// # Panics

@@ -6,6 +6,8 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const SCOPE_CGROUPS: &str = "SCOPE_CGROUPS";
 /// Cookie of a network namespace -> 1.
 pub const SCOPE_NETNS: &str = "SCOPE_NETNS";
+/// Cookie of a network namespace in which Weir listens -> [`NetnsValue`](crate::value::NetnsValue).
+pub const NETNS: &str = "NETNS";
 /// Port (host order) -> 1.
 pub const EXCLUDED_PORTS: &str = "EXCLUDED_PORTS";
 /// Network -> 1.
@@ -34,10 +36,11 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const RECORDS: &str = "RECORDS";
 
 /// Every map with its name, for outputs that list them.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 17] = [
     SETTINGS,
     SCOPE_CGROUPS,
     SCOPE_NETNS,
+    NETNS,
     EXCLUDED_PORTS,
     EXCLUDED_NETS,
     ADDRESSES,
@@ -55,6 +58,8 @@ pub const ALL: [&str; 16] = [
 
 /// Most scopes of each kind.
 pub const SCOPE_MAX: u32 = 4096;
+/// Most namespaces in which Weir listens: twenty times the pods of a large node.
+pub const NETNS_MAX: u32 = 4096;
 /// Most excluded ports.
 pub const EXCLUDED_PORT_MAX: u32 = 1024;
 /// Most excluded networks.

@@ -179,6 +179,16 @@ pub mod reason {
     pub const OTHER: u32 = 9;
 }
 
+/// A network namespace other than Weir's own in which Weir listens: one listener per family, of index 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct NetnsValue {
+    /// Addresses that connections leave it from by its own routes, IPv4 (v4-mapped) and IPv6, in network order; all
+    /// zeroes where it has no route.
+    pub source_ip_be: [[u32; 4]; 2],
+}
+layout!(NetnsValue, 32, 4);
+
 /// Totals of one service, endpoint and lane on one CPU; they only grow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

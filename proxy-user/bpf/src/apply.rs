@@ -1,7 +1,8 @@
 //! Carrying out planned map operations.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use proxy_core::addr::Cidr;
 use proxy_core::intercept::{MapOp, Slot};
@@ -9,6 +10,8 @@ use proxy_core::snapshot::Scope;
 use proxy_ebpf_common::config::{SCOPE_DEPTH_MAX, Settings};
 use proxy_ebpf_common::key::{Addr, SlotKey};
 use proxy_ebpf_common::value::{AddressValue, SlotValue};
+use proxy_io::netns::Netns;
+use proxy_io::sock;
 
 use crate::cgroup::Hierarchy;
 use crate::convert;
@@ -30,6 +33,14 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// A network namespace whose file was there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FoundNetns {
+    cookie: u64,
+    /// Device and inode: another namespace under the same name has another inode.
+    file: (u64, u64),
+}
+
 /// Writes plans into the maps of the kernel programs.
 pub struct Applier {
     hierarchy: Hierarchy,
@@ -37,7 +48,8 @@ pub struct Applier {
     depth_counts: [u32; SCOPE_DEPTH_MAX as usize + 1],
     /// Cgroups that are wanted as scopes, with what the kernel was told of them, if they exist yet.
     cgroups: Vec<(String, Option<(u64, u32)>)>,
-    netns: Vec<(String, u64)>,
+    /// The same of network namespaces.
+    netns: Vec<(String, Option<FoundNetns>)>,
     /// Slots of retired generations: a program that is running may still read them, so they go two sweeps later.
     retired: Vec<SlotKey>,
     retired_before: Vec<SlotKey>,
@@ -90,7 +102,7 @@ impl Applier {
             }
             MapOp::PutService(head) => maps.services.put(&head.service.0, &convert::service(head)),
             MapOp::PutAddress { address, service } => {
-                let source_ip_be = route_source(*address).map_or([0; 4], convert::ip_words);
+                let source_ip_be = sock::route_source(*address).map_or([0; 4], convert::ip_words);
                 maps.addresses.put(&Addr::from(*address), &AddressValue { source_ip_be, service: service.0 })
             }
             MapOp::RemoveAddress { address } => maps.addresses.remove(&Addr::from(*address)).map(drop),
@@ -127,7 +139,8 @@ impl Applier {
 
     /// Does what had to wait: call it about once a second.
     ///
-    /// Looks for cgroups that are wanted as scopes and did not exist (or were made anew), and removes retired slots.
+    /// Looks for cgroups and network namespaces that are wanted as scopes and did not exist, are gone or were made anew,
+    /// and removes retired slots.
     ///
     /// # Errors
     /// The first operation that fails.
@@ -135,6 +148,15 @@ impl Applier {
         let failed = |what: &str, source| ApplyError { what: what.to_owned(), source };
         for key in std::mem::replace(&mut self.retired_before, std::mem::take(&mut self.retired)) {
             maps.slots.remove(&key).map_err(|source| failed("remove a retired slot", source))?;
+        }
+        for index in 0..self.netns.len() {
+            let (path, known) = &self.netns[index];
+            if file_of(path).ok() != known.map(|known| known.file) {
+                self.forget_netns(maps, index)
+                    .map_err(|source| failed("forget a network namespace", source))?;
+                // One that cannot be entered stays among the missing.
+                let _ = self.tell_netns(maps, index);
+            }
         }
         for index in 0..self.cgroups.len() {
             let found = self.hierarchy.cgroup(&self.cgroups[index].0).ok().map(|c| (c.id, c.depth));
@@ -146,9 +168,16 @@ impl Applier {
         Ok(())
     }
 
-    /// Names the wanted cgroups that do not exist.
-    pub fn missing_cgroups(&self) -> impl Iterator<Item = &str> {
-        self.cgroups.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.as_str())
+    /// Names the wanted cgroups and network namespaces that do not exist.
+    pub fn missing_scopes(&self) -> impl Iterator<Item = &str> {
+        let cgroups = self.cgroups.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.as_str());
+        let netns = self.netns.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.as_str());
+        cgroups.chain(netns)
+    }
+
+    /// Network namespaces that are scopes and exist: the file that names each, and its cookie.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.netns.iter().filter_map(|(path, known)| Some((path.as_str(), known.as_ref()?.cookie)))
     }
 
     fn put_scope(&mut self, maps: &Maps, scope: &Scope) -> io::Result<()> {
@@ -158,11 +187,8 @@ impl Applier {
                 self.tell_cgroup(maps, self.cgroups.len() - 1)
             }
             Scope::Netns(path) => {
-                let cookie = proxy_io::netns::cookie_of(std::path::Path::new(path))?;
-                maps.scope_netns.put(&cookie, &1)?;
-                self.netns.push((path.clone(), cookie));
-                self.settings.scope_netns_count += 1;
-                self.put_settings(maps)
+                self.netns.push((path.clone(), None));
+                self.tell_netns(maps, self.netns.len() - 1)
             }
         }
     }
@@ -181,11 +207,39 @@ impl Applier {
                 let Some(index) = self.netns.iter().position(|(known, _)| known == path) else {
                     return Ok(());
                 };
-                let (_, cookie) = self.netns.swap_remove(index);
-                self.settings.scope_netns_count -= u32::from(maps.scope_netns.remove(&cookie)?);
-                self.put_settings(maps)
+                self.forget_netns(maps, index)?;
+                self.netns.swap_remove(index);
+                Ok(())
             }
         }
+    }
+
+    fn tell_netns(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
+        let path = &self.netns[index].0;
+        let file = match file_of(path) {
+            Ok(file) => file,
+            // It may be made later: sweep() looks again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let cookie = Netns::open(Path::new(path))?.cookie();
+        let is_new = !self.namespaces().any(|(_, known)| known == cookie);
+        self.netns[index].1 = Some(FoundNetns { cookie, file });
+        if !is_new {
+            return Ok(());
+        }
+        maps.scope_netns.put(&cookie, &1)?;
+        self.settings.scope_netns_count += 1;
+        self.put_settings(maps)
+    }
+
+    fn forget_netns(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
+        let Some(FoundNetns { cookie, .. }) = self.netns[index].1.take() else { return Ok(()) };
+        if self.namespaces().any(|(_, known)| known == cookie) {
+            return Ok(());
+        }
+        self.settings.scope_netns_count -= u32::from(maps.scope_netns.remove(&cookie)?);
+        self.put_settings(maps)
     }
 
     fn tell_cgroup(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
@@ -228,20 +282,14 @@ impl Applier {
     }
 }
 
+fn file_of(path: &str) -> io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
 fn put_slots(maps: &Maps, first: SlotKey, slots: &[Slot]) -> io::Result<()> {
     let keys: Vec<SlotKey> = (0..).take(slots.len()).map(|slot| SlotKey { slot, ..first }).collect();
     let values: Vec<SlotValue> = slots.iter().map(convert::slot).collect();
     maps.slots.put_all(&keys, &values)
-}
-
-/// Address that the kernel would send from to reach `address`; none if there is no route.
-///
-/// Asks by a UDP connect(), which sends nothing.
-fn route_source(address: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(address).ok()?;
-    socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 fn describe(op: &MapOp) -> String {

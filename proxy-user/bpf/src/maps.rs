@@ -8,7 +8,7 @@ use proxy_ebpf_common::config::Settings;
 use proxy_ebpf_common::key::{Addr, ListenerKey, OriginalDstKey, SlotKey, TotalsKey};
 use proxy_ebpf_common::map;
 use proxy_ebpf_common::value::{
-    AddressValue, Facts, HistogramValue, OriginalDst, ServiceValue, SlotValue, TotalsValue,
+    AddressValue, Facts, HistogramValue, NetnsValue, OriginalDst, ServiceValue, SlotValue, TotalsValue,
 };
 use proxy_io::bpf::RawMap;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -210,6 +210,8 @@ pub struct Maps {
     pub scope_cgroups: Table<u64, u8>,
     /// Namespaces in scope.
     pub scope_netns: Table<u64, u8>,
+    /// Namespaces other than the home in which Weir listens.
+    pub netns: Table<u64, NetnsValue>,
     /// Ports never touched, host order.
     pub excluded_ports: Table<u16, u8>,
     /// Networks never touched: prefix length in bits (of 128), then the address.
@@ -246,6 +248,7 @@ impl Maps {
             settings: Table::new(open(map::SETTINGS)?)?,
             scope_cgroups: Table::new(open(map::SCOPE_CGROUPS)?)?,
             scope_netns: Table::new(open(map::SCOPE_NETNS)?)?,
+            netns: Table::new(open(map::NETNS)?)?,
             excluded_ports: Table::new(open(map::EXCLUDED_PORTS)?)?,
             excluded_nets: Table::new(open(map::EXCLUDED_NETS)?)?,
             addresses: Table::new(open(map::ADDRESSES)?)?,

@@ -76,6 +76,18 @@ pub struct Intercept {
     pub exclude_cidrs: Vec<Cidr>,
     /// Destination ports that are never touched.
     pub exclude_ports: HashSet<u16>,
+    /// Where proxied connections to endpoints leave from.
+    pub source: Source,
+}
+
+/// Where the upstream side of a proxied connection leaves from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The application's own network namespace, so that endpoints, network policies and logs see its address.
+    #[default]
+    Pod,
+    /// The namespace that Weir runs in.
+    Node,
 }
 
 /// A set of applications.

@@ -2,52 +2,131 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
-use crate::sock;
+use crate::{sock, sys};
 
-/// Runs a function on a thread of its own inside a network namespace, named by a file such as `/run/netns/shop`.
-///
-/// A thread, because setns(2) changes the calling thread for good. Sockets that the function makes stay in the namespace.
-///
-/// # Errors
-/// The error of opening the file or of entering the namespace.
-///
-/// # Panics
-/// If the function panics.
-pub fn run_in<T: Send>(path: &Path, function: impl FnOnce() -> T + Send) -> io::Result<T> {
-    let file = File::open(path)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            // SAFETY: setns(2) takes integers only, and `file` is open through the call.
-            let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-            if result == 0 { Ok(function()) } else { Err(io::Error::last_os_error()) }
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+/// A network namespace, kept alive by this handle.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    cookie: u64,
 }
 
-/// Cookie (SO_NETNS_COOKIE) of the network namespace that a file names.
+impl Netns {
+    /// Takes hold of the namespace that a file names, such as `/run/netns/shop` or `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// The error of opening the file, of entering the namespace, or of asking for its cookie.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut netns = Self { file: File::open(path)?, cookie: 0 };
+        netns.cookie = netns.within(sock::netns_cookie)??;
+        Ok(netns)
+    }
+
+    /// Its cookie (SO_NETNS_COOKIE), unique on this machine until reboot.
+    #[must_use]
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Runs a function on this thread inside, about 2 µs there and back. Sockets that it makes stay in the namespace.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered: CAP_SYS_ADMIN is missing, or the file is none of a network namespace.
+    pub fn within<T>(&self, function: impl FnOnce() -> T) -> io::Result<T> {
+        let home = home()?;
+        enter(self.file.as_raw_fd())?;
+        let _way_back = WayBack(home);
+        Ok(function())
+    }
+}
+
+/// Says whether the loopback interface is up in this thread's namespace. Where it is down, sockets can be bound to its
+/// addresses, but what is sent to them is lost.
 ///
 /// # Errors
-/// Those of [`run_in`], and the error of asking.
-pub fn cookie_of(path: &Path) -> io::Result<u64> {
-    run_in(path, sock::netns_cookie)?
+/// If no socket can be opened.
+pub fn is_loopback_up() -> io::Result<bool> {
+    let socket = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    sys::is_interface_up(socket.as_fd(), b"lo")
+}
+
+/// Brings the thread back, also when the function panics.
+struct WayBack(RawFd);
+
+impl Drop for WayBack {
+    fn drop(&mut self) {
+        if enter(self.0).is_err() {
+            // Everything that this thread opened from now on would be in a stranger's network.
+            std::process::abort();
+        }
+    }
+}
+
+/// The namespace that the process was started in.
+fn home() -> io::Result<RawFd> {
+    static HOME: OnceLock<File> = OnceLock::new();
+    if HOME.get().is_none() {
+        // The main thread's, which never leaves; a second file for the same namespace does no harm.
+        let _ = HOME.set(File::open("/proc/self/ns/net")?);
+    }
+    HOME.get().map(|file| file.as_raw_fd()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+}
+
+fn enter(fd: RawFd) -> io::Result<()> {
+    // SAFETY: setns(2) takes integers only.
+    let result = unsafe { libc::setns(fd, libc::CLONE_NEWNET) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_own_namespace_has_the_own_cookie() {
-        match cookie_of(Path::new("/proc/self/ns/net")) {
-            Ok(cookie) => assert_eq!(cookie, sock::netns_cookie().unwrap()),
+    fn own() -> Option<Netns> {
+        match Netns::open(Path::new("/proc/self/ns/net")) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 eprintln!("SKIPPED: entering a namespace needs root");
+                None
             }
-            Err(error) => panic!("{error}"),
+            result => Some(result.unwrap()),
         }
+    }
+
+    #[test]
+    fn the_own_namespace_has_the_own_cookie() {
+        let Some(netns) = own() else { return };
+        assert_eq!(netns.cookie(), sock::netns_cookie().unwrap());
+    }
+
+    #[test]
+    fn the_thread_comes_back_whatever_happens_inside() {
+        let Some(own) = own() else { return };
+        // a namespace of its own, on a thread that nobody else uses
+        let (other, path) = std::thread::spawn(|| {
+            // SAFETY: unshare(2) takes integers only.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            assert!(!is_loopback_up().unwrap(), "that of a new namespace");
+            // SAFETY: gettid(2) takes nothing and cannot fail.
+            let path = format!("/proc/{}/ns/net", unsafe { libc::gettid() });
+            (File::open(&path).unwrap(), path)
+        })
+        .join()
+        .unwrap();
+        let mut other = Netns { file: other, cookie: 0 };
+        other.cookie = other.within(sock::netns_cookie).unwrap().unwrap();
+        assert_ne!(other.cookie(), own.cookie(), "{path}");
+        let inside = std::panic::AssertUnwindSafe(|| other.within(|| panic!("expected")));
+        assert!(std::panic::catch_unwind(inside).is_err());
+        assert_eq!(sock::netns_cookie().unwrap(), own.cookie());
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        assert!(Netns::open(Path::new("/dev/null")).is_err());
+        assert_eq!(Netns::open(Path::new("/no/such/file")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

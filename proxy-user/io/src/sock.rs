@@ -4,7 +4,7 @@ mod diag;
 mod info;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -263,6 +263,17 @@ pub fn netns_cookie() -> io::Result<u64> {
     let probe = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)
         .or_else(|_| sys::socket(libc::AF_INET6, libc::SOCK_DGRAM, 0))?;
     cookie_option(&probe, SO_NETNS_COOKIE)
+}
+
+/// Address that a connection to `address` would be sent from; `None` if there is no route.
+///
+/// Asks in this thread's network namespace, by a UDP connect(), which sends nothing.
+#[must_use]
+pub fn route_source(address: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(address).ok()?;
+    socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 /// The address that the socket is bound to.

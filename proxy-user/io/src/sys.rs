@@ -206,6 +206,21 @@ pub(crate) fn out_queue_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(bytes.unsigned_abs() as usize)
 }
 
+/// Says whether the interface of this name is up in the network namespace of `socket`.
+pub(crate) fn is_interface_up(socket: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
+    /// struct ifreq of linux/if.h: the name with its final zero, then a union that begins with the flags.
+    const NAME_BYTES: usize = libc::IFNAMSIZ;
+    let mut request = [0_u8; size_of::<libc::ifreq>()];
+    let len = name.len().min(NAME_BYTES - 1);
+    request[..len].copy_from_slice(&name[..len]);
+    // SAFETY: SIOCGIFFLAGS reads and writes one ifreq, which `request` has the size of.
+    call(Call::Option, || unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, request.as_mut_ptr())
+    })?;
+    let flags = u16::from_ne_bytes([request[NAME_BYTES], request[NAME_BYTES + 1]]);
+    Ok(i32::from(flags) & libc::IFF_UP != 0)
+}
+
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
     let mut flag = c_int::from(wanted);
     // SAFETY: FIONBIO reads one int. One call, where F_GETFL and F_SETFL would be two.

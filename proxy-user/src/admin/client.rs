@@ -221,8 +221,8 @@ fn status_table(page: &StatusPage) -> String {
     if page.access_log_dropped > 0 {
         rows.push(("access log", format!("{} records lost", page.access_log_dropped)));
     }
-    if !page.missing_cgroups.is_empty() {
-        rows.push(("missing cgroups", page.missing_cgroups.join(", ")));
+    if !page.missing_scopes.is_empty() {
+        rows.push(("missing scopes", page.missing_scopes.join(", ")));
     }
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
     let mut shown = align(&rows);
@@ -271,7 +271,7 @@ mod tests {
         let bad = StatusPage {
             wanted_version: 4,
             last_error: Some("weir.yaml:1: no".to_owned()),
-            missing_cgroups: vec!["/a".to_owned(), "/b".to_owned()],
+            missing_scopes: vec!["/a".to_owned(), "/b".to_owned()],
             ..good
         };
         let shown = status_table(&bad);

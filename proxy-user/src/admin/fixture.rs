@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::connections::{self, ConnectionsPage, Filter};
 use super::source::Source;
-use crate::connection::Shared;
+use crate::connection::{Peers, Shared};
 use crate::control::{Names, Phase, Status};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
@@ -60,6 +60,7 @@ impl FakeNode {
             budget: Arc::new(DescriptorBudget::new(1024)),
             attempts: mpsc::channel(1).0,
             access: AccessSink::off(),
+            peers: Peers::new(1).0,
         };
         Self(Arc::new(Inner {
             snapshot: Arc::new(snapshot),
@@ -101,7 +102,7 @@ impl Source for FakeNode {
             driver: DriverKind::Epoll,
             driver_note: Some("io_uring is off".to_owned()),
             workers: 2,
-            missing_cgroups: vec!["/gone.slice".to_owned()],
+            missing_scopes: vec!["/gone.slice".to_owned()],
             started: SystemTime::now(),
             drain_timeout: Duration::from_secs(30),
         })

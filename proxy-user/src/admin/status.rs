@@ -30,7 +30,7 @@ pub(super) struct StatusPage {
     pub(super) proxied_connections: u64,
     pub(super) proxied_connections_max: u64,
     pub(super) access_log_dropped: u64,
-    pub(super) missing_cgroups: Vec<String>,
+    pub(super) missing_scopes: Vec<String>,
     pub(super) drain_timeout_seconds: f64,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn status(source: &impl Source) -> StatusPage {
         proxied_connections: shared.budget.open(),
         proxied_connections_max: shared.budget.most(),
         access_log_dropped: shared.access.dropped(),
-        missing_cgroups: status.missing_cgroups.clone(),
+        missing_scopes: status.missing_scopes.clone(),
         drain_timeout_seconds: status.drain_timeout.as_secs_f64(),
     }
 }

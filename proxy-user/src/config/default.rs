@@ -5,6 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use proxy_core::service::{Outlier, Policy};
+use proxy_core::snapshot::Source;
+
+/// Endpoints see the application's address, as without a proxy.
+pub(super) const SOURCE: Source = Source::Pod;
 
 /// Least loaded of two: nearly as even as the best choice, keeps working with slow endpoints, known to the kernel.
 pub(super) const POLICY: Policy = Policy::LeastRequest;

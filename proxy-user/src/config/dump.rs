@@ -5,7 +5,7 @@ use std::time::Duration;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
-use proxy_core::snapshot::{Intercept, Scope};
+use proxy_core::snapshot::{Intercept, Scope, Source};
 
 use super::de::At;
 use super::text::{
@@ -70,6 +70,10 @@ fn intercept(intercept: &Intercept) -> file::Intercept {
             cidrs: intercept.exclude_cidrs.iter().map(|cidr| At::nowhere(Network(*cidr))).collect(),
             ports: ports.into_iter().map(At::nowhere).collect(),
         },
+        source: Some(match intercept.source {
+            Source::Pod => file::Source::Pod,
+            Source::Node => file::Source::Node,
+        }),
     }
 }
 

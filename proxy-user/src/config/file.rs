@@ -66,6 +66,20 @@ pub(super) struct Intercept {
     /// Destinations that are never touched.
     #[serde(default)]
     pub(super) exclude: Exclude,
+    /// Where proxied connections to endpoints leave from: the network namespace of the application (`pod`) or that of
+    /// Weir (`node`). Default: `pod`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<Source>,
+}
+
+/// Where proxied connections leave from.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Source {
+    /// The application's network namespace.
+    Pod,
+    /// Weir's network namespace.
+    Node,
 }
 
 /// A set of applications.

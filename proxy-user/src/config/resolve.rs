@@ -6,7 +6,7 @@ use std::time::Duration;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
-use proxy_core::snapshot::{Intercept, Scope};
+use proxy_core::snapshot::{Intercept, Scope, Source};
 
 use super::text::{TimeOrOff, TimeOrZero};
 use super::{
@@ -63,6 +63,11 @@ fn intercept(intercept: &file::Intercept) -> Intercept {
         scopes: intercept.scopes.iter().map(|s| scope(&s.value)).collect(),
         exclude_cidrs: intercept.exclude.cidrs.iter().map(|cidr| cidr.value.0).collect(),
         exclude_ports: intercept.exclude.ports.iter().map(|port| port.value).collect(),
+        source: match intercept.source {
+            None => default::SOURCE,
+            Some(file::Source::Pod) => Source::Pod,
+            Some(file::Source::Node) => Source::Node,
+        },
     }
 }
 

@@ -90,6 +90,7 @@ fn every_default_is_as_its_description_says() {
         ("Health", _) => is_text(&service["health"][key]),
         ("HttpProbe", _) => is_text(&service["health"]["http"][key]),
         ("Outlier", _) => is_text(&service["outlier"][key]),
+        ("Intercept", _) => is_text(&dump["intercept"][key]),
         ("Admin", _) => is_text(&dump["admin"][key]),
         ("AccessLog", _) => is_text(&dump["access_log"][key]),
         ("Log", _) => is_text(&dump["log"][key]),
@@ -115,7 +116,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 30, "a default was added or lost");
+    assert_eq!(defaults_count, 31, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");

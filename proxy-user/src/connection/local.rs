@@ -11,7 +11,7 @@ use proxy_io::Driver;
 use proxy_io::splice::PipePool;
 use tokio::sync::mpsc;
 
-use super::{OpenConns, Routes};
+use super::{OpenConns, Peers, Routes};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 
@@ -29,10 +29,14 @@ pub struct Shared {
     pub attempts: mpsc::Sender<(EndpointId, Attempt)>,
     /// Where finished connections are written down.
     pub access: AccessSink,
+    /// All workers, as they see each other.
+    pub peers: Peers,
 }
 
 /// Everything that a worker's tasks share on their thread.
 pub(crate) struct Local {
+    /// Which worker this is: index into [`Shared::peers`].
+    pub(crate) index: usize,
     pub(crate) driver: Driver,
     pub(crate) shared: Arc<Shared>,
     pub(crate) routes: RefCell<Routes>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proxy_core::balance::Balancer;
 use proxy_core::id::ServiceId;
 use proxy_core::service::Service;
-use proxy_core::snapshot::Snapshot;
+use proxy_core::snapshot::{Snapshot, Source};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
@@ -41,6 +41,12 @@ impl Routes {
         self.built
             .retain(|id, route| snapshot.service(*id).is_some_and(|now| Arc::ptr_eq(now, &route.service)));
         self.snapshot = snapshot;
+    }
+
+    /// Where connections to endpoints leave from.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.snapshot.intercept.source
     }
 
     /// Finds a service by number or, where the number is not known (any more), by the address that was asked for.

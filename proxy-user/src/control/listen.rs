@@ -5,18 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use proxy_bpf::abi::config::{LISTENER_COUNT_MAX, LISTENER_COUNT_MIN, WEIR_MARK, listener};
+use proxy_bpf::abi::config::{LISTENER_COUNT_MAX, LISTENER_COUNT_MIN, listener};
 use proxy_bpf::abi::key::ListenerKey;
 use proxy_bpf::abi::value::{FAMILY_V4, FAMILY_V6};
 use proxy_bpf::maps::Maps;
 use proxy_core::snapshot::{ExplicitListener, Snapshot};
-use proxy_io::sock;
 
-use crate::listener::{Listening, Purpose};
+use crate::listener::{ListenerName, Listening, Purpose, open, open_proxied};
 use crate::worker::{Command, Worker};
-
-/// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
-const BACKLOG: u32 = 4096;
 
 /// Listeners of the proxy lane per family: at least [`LISTENER_COUNT_MIN`], and as many for one worker as for another,
 /// because the kernel draws among listeners. Workers beyond [`LISTENER_COUNT_MAX`] get none.
@@ -39,36 +35,15 @@ pub fn open_intercepted(maps: &Maps, netns_cookie: u64, count: u32) -> io::Resul
         for index in 0..count {
             let abi = listener(is_v4, index);
             let address = SocketAddr::from(abi);
-            let socket = match open(address) {
-                Ok(socket) => socket,
-                Err(error) if !is_v4 && is_family_missing(&error) => {
-                    tracing::warn!("this host has no IPv6: IPv6 connections are not proxied");
-                    break;
-                }
-                Err(error) => {
-                    let text = format!("cannot listen on {address} for the proxy lane: {error}");
-                    return Err(io::Error::new(error.kind(), text));
-                }
+            let Some(socket) = open_proxied(abi, is_v4)? else {
+                tracing::warn!("this host has no IPv6: IPv6 connections are not proxied");
+                break;
             };
-            // Local hops do not want bbr. A kernel without cubic keeps its default.
-            let _ = sock::set_congestion(&socket, "cubic");
             maps.listeners.put(&ListenerKey { netns_cookie, family, index }, socket.as_fd())?;
             opened.push(Listening { socket, address, purpose: Purpose::Intercepted(abi) });
         }
     }
     Ok(opened)
-}
-
-fn is_family_missing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
-}
-
-/// Options set here are inherited by every accepted connection: four system calls less for each.
-fn open(address: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = sock::listen(address, BACKLOG, true, false)?;
-    sock::set_mark(&socket, WEIR_MARK)?;
-    sock::set_nodelay(&socket, true)?;
-    Ok(socket)
 }
 
 /// The listeners of the config; all workers accept from each.
@@ -91,7 +66,7 @@ impl Listeners {
             // The same address for another service: the old listener must go first.
             if let Some(old) = self.open.iter().find(|old| old.address == listener.address).copied() {
                 self.open.remove(&old);
-                tell(workers, || Ok(Command::Unlisten(old.address))).await?;
+                tell(workers, || Ok(Command::Unlisten(name(old.address)))).await?;
             }
             let context = |error: io::Error| {
                 io::Error::new(error.kind(), format!("cannot listen on {}: {error}", listener.address))
@@ -118,9 +93,13 @@ impl Listeners {
         let old: Vec<_> = self.open.difference(&wanted).copied().collect();
         for listener in old {
             self.open.remove(&listener);
-            let _ = tell(workers, || Ok(Command::Unlisten(listener.address))).await;
+            let _ = tell(workers, || Ok(Command::Unlisten(name(listener.address)))).await;
         }
     }
+}
+
+fn name(address: SocketAddr) -> ListenerName {
+    ListenerName { netns_cookie: 0, address }
 }
 
 /// Opens a listener; an address that a worker is just giving up is free within milliseconds.

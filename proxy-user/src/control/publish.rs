@@ -70,10 +70,15 @@ impl Publisher {
         self.applier.sweep(&self.maps)
     }
 
-    /// Names the cgroups that are scopes and do not exist (yet).
+    /// Names the cgroups and network namespaces that are scopes and do not exist (yet).
     #[must_use]
-    pub fn missing_cgroups(&self) -> Vec<String> {
-        self.applier.missing_cgroups().map(str::to_owned).collect()
+    pub fn missing_scopes(&self) -> Vec<String> {
+        self.applier.missing_scopes().map(str::to_owned).collect()
+    }
+
+    /// Network namespaces that are scopes and exist: the file that names each, and its cookie.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.applier.namespaces()
     }
 }
 

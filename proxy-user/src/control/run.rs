@@ -1,5 +1,7 @@
 //! The control task: everything that changes what is in force happens here, one thing after the other.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -32,6 +34,7 @@ use super::{Handle, Phase, REQUESTS, Request, Status};
 use crate::config::{self, Config};
 use crate::connection::Shared;
 use crate::health;
+use crate::pods::Pods;
 use crate::record::kernel as kernel_records;
 use crate::worker::{Command, Worker};
 
@@ -87,6 +90,7 @@ pub struct Control {
     tracker: Tracker,
     losses: Losses,
     listeners: Listeners,
+    pods: Pods,
     watch: FileWatch,
     requests: mpsc::Receiver<Request>,
     checks: JoinSet<(EndpointId, Result<(), String>)>,
@@ -122,6 +126,7 @@ impl Control {
             tracker: Tracker::new(SmallRng::from_os_rng()),
             losses: Losses::new(),
             listeners: Listeners::default(),
+            pods: Pods::default(),
             watch: FileWatch::new(&parts.config_path),
             requests,
             checks: JoinSet::new(),
@@ -300,6 +305,7 @@ impl Control {
             return Err(error.to_string());
         }
         self.listeners.close_old(&workers, &new).await;
+        self.follow_pods(&new).await;
         let now = Instant::now();
         self.tracker.handle_snapshot(now, &new);
         self.losses.handle_snapshot(now, &old, &new);
@@ -308,6 +314,13 @@ impl Control {
         self.snapshot_out.send_replace(new);
         self.show_status();
         Ok(())
+    }
+
+    async fn follow_pods(&mut self, snapshot: &Snapshot) {
+        let Parts { publisher, shared, maps, workers, .. } = &self.parts;
+        let wanted: Vec<(String, u64)> =
+            publisher.namespaces().map(|(name, cookie)| (name.to_owned(), cookie)).collect();
+        self.pods.follow(&wanted, shared.netns_cookie, snapshot, maps, workers).await;
     }
 
     fn handle_attempts(&mut self, first: (EndpointId, Attempt)) {
@@ -376,7 +389,7 @@ impl Control {
         let reset = self.parts.kernel.open_live().and_then(proxy_bpf::events::read_live).and_then(|live| {
             let of_lost =
                 |r: &&Record| r.facts.lane == lane::DIRECT && lost.contains(&EndpointId(r.facts.endpoint));
-            destroy(live.iter().filter(of_lost))
+            self.destroy(live.iter().filter(of_lost))
         });
         match reset {
             Ok(count) => {
@@ -386,6 +399,25 @@ impl Control {
         }
     }
 
+    /// Resets connections by their socket's cookie, never by address alone: a successor may have the same.
+    fn destroy<'a>(&self, records: impl Iterator<Item = &'a Record>) -> io::Result<usize> {
+        // A netlink socket sees the network namespace that it was opened in.
+        let mut diags: HashMap<u64, SockDiag> = HashMap::new();
+        let mut count = 0;
+        for Record { facts, .. } in records {
+            let diag = match diags.entry(facts.netns_cookie) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => match self.pods.netns(facts.netns_cookie) {
+                    Some(netns) => place.insert(netns.within(SockDiag::open)??),
+                    None => place.insert(SockDiag::open()?),
+                },
+            };
+            let (local, remote) = (SocketAddr::from(facts.source), SocketAddr::from(facts.real));
+            count += usize::from(diag.destroy(local, remote, facts.cookie)?);
+        }
+        Ok(count)
+    }
+
     async fn handle_sweep(&mut self) {
         self.sweeps += 1;
         // The log's queue wakes us when it was empty; what came while it was being read waits for this.
@@ -393,12 +425,14 @@ impl Control {
         if let Err(error) = self.parts.publisher.sweep() {
             tracing::warn!(%error, "housekeeping of the kernel's maps failed");
         }
+        let snapshot = Arc::clone(&self.snapshot);
+        self.follow_pods(&snapshot).await;
         if let Err(error) = self.alarms.check(&self.parts.maps) {
             tracing::warn!(%error, "cannot read the kernel's counters");
         }
-        let missing = self.parts.publisher.missing_cgroups();
-        if missing != self.parts.status.missing_cgroups {
-            self.parts.status.missing_cgroups = missing;
+        let missing = self.parts.publisher.missing_scopes();
+        if missing != self.parts.status.missing_scopes {
+            self.parts.status.missing_scopes = missing;
             self.show_status();
         }
         if self.sweeps.is_multiple_of(LEFTOVER_SWEEPS)
@@ -425,17 +459,6 @@ impl Control {
     fn show_status(&self) {
         self.status_out.send_replace(Arc::new(self.parts.status.clone()));
     }
-}
-
-/// Resets connections by their socket's cookie, never by address alone: a successor may have the same.
-fn destroy<'a>(records: impl Iterator<Item = &'a Record>) -> io::Result<usize> {
-    let diag = SockDiag::open()?;
-    let mut count = 0;
-    for record in records {
-        let (local, remote) = (SocketAddr::from(record.facts.source), SocketAddr::from(record.facts.real));
-        count += usize::from(diag.destroy(local, remote, record.facts.cookie)?);
-    }
-    Ok(count)
 }
 
 async fn until(due: Option<Instant>) {

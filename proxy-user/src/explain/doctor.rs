@@ -151,7 +151,7 @@ fn older(what: String, remotes: &[SocketAddr], services: &HashSet<SocketAddr>, i
 
 fn netns_scope(netns: &str) -> Finding {
     let what = format!("scope {netns}");
-    match proxy_io::netns::cookie_of(Path::new(netns)) {
+    match proxy_io::netns::Netns::open(Path::new(netns)) {
         Ok(_) => Finding::ok(what, "is a network namespace"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             Finding::warning(what, "cannot be entered without rights", "run this command as root")

@@ -70,6 +70,7 @@ impl KernelReader {
             MapFill { entries: slots, ..fill(map::SLOTS, 0, &maps.slots, map::SLOT_MAX) },
             fill(map::SCOPE_CGROUPS, maps.scope_cgroups.keys()?.len(), &maps.scope_cgroups, map::SCOPE_MAX),
             fill(map::SCOPE_NETNS, maps.scope_netns.keys()?.len(), &maps.scope_netns, map::SCOPE_MAX),
+            fill(map::NETNS, maps.netns.keys()?.len(), &maps.netns, map::NETNS_MAX),
             fill(
                 map::ORIGINAL_DST,
                 maps.original_dst.keys()?.len(),

@@ -12,11 +12,12 @@ use proxy_bpf::maps::Maps;
 use proxy_core::addr::{ClientAddr, EndpointAddr};
 use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::Reason;
+use proxy_io::netns::Netns;
 use proxy_io::sock::{self, Connecting, Family};
 use proxy_io::{Driver, Socket};
 
 /// What one attempt needs to know.
-pub struct Target {
+pub struct Target<'a> {
     /// Where to connect.
     pub address: EndpointAddr,
     /// Endpoint, for the kernel's statistics.
@@ -31,6 +32,8 @@ pub struct Target {
     pub user_timeout: Duration,
     /// Bytes of the client are here already and will be sent as soon as the connection is open.
     pub has_early: bool,
+    /// Network namespace to connect from, if it is not Weir's own.
+    pub netns: Option<&'a Netns>,
 }
 
 /// Why an attempt failed.
@@ -89,9 +92,15 @@ impl From<io::Error> for ConnectError {
 ///
 /// # Errors
 /// See [`ConnectError`].
-pub async fn connect(driver: &Driver, maps: Option<&Maps>, target: &Target) -> Result<Socket, ConnectError> {
+pub async fn connect(
+    driver: &Driver,
+    maps: Option<&Maps>,
+    target: &Target<'_>,
+) -> Result<Socket, ConnectError> {
     let address = target.address.0;
-    let fd = sock::stream(Family::of(address)).map_err(ConnectError::Local)?;
+    let open = || sock::stream(Family::of(address));
+    let opened = target.netns.map_or_else(open, |netns| netns.within(open)?);
+    let fd = opened.map_err(ConnectError::Local)?;
     if let Some(maps) = maps {
         // Needs CAP_NET_ADMIN, which loading the programs needed too.
         sock::set_mark(&fd, WEIR_MARK).map_err(ConnectError::Local)?;
@@ -116,7 +125,7 @@ pub async fn connect(driver: &Driver, maps: Option<&Maps>, target: &Target) -> R
     sock::take_error(&socket.fd())?.map_or(Ok(socket), |error| Err(error.into()))
 }
 
-fn upstream_facts(target: &Target) -> Facts {
+fn upstream_facts(target: &Target<'_>) -> Facts {
     Facts {
         opened_ns: proxy_io::clock::monotonic_ns(),
         asked: Addr::from(target.client.0),

@@ -560,6 +560,7 @@ mod tests {
                 scopes,
                 exclude_cidrs,
                 exclude_ports,
+                ..Intercept::default()
             })
     }
 }

@@ -9,6 +9,7 @@ use proptest::collection::vec;
 use proptest::option::of;
 use proptest::sample::select;
 use proxy_core::addr::Cidr;
+use proxy_core::snapshot::Source;
 
 use super::*;
 
@@ -204,13 +205,15 @@ fn intercept() -> impl Strategy<Value = Intercept> {
             && cidr.address() != IpAddr::from([10, 0, 0, 0]);
         (is_free && length > 8 && bits >> 24 != 10).then_some(cidr)
     });
-    (vec(scope, 0..4), vec(cidr, 0..4), vec(1_u16..8080, 0..4)).prop_map(|(scopes, exclude_cidrs, ports)| {
-        Intercept {
+    let source = select(vec![Source::Pod, Source::Node]);
+    (vec(scope, 0..4), vec(cidr, 0..4), vec(1_u16..8080, 0..4), source).prop_map(
+        |(scopes, exclude_cidrs, ports, source)| Intercept {
             scopes: scopes.into_iter().collect(),
             exclude_cidrs,
             exclude_ports: ports.into_iter().collect(),
-        }
-    })
+            source,
+        },
+    )
 }
 
 fn config() -> impl Strategy<Value = Config> {

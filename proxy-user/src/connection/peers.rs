@@ -1,0 +1,82 @@
+//! Sharing the connections of one listener among all workers: the worker that accepts keeps a connection, or hands it
+//! over to the one with the fewest.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::Accepted;
+
+/// Connections that may wait for a worker to take them over; what does not fit stays with who accepted it.
+const QUEUE_LEN: usize = 256;
+/// Connections that the accepting worker may have more than the least loaded one: handing over wakes another thread,
+/// which is worth it for a difference that lasts.
+const SLACK: usize = 4;
+
+/// An accepted connection on its way to another worker.
+pub struct Handed {
+    pub(crate) fd: OwnedFd,
+    pub(crate) accepted: Accepted,
+}
+
+/// All workers.
+pub struct Peers(Vec<Peer>);
+
+struct Peer {
+    load: Arc<Load>,
+    queue: mpsc::Sender<Handed>,
+}
+
+/// Connections of a worker, in a cache line of their own: each worker writes its own at every connection.
+#[derive(Default)]
+#[repr(align(64))]
+struct Load(AtomicUsize);
+
+/// Counts a connection of a worker for as long as it lives.
+pub(crate) struct LoadGuard(Arc<Load>);
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Peers {
+    /// Makes the places of so many workers, and what each receives.
+    #[must_use]
+    pub fn new(count: usize) -> (Self, Vec<mpsc::Receiver<Handed>>) {
+        let make = |_| {
+            let (queue, handed) = mpsc::channel(QUEUE_LEN);
+            (Peer { load: Arc::default(), queue }, handed)
+        };
+        let (peers, handed) = (0..count).map(make).unzip();
+        (Self(peers), handed)
+    }
+
+    /// Counts a connection of a worker.
+    pub(crate) fn count(&self, index: usize) -> LoadGuard {
+        let load = &self.0[index].load;
+        load.0.fetch_add(1, Ordering::Relaxed);
+        LoadGuard(Arc::clone(load))
+    }
+
+    /// Hands a connection over if another worker than `own` has clearly fewer; gives it back if it is to stay.
+    pub(crate) fn try_hand(&self, own: usize, mut handed: Handed) -> Result<(), Handed> {
+        let load = |index: usize| self.0[index].load.0.load(Ordering::Relaxed);
+        let least = (0..self.0.len()).min_by_key(|index| load(*index)).unwrap_or(own);
+        if load(own) <= load(least) + SLACK {
+            return Err(handed);
+        }
+        // At once, so that the next one of a burst goes elsewhere.
+        handed.accepted.load = self.count(least);
+        self.0[least].queue.try_send(handed).map_err(|refused| match refused {
+            TrySendError::Full(mut handed) | TrySendError::Closed(mut handed) => {
+                handed.accepted.load = self.count(own);
+                handed
+            }
+        })
+    }
+}

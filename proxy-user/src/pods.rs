@@ -1,0 +1,209 @@
+//! Network namespaces other than Weir's own: listeners inside, and what the kernel programs must know of each.
+//!
+//! A namespace is served from the look at which its file was there to the look at which it is gone. A descriptor or a
+//! socket keeps a namespace alive: everything here is let go then, and what open connections hold ends with them.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use proxy_bpf::abi::config::listener;
+use proxy_bpf::abi::key::{Addr, ListenerKey};
+use proxy_bpf::abi::value::{FAMILY_V4, FAMILY_V6, NetnsValue};
+use proxy_bpf::maps::Maps;
+use proxy_core::snapshot::Snapshot;
+use proxy_io::netns::{self, Netns};
+use proxy_io::sock;
+
+use crate::listener::{ListenerName, Listening, Purpose, open_proxied};
+use crate::worker::{Command, Worker};
+
+/// Addresses that stand for "anywhere else" where no service tells which route matters (RFC 5737, RFC 3849).
+const ELSEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// The namespaces that are served.
+#[derive(Default)]
+pub struct Pods {
+    served: HashMap<u64, Pod>,
+    /// Why the others are not; said once.
+    failed: HashMap<u64, String>,
+    /// Worker that accepts for the next namespace.
+    next_owner: usize,
+}
+
+/// One namespace.
+struct Pod {
+    name: String,
+    netns: Arc<Netns>,
+    listeners: Vec<ListenerName>,
+    owner: usize,
+    value: NetnsValue,
+}
+
+impl Pods {
+    /// Opens listeners in namespaces that are new, closes those of namespaces that are gone.
+    ///
+    /// `wanted` names each by its file and its cookie; `home` is the cookie of Weir's own. One that cannot be served is
+    /// logged by name and tried again next time; its applications have the direct lane or what their service's `fail`
+    /// says.
+    pub async fn follow(
+        &mut self,
+        wanted: &[(String, u64)],
+        home: u64,
+        snapshot: &Snapshot,
+        maps: &Maps,
+        workers: &[Worker],
+    ) {
+        let wanted: HashMap<u64, &str> = wanted
+            .iter()
+            .filter(|(_, cookie)| *cookie != home)
+            .map(|(name, c)| (*c, name.as_str()))
+            .collect();
+        let gone: Vec<u64> = self.served.keys().filter(|c| !wanted.contains_key(c)).copied().collect();
+        for cookie in gone {
+            self.close(cookie, maps, workers).await;
+        }
+        self.failed.retain(|cookie, _| wanted.contains_key(cookie));
+        for (cookie, name) in wanted {
+            let result = match self.served.get_mut(&cookie) {
+                Some(pod) => pod.refresh(snapshot, maps),
+                None => self.open(cookie, name, snapshot, maps, workers).await,
+            };
+            self.report(cookie, name, result);
+        }
+    }
+
+    /// A namespace that is served.
+    #[must_use]
+    pub fn netns(&self, cookie: u64) -> Option<&Arc<Netns>> {
+        self.served.get(&cookie).map(|pod| &pod.netns)
+    }
+
+    async fn open(
+        &mut self,
+        cookie: u64,
+        name: &str,
+        snapshot: &Snapshot,
+        maps: &Maps,
+        workers: &[Worker],
+    ) -> io::Result<()> {
+        let netns = Arc::new(Netns::open(Path::new(name))?);
+        if netns.cookie() != cookie {
+            // Another one has taken its name since; the next look finds it.
+            return Ok(());
+        }
+        let owner = self.next_owner % workers.len();
+        self.next_owner += 1;
+        let value = sources(&netns, snapshot)?;
+        let opened = netns.within(listeners)??;
+        let mut pod = Pod { name: name.to_owned(), netns, listeners: Vec::new(), owner, value };
+        // Whatever fails from here on is taken back as a whole.
+        let result = pod.show(opened, maps, workers).await;
+        self.served.insert(cookie, pod);
+        if result.is_err() {
+            self.close(cookie, maps, workers).await;
+        } else {
+            tracing::info!(netns = name, cookie, worker = owner, "network namespace is served");
+        }
+        result
+    }
+
+    async fn close(&mut self, cookie: u64, maps: &Maps, workers: &[Worker]) {
+        let Some(pod) = self.served.remove(&cookie) else { return };
+        let _ = maps.netns.remove(&cookie);
+        for family in [FAMILY_V4, FAMILY_V6] {
+            let _ = maps.listeners.remove(&ListenerKey { netns_cookie: cookie, family, index: 0 });
+        }
+        for name in &pod.listeners {
+            let _ = workers[pod.owner].mailbox.send(Command::Unlisten(*name)).await;
+        }
+        tracing::info!(netns = pod.name, cookie, "network namespace is not served any more");
+    }
+
+    fn report(&mut self, cookie: u64, name: &str, result: io::Result<()>) {
+        let Err(error) = result else {
+            self.failed.remove(&cookie);
+            return;
+        };
+        let text = error.to_string();
+        if self.failed.get(&cookie) != Some(&text) {
+            tracing::warn!(netns = name, cookie, %error, "cannot serve a network namespace; it is tried again");
+            self.failed.insert(cookie, text);
+        }
+    }
+}
+
+impl Pod {
+    /// Hands the listeners to their worker and shows them to the kernel programs, these last.
+    async fn show(
+        &mut self,
+        opened: Vec<(u32, Addr, OwnedFd)>,
+        maps: &Maps,
+        workers: &[Worker],
+    ) -> io::Result<()> {
+        let netns_cookie = self.netns.cookie();
+        let mut keys = Vec::new();
+        for (family, abi, socket) in opened {
+            let shown = socket.try_clone()?;
+            let purpose = Purpose::InterceptedIn(Arc::clone(&self.netns), abi);
+            let listening = Listening { socket, address: SocketAddr::from(abi), purpose };
+            self.listeners.push(listening.name());
+            let sent = workers[self.owner].mailbox.send(Command::Listen(listening)).await;
+            sent.map_err(|_| io::Error::other("the worker has ended"))?;
+            keys.push((ListenerKey { netns_cookie, family, index: 0 }, shown));
+        }
+        for (key, socket) in keys {
+            maps.listeners.put(&key, socket.as_fd())?;
+        }
+        maps.netns.put(&netns_cookie, &self.value)
+    }
+
+    /// Looks again for routes that were not there: addresses come to a pod after its namespace.
+    fn refresh(&mut self, snapshot: &Snapshot, maps: &Maps) -> io::Result<()> {
+        if !self.value.source_ip_be.contains(&[0; 4]) {
+            return Ok(());
+        }
+        let value = sources(&self.netns, snapshot)?;
+        if value == self.value {
+            return Ok(());
+        }
+        self.value = value;
+        maps.netns.put(&self.netns.cookie(), &value)
+    }
+}
+
+/// Opens one listener per family in this thread's namespace. IPv6 is left out where there is none.
+fn listeners() -> io::Result<Vec<(u32, Addr, OwnedFd)>> {
+    if !netns::is_loopback_up()? {
+        return Err(io::Error::other("its loopback interface is down"));
+    }
+    let mut opened = Vec::new();
+    for (family, is_v4) in [(FAMILY_V4, true), (FAMILY_V6, false)] {
+        let abi = listener(is_v4, 0);
+        if let Some(socket) = open_proxied(abi, is_v4)? {
+            opened.push((family, abi, socket));
+        }
+    }
+    Ok(opened)
+}
+
+/// Addresses that connections to services leave a namespace from.
+///
+/// One per family, by the first service that it has a route to: a pod has one way out. A namespace with several would
+/// need one per service.
+fn sources(netns: &Netns, snapshot: &Snapshot) -> io::Result<NetnsValue> {
+    netns.within(|| {
+        let services = || snapshot.services().flat_map(|service| service.addresses.iter().copied()).take(64);
+        let elsewhere = || ELSEWHERE.into_iter().map(|ip| SocketAddr::new(ip, 1));
+        let source_ip_be = [true, false].map(|is_v4| {
+            let mut targets = services().chain(elsewhere()).filter(|address| address.is_ipv4() == is_v4);
+            let source = targets.find_map(sock::route_source).filter(|ip| !ip.is_loopback());
+            source.map_or([0; 4], |ip| Addr::from(SocketAddr::new(ip, 0)).ip_be)
+        });
+        NetnsValue { source_ip_be }
+    })
+}

@@ -1,0 +1,231 @@
+//! Applications in network namespaces of their own.
+
+use std::time::Duration;
+
+use proxy_tests::battery::Path;
+use proxy_tests::client::Place;
+use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
+use proxy_tests::net::{Family, Side};
+use proxy_tests::node::Weir;
+use proxy_tests::wait;
+use proxy_tests::world::World;
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A config whose scopes are pods.
+fn config(world: &World, pods: &[u8], services: impl IntoIterator<Item = Value>) -> Value {
+    let mut config = config::config(world, services);
+    let scopes = pods.iter().map(|number| json!({"netns": world.net.path(Side::Pod(*number))}));
+    config["intercept"]["scopes"] = scopes.collect();
+    config
+}
+
+fn opened(weir: &Weir, lane: &str) -> f64 {
+    weir.metrics().sum("weir_connections_opened_total", &[("lane", lane)])
+}
+
+/// Namespaces in which the kernel programs know of listeners.
+fn served(weir: &Weir) -> f64 {
+    weir.metrics().sum("weir_map_entries", &[("map", "NETNS")])
+}
+
+#[test]
+fn both_lanes_serve_pods_and_keep_their_addresses() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let pods = [(1, world.pod(1)), (2, world.pod(2))];
+    let mut config = config(&world, &[1, 2], grid.services());
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    for source in ["pod", "node"] {
+        config["intercept"]["source"] = json!(source);
+        weir.reload(&config);
+        for (number, place) in pods {
+            for (lane, family) in Lane::ALL.into_iter().flat_map(|l| Family::ALL.map(|f| (l, f))) {
+                let address = Grid::address(lane, family);
+                let (server, name) = grid.server(family);
+                let said = place.run("addresses", &[&address]);
+                let expected = (json!(name), json!(address.to_string()));
+                assert_eq!((&said["name"], &said["peer"]), (&expected.0, &expected.1), "{lane:?} {family:?}");
+                let own: std::net::SocketAddr =
+                    said["own"].as_str().expect("text").parse().expect("an address");
+                assert_eq!(own.ip(), family.pod(number), "{lane:?} {family:?}: {said}");
+                // the server's view
+                let _ = place.run("upload", &[&address, &"1000"]);
+                let peer = server.seen(SOON).peer.ip().to_canonical();
+                let is_pods = source == "pod" || lane == Lane::Direct;
+                let from = if is_pods { family.pod(number) } else { family.own() };
+                assert_eq!(peer, from.to_canonical(), "{source} {lane:?} {family:?}");
+            }
+        }
+    }
+    assert!(opened(&weir, "proxy") > 20.0, "the workers saw them");
+    assert!((served(&weir) - 2.0).abs() < 0.5);
+}
+
+#[test]
+fn streams_of_pods_pass_the_battery() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let place = world.pod(1);
+    let Some(_weir) = Weir::start(&world.net, &config(&world, &[1], grid.services())) else { return };
+    for family in Family::ALL {
+        let address = Grid::address(Lane::Proxy, family);
+        let path = Path { place, address, server: grid.server(family).0 };
+        path.carries(64 << 20);
+        path.trades(1 << 18, 4000, 4);
+        path.half_closes();
+        path.resets();
+    }
+}
+
+#[test]
+fn pods_come_and_go_and_nothing_of_them_stays() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let Some(weir) = Weir::start(&world.net, &config(&world, &[1], grid.services())) else { return };
+    let status = || weir.ask("/status").expect("an answer").1;
+    assert!(status().contains("-pod1"), "it is missed: {}", status());
+    for round in 1..=3 {
+        let place = world.pod(1);
+        wait::until_true("the pod to be served", SOON, || served(&weir) > 0.5);
+        let before = opened(&weir, "proxy");
+        for family in Family::ALL {
+            let said = place.run("ask", &[&Grid::address(Lane::Proxy, family)]);
+            assert_eq!(said["names"], json!([grid.server(family).1]), "round {round}, {family:?}: {said}");
+        }
+        assert!(opened(&weir, "proxy") > before + 2.5, "by a worker");
+        assert!(!status().contains("-pod1"));
+        assert!(world.net.has_pod(1));
+        world.net.remove_pod(1);
+        wait::until_true("the namespace to end", SOON, || !world.net.has_pod(1));
+        assert!(served(&weir) < 0.5, "round {round}");
+    }
+}
+
+#[test]
+fn a_pod_that_goes_with_open_connections_takes_only_them_along() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let (leaving, staying) = (world.pod(1), world.pod(2));
+    let Some(weir) = Weir::start(&world.net, &config(&world, &[1, 2], grid.services())) else { return };
+    let address = Grid::address(Lane::Proxy, Family::V4);
+    let mut other = staying.start("hold", &[&address, &"5"]);
+    assert_eq!(other.next()["answered"], 5);
+    let stream = leaving.start("stream", &[&address]);
+    assert_eq!(stream.next()["started"], true);
+    world.net.remove_pod(1);
+    wait::until_true("its listeners to be closed", SOON, || served(&weir) < 1.5);
+    drop(stream);
+    wait::until_true("the namespace to end", SOON, || !world.net.has_pod(1));
+    other.go_on("ask");
+    assert_eq!(other.next()["answered"], 5);
+    assert_eq!(staying.run("ask", &[&address])["names"], json!(["four"]));
+}
+
+#[test]
+fn pods_with_equal_addresses_are_not_mixed_up() {
+    const EACH: u64 = 100;
+    let Some(world) = World::new() else { return };
+    let mut servers = Vec::new();
+    let (mut services, mut targets) = (Vec::new(), Vec::new());
+    for (number, name) in [(10, "a"), (11, "b"), (12, "c"), (13, "d")] {
+        let vip = Family::V4.vip(number, PORT);
+        servers.push(world.server(Family::V4.host(number, SERVER_PORT), name));
+        let host = Family::V4.host(number, SERVER_PORT);
+        services.push(config::service(name, vip, &[host], Lane::Proxy, Value::Null));
+        targets.push(format!("{vip}={name}"));
+    }
+    let twins = [1, 2].map(|number| {
+        let side = world.net.add_pod(number, 9).expect("root can make a network namespace");
+        Place { net: &world.net, side, cgroup: None }
+    });
+    let mut config = config(&world, &[1, 2], services);
+    config["intercept"]["source"] = json!("node");
+    let Some(_weir) = Weir::start(&world.net, &config) else { return };
+    let mut arguments: Vec<&dyn std::fmt::Display> = vec![&EACH, &8];
+    arguments.extend(targets.iter().map(|target| target as &dyn std::fmt::Display));
+    let storms = twins.map(|place| place.start("storm", &arguments));
+    for storm in storms {
+        assert_eq!(storm.next()["good"], EACH * 8);
+    }
+}
+
+#[test]
+fn one_pod_uses_all_workers() {
+    const WORKERS: u32 = 3;
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let place = world.pod(1);
+    let mut config = config(&world, &[1], grid.services());
+    config["workers"] = json!(WORKERS);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let mut held = place.start("hold", &[&Grid::address(Lane::Proxy, Family::V4), &"90"]);
+    assert_eq!(held.next()["answered"], 90);
+    wait::until_true("every worker to have its share", SOON, || {
+        let sockets = |worker: u32| {
+            weir.metrics().sum("weir_driver_sockets", &[("worker", worker.to_string().as_str())])
+        };
+        (0..WORKERS).all(|worker| sockets(worker) > 30.0)
+    });
+    held.go_on("ask");
+    assert_eq!(held.next()["answered"], 90);
+}
+
+#[test]
+fn pods_go_on_while_weir_is_dead_and_are_caught_again() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let place = world.pod(1);
+    let config = config(&world, &[1], grid.services());
+    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
+    let address = Grid::address(Lane::Proxy, Family::V4);
+    assert_eq!(place.run("ask", &[&address])["names"], json!(["four"]));
+    weir.kill();
+    assert_eq!(place.run("ask", &[&address, &"5"])["names"], json!(["four"; 5].to_vec()), "fail: open");
+    weir.restart(&config);
+    assert_eq!(place.run("ask", &[&address])["names"], json!(["four"]));
+    assert!(opened(&weir, "proxy") > 0.5, "by a worker again");
+}
+
+#[test]
+fn direct_connections_of_pods_to_a_lost_endpoint_are_reset() {
+    let Some(world) = World::new() else { return };
+    let servers =
+        [(10, "lost"), (11, "kept")].map(|(n, name)| world.server(Family::V4.host(n, SERVER_PORT), name));
+    let place = world.pod(1);
+    let vip = Family::V4.vip(1, PORT);
+    let with = |endpoints: &[std::net::SocketAddr]| {
+        let more = json!({"on_endpoint_loss": "reset"});
+        config(&world, &[1], [config::service("s", vip, endpoints, Lane::Direct, more)])
+    };
+    let Some(weir) = Weir::start(&world.net, &with(&[servers[0].address()])) else { return };
+    let mut held = place.start("hold", &[&vip, &"4"]);
+    assert_eq!(held.next()["answered"], 4);
+    weir.reload(&with(&[servers[1].address()]));
+    held.go_on("read");
+    let said = held.next();
+    assert_eq!(said["ends"]["ECONNABORTED"], 4, "{said}");
+    assert_eq!(place.run("ask", &[&vip])["names"], json!(["kept"]));
+}
+
+#[test]
+fn a_pod_that_cannot_be_served_is_named_and_disturbs_nobody() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let (broken, sound) = (world.pod(1), world.pod(2));
+    world.net.set_loopback(1, "down").expect("root may");
+    let Some(weir) = Weir::start(&world.net, &config(&world, &[1, 2], grid.services())) else { return };
+    let address = Grid::address(Lane::Proxy, Family::V4);
+    for place in [broken, sound] {
+        assert_eq!(place.run("ask", &[&address])["names"], json!(["four"]), "directly or by a worker");
+    }
+    assert!((served(&weir) - 1.0).abs() < 0.5 && (opened(&weir, "proxy") - 1.0).abs() < 0.5);
+    let named = |log: &str| log.lines().filter(|l| l.contains("cannot serve") && l.contains("-pod1")).count();
+    assert_eq!(named(&weir.log()), 1, "{}", weir.log());
+    world.net.set_loopback(1, "up").expect("root may");
+    wait::until_true("it to be served", SOON, || served(&weir) > 1.5);
+    assert_eq!(broken.run("ask", &[&address])["names"], json!(["four"]));
+    assert!((opened(&weir, "proxy") - 2.0).abs() < 0.5);
+    assert_eq!(named(&weir.log()), 1, "said once");
+}
