@@ -5,7 +5,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 use proxy_ebpf_common::config::{LISTENER_COUNT_MAX, Settings};
 use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::key::{Addr, ExcludedNet, ListenerKey, OriginalDstKey, SlotKey, TotalsKey};
@@ -57,5 +57,10 @@ pub static HISTOGRAMS: PerCpuHashMap<TotalsKey, HistogramValue> =
 pub static ZERO_HISTOGRAM: Array<HistogramValue> = Array::with_max_entries(1, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
+#[map]
+pub static NEWCOMERS: RingBuf = RingBuf::with_byte_size(map::NEWCOMERS_BYTES, 0);
+/// An evicted entry costs one more event.
+#[map]
+pub static TOLD: LruHashMap<u64, u64> = LruHashMap::with_max_entries(map::NETNS_MAX, 0);
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(map::RECORDS_BYTES, 0);

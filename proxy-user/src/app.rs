@@ -28,6 +28,7 @@ use crate::admin;
 use crate::config::{Config, IoChoice, LogLevel, Workers};
 use crate::connection::{Handed, Peers, Shared};
 use crate::control::{self, Control, Handle, NamesFile, Parts, Phase, Publisher, Status};
+use crate::pods::Finder;
 use crate::record::access::{self, AccessSink};
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::worker::{self, Command, Worker};
@@ -142,7 +143,7 @@ impl Node {
         let hierarchy = Hierarchy::find()?;
         let (mut kernel, pins) = load_kernel(&config, &options)?;
         let maps = Arc::clone(&kernel.maps);
-        let records = kernel.take_records()?;
+        let (records, newcomers) = (kernel.take_records()?, kernel.take_newcomers()?);
         let log = kernel.take_log()?;
         let netns_cookie =
             sock::netns_cookie().context("this kernel has no network namespace cookies (5.14)")?;
@@ -196,6 +197,8 @@ impl Node {
             kernel: Arc::clone(&kernel),
             maps: Arc::clone(&maps),
             records,
+            newcomers,
+            finder: Finder::new(&hierarchy).context("cannot look at network namespaces")?,
             log,
             names: NamesFile::load(&Path::new(RUN_DIR).join("names.json")),
             publisher: Publisher::new(maps, Applier::new(hierarchy.clone(), netns_cookie, listener_count)),

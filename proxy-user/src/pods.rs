@@ -1,13 +1,15 @@
 //! Network namespaces other than Weir's own: listeners inside, and what the kernel programs must know of each.
 //!
-//! A namespace is served from the look at which its file was there to the look at which it is gone. A descriptor or a
-//! socket keeps a namespace alive: everything here is let go then, and what open connections hold ends with them.
+//! A namespace is served from the look that found it to the look at which it is gone. A descriptor or a socket keeps a
+//! namespace alive: everything here is let go then, and what open connections hold ends with them.
+
+mod find;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use proxy_bpf::abi::config::listener;
@@ -24,6 +26,19 @@ use crate::worker::{Command, Worker};
 /// Addresses that stand for "anywhere else" where no service tells which route matters (RFC 5737, RFC 3849).
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+pub use self::find::Finder;
+
+/// A namespace that is to be served.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// What it is called in the log.
+    pub name: String,
+    /// The file by which it can be entered.
+    pub file: PathBuf,
+    /// Its cookie (SO_NETNS_COOKIE).
+    pub cookie: u64,
+}
 
 /// The namespaces that are served.
 #[derive(Default)]
@@ -47,33 +62,29 @@ struct Pod {
 impl Pods {
     /// Opens listeners in namespaces that are new, closes those of namespaces that are gone.
     ///
-    /// `wanted` names each by its file and its cookie; `home` is the cookie of Weir's own. One that cannot be served is
-    /// logged by name and tried again next time; its applications have the direct lane or what their service's `fail`
-    /// says.
+    /// `home` is the cookie of Weir's own. One that cannot be served is logged by name and tried again next time; its
+    /// applications have the direct lane or what their service's `fail` says.
     pub async fn follow(
         &mut self,
-        wanted: &[(String, u64)],
+        wanted: impl Iterator<Item = Wanted>,
         home: u64,
         snapshot: &Snapshot,
         maps: &Maps,
         workers: &[Worker],
     ) {
-        let wanted: HashMap<u64, &str> = wanted
-            .iter()
-            .filter(|(_, cookie)| *cookie != home)
-            .map(|(name, c)| (*c, name.as_str()))
-            .collect();
+        let wanted: HashMap<u64, Wanted> =
+            wanted.filter(|one| one.cookie != home).map(|one| (one.cookie, one)).collect();
         let gone: Vec<u64> = self.served.keys().filter(|c| !wanted.contains_key(c)).copied().collect();
         for cookie in gone {
             self.close(cookie, maps, workers).await;
         }
         self.failed.retain(|cookie, _| wanted.contains_key(cookie));
-        for (cookie, name) in wanted {
-            let result = match self.served.get_mut(&cookie) {
+        for one in wanted.into_values() {
+            let result = match self.served.get_mut(&one.cookie) {
                 Some(pod) => pod.refresh(snapshot, maps),
-                None => self.open(cookie, name, snapshot, maps, workers).await,
+                None => self.open(&one, snapshot, maps, workers).await,
             };
-            self.report(cookie, name, result);
+            self.report(&one, result);
         }
     }
 
@@ -85,13 +96,14 @@ impl Pods {
 
     async fn open(
         &mut self,
-        cookie: u64,
-        name: &str,
+        wanted: &Wanted,
         snapshot: &Snapshot,
         maps: &Maps,
         workers: &[Worker],
     ) -> io::Result<()> {
-        let netns = Arc::new(Netns::open(Path::new(name))?);
+        let Wanted { name, file, cookie } = wanted;
+        let (name, cookie) = (name.clone(), *cookie);
+        let netns = Arc::new(Netns::open(file)?);
         if netns.cookie() != cookie {
             // Another one has taken its name since; the next look finds it.
             return Ok(());
@@ -100,14 +112,13 @@ impl Pods {
         self.next_owner += 1;
         let value = sources(&netns, snapshot)?;
         let opened = netns.within(listeners)??;
-        let mut pod = Pod { name: name.to_owned(), netns, listeners: Vec::new(), owner, value };
+        let mut pod = Pod { name, netns, listeners: Vec::new(), owner, value };
         // Whatever fails from here on is taken back as a whole.
         let result = pod.show(opened, maps, workers).await;
+        tracing::info!(netns = pod.name, cookie, worker = owner, "network namespace is served");
         self.served.insert(cookie, pod);
         if result.is_err() {
             self.close(cookie, maps, workers).await;
-        } else {
-            tracing::info!(netns = name, cookie, worker = owner, "network namespace is served");
         }
         result
     }
@@ -124,15 +135,16 @@ impl Pods {
         tracing::info!(netns = pod.name, cookie, "network namespace is not served any more");
     }
 
-    fn report(&mut self, cookie: u64, name: &str, result: io::Result<()>) {
+    fn report(&mut self, wanted: &Wanted, result: io::Result<()>) {
+        let Wanted { name, cookie, .. } = wanted;
         let Err(error) = result else {
-            self.failed.remove(&cookie);
+            self.failed.remove(cookie);
             return;
         };
         let text = error.to_string();
-        if self.failed.get(&cookie) != Some(&text) {
+        if self.failed.get(cookie) != Some(&text) {
             tracing::warn!(netns = name, cookie, %error, "cannot serve a network namespace; it is tried again");
-            self.failed.insert(cookie, text);
+            self.failed.insert(*cookie, text);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proxy_tests::battery::Path;
+use proxy_tests::cgroup::Cgroup;
 use proxy_tests::client::Place;
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
 use proxy_tests::net::{Family, Side};
@@ -85,7 +86,7 @@ fn pods_come_and_go_and_nothing_of_them_stays() {
     let grid = Grid::new(&world);
     let Some(weir) = Weir::start(&world.net, &config(&world, &[1], grid.services())) else { return };
     let status = || weir.ask("/status").expect("an answer").1;
-    assert!(status().contains("-pod1"), "it is missed: {}", status());
+    wait::until_true("it to be missed", SOON, || status().contains("-pod1"));
     for round in 1..=3 {
         let place = world.pod(1);
         wait::until_true("the pod to be served", SOON, || served(&weir) > 0.5);
@@ -95,7 +96,7 @@ fn pods_come_and_go_and_nothing_of_them_stays() {
             assert_eq!(said["names"], json!([grid.server(family).1]), "round {round}, {family:?}: {said}");
         }
         assert!(opened(&weir, "proxy") > before + 2.5, "by a worker");
-        assert!(!status().contains("-pod1"));
+        wait::until_true("it to be missed no more", SOON, || !status().contains("-pod1"));
         assert!(world.net.has_pod(1));
         world.net.remove_pod(1);
         wait::until_true("the namespace to end", SOON, || !world.net.has_pod(1));
@@ -228,4 +229,85 @@ fn a_pod_that_cannot_be_served_is_named_and_disturbs_nobody() {
     assert_eq!(broken.run("ask", &[&address])["names"], json!(["four"]));
     assert!((opened(&weir, "proxy") - 2.0).abs() < 0.5);
     assert_eq!(named(&weir.log()), 1, "said once");
+}
+
+const UID: &str = "0f3c1b2a-1111-2222-3333-444455556666";
+
+/// The cgroups that a kubelet and a runtime make for a pod, below a scope: of the pod, of its sandbox, of a container.
+fn pod_cgroups(scope: &Cgroup, uid: &str) -> [Cgroup; 3] {
+    let pod = scope.child(&format!("kubepods-pod{}.slice", uid.replace('-', "_"))).expect("root may");
+    let [sandbox, container] = ["cri-containerd-aaaa.scope", "cri-containerd-bbbb.scope"]
+        .map(|name| pod.child(name).expect("root may"));
+    [pod, sandbox, container]
+}
+
+#[test]
+fn a_pod_is_found_by_its_sandbox_before_it_connects() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let Some(weir) = Weir::start(&world.net, &config::config(&world, grid.services())) else { return };
+    let [_pod, sandbox, container] = pod_cgroups(&world.app, UID);
+    let place = world.pod(1);
+    let pause = Place { cgroup: Some(&sandbox), ..place }.start("sleep", &[]);
+    assert_eq!(pause.next()["started"], true);
+    wait::until_true("the pod to be found", SOON, || served(&weir) > 0.5);
+    let app = Place { cgroup: Some(&container), ..place };
+    for family in Family::ALL {
+        let said = app.run("addresses", &[&Grid::address(Lane::Proxy, family)]);
+        assert_eq!(said["name"], grid.server(family).1, "{family:?}: {said}");
+        assert!(said["own"].as_str().is_some_and(|own| own.contains("78:") || own.contains("10.78.1.2")));
+    }
+    assert!((opened(&weir, "proxy") - 3.0).abs() < 0.5, "by a worker from the first one on");
+    // the sandbox ends, but a container lives on: another witness takes its place
+    let running = app.start("sleep", &[]);
+    assert_eq!(running.next()["started"], true);
+    drop(pause);
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(served(&weir) > 0.5);
+    drop(running);
+    world.net.remove_pod(1);
+    wait::until_true("the namespace to end", SOON, || !world.net.has_pod(1));
+    assert!(served(&weir) < 0.5);
+}
+
+#[test]
+fn a_connection_before_anything_is_known_makes_its_namespace_known() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let place = world.pod(1);
+    // settled for long: looks do not go in here any more
+    let old = world.app.child("old.service").expect("root may");
+    let Some(weir) = Weir::start(&world.net, &config::config(&world, grid.services())) else { return };
+    std::thread::sleep(Duration::from_secs(11));
+    let address = Grid::address(Lane::Proxy, Family::V4);
+    let mut held = Place { cgroup: Some(&old), ..place }.start("hold", &[&address, &"1"]);
+    assert_eq!(held.next()["answered"], 1, "fail: open");
+    assert!(opened(&weir, "proxy") < 0.5, "nobody could know");
+    wait::until_true("the namespace to be served", SOON, || served(&weir) > 0.5);
+    let said = Place { cgroup: Some(&old), ..place }.run("ask", &[&address]);
+    assert_eq!(said["names"], json!(["four"]));
+    assert!((opened(&weir, "proxy") - 1.0).abs() < 0.5);
+    held.go_on("close");
+    assert_eq!(held.next()["closed"], true);
+}
+
+#[test]
+fn many_pods_whose_first_instruction_is_connect_come_and_go() {
+    const PODS: u8 = 40;
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let Some(weir) = Weir::start(&world.net, &config::config(&world, grid.services())) else { return };
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", weir.pid())).map_or(0, Iterator::count);
+    wait::until_true("the start to be over", SOON, || served(&weir) < 0.5);
+    let before = descriptors();
+    for number in 1..=PODS {
+        let place = Place { cgroup: Some(&world.app), ..world.pod(number) };
+        for lane in Lane::ALL {
+            let said = place.run("ask", &[&Grid::address(lane, Family::V4), &"3"]);
+            assert_eq!(said["names"], json!(["four"; 3].to_vec()), "pod {number}, {lane:?}: {said}");
+        }
+        world.net.remove_pod(number);
+    }
+    wait::until_true("all namespaces to end", SOON, || (1..=PODS).all(|number| !world.net.has_pod(number)));
+    wait::until_true("nothing to stay", SOON, || served(&weir) < 0.5 && descriptors() <= before + 2);
 }

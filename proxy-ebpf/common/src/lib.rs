@@ -9,6 +9,7 @@ pub mod config;
 pub mod counter;
 pub mod key;
 pub mod map;
+pub mod newcomer;
 pub mod record;
 pub mod value;
 

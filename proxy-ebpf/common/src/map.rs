@@ -34,9 +34,13 @@ pub const HISTOGRAMS: &str = "HISTOGRAMS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Ring buffer of [`Record`](crate::record::Record)s of closed connections.
 pub const RECORDS: &str = "RECORDS";
+/// Ring buffer of [`Newcomer`](crate::newcomer::Newcomer)s.
+pub const NEWCOMERS: &str = "NEWCOMERS";
+/// Cookie of a namespace -> when it was last told of, in nanoseconds of CLOCK_MONOTONIC.
+pub const TOLD: &str = "TOLD";
 
 /// Every map with its name, for outputs that list them.
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 19] = [
     SETTINGS,
     SCOPE_CGROUPS,
     SCOPE_NETNS,
@@ -54,12 +58,18 @@ pub const ALL: [&str; 17] = [
     HISTOGRAMS,
     COUNTERS,
     RECORDS,
+    NEWCOMERS,
+    TOLD,
 ];
 
 /// Most scopes of each kind.
 pub const SCOPE_MAX: u32 = 4096;
 /// Most namespaces in which Weir listens: twenty times the pods of a large node.
 pub const NETNS_MAX: u32 = 4096;
+/// Bytes of the ring buffer of newcomers: a thousand pods at once.
+pub const NEWCOMERS_BYTES: u32 = 32 << 10;
+/// Time before a namespace is told of again.
+pub const TELL_AGAIN_NS: u64 = 1_000_000_000;
 /// Most excluded ports.
 pub const EXCLUDED_PORT_MAX: u32 = 1024;
 /// Most excluded networks.

@@ -2,36 +2,46 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya_log::EbpfLogger;
+use proxy_ebpf_common::newcomer::Newcomer;
 use proxy_ebpf_common::record::Record;
-use zerocopy::FromBytes as _;
+use zerocopy::FromBytes;
 
-/// Ring buffer of closed connections; readable when there are some.
-pub struct Records(RingBuf<MapData>);
+/// A ring buffer that the kernel programs write to; readable when there is something.
+pub struct Events<T> {
+    ring: RingBuf<MapData>,
+    kind: PhantomData<T>,
+}
 
-impl Records {
+/// Connections that were closed.
+pub type Records = Events<Record>;
+/// Network namespaces that want to be served.
+pub type Newcomers = Events<Newcomer>;
+
+impl<T: FromBytes> Events<T> {
     pub(crate) fn new(map: Map) -> Result<Self, MapError> {
-        RingBuf::try_from(map).map(Self)
+        Ok(Self { ring: RingBuf::try_from(map)?, kind: PhantomData })
     }
 
-    /// Takes the next record, if there is one. Never blocks.
-    pub fn poll_record(&mut self) -> Option<Record> {
+    /// Takes the next event, if there is one. Never blocks.
+    pub fn poll_event(&mut self) -> Option<T> {
         loop {
-            let item = self.0.next()?;
-            if let Ok((record, _)) = Record::read_from_prefix(&item) {
-                return Some(record);
+            let item = self.ring.next()?;
+            if let Ok((event, _)) = T::read_from_prefix(&item) {
+                return Some(event);
             }
         }
     }
 }
 
-impl AsFd for Records {
+impl<T> AsFd for Events<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.ring.as_fd()
     }
 }
 

@@ -10,9 +10,10 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::map;
 use proxy_io::bpf::{self, AttachType};
+use zerocopy::FromBytes;
 
 use crate::btf::{BtfError, TcpOffsets};
-use crate::events::{KernelLog, Records};
+use crate::events::{Events, KernelLog, Newcomers, Records};
 use crate::maps::Maps;
 use crate::object;
 
@@ -151,9 +152,21 @@ impl Kernel {
     /// # Errors
     /// [`LoadError::Map`] if it was taken already.
     pub fn take_records(&mut self) -> Result<Records, LoadError> {
-        let missing = || map_error(map::RECORDS, io::ErrorKind::NotFound.into());
-        let map = self.ebpf.take_map(map::RECORDS).ok_or_else(missing)?;
-        Records::new(map).map_err(|error| map_error(map::RECORDS, io::Error::other(error)))
+        self.take_events(map::RECORDS)
+    }
+
+    /// Takes the ring buffer of namespaces that want to be served; once.
+    ///
+    /// # Errors
+    /// As [`Kernel::take_records`].
+    pub fn take_newcomers(&mut self) -> Result<Newcomers, LoadError> {
+        self.take_events(map::NEWCOMERS)
+    }
+
+    fn take_events<T: FromBytes>(&mut self, name: &str) -> Result<Events<T>, LoadError> {
+        let missing = || map_error(name, io::ErrorKind::NotFound.into());
+        let map = self.ebpf.take_map(name).ok_or_else(missing)?;
+        Events::new(map).map_err(|error| map_error(name, io::Error::other(error)))
     }
 
     /// Opens the log of the kernel programs; once.

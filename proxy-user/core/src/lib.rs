@@ -17,5 +17,6 @@ pub mod intercept;
 pub mod lane;
 pub mod loss;
 pub mod outcome;
+pub mod pod;
 pub mod service;
 pub mod snapshot;

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use proxy_bpf::abi::record::Record;
 use proxy_bpf::abi::value::lane;
-use proxy_bpf::events::{KernelLog, Records};
+use proxy_bpf::events::{KernelLog, Newcomers, Records};
 use proxy_bpf::load::Kernel;
 use proxy_bpf::maps::Maps;
 use proxy_core::health::{Check, Tracker};
 use proxy_core::id::{EndpointId, Registry, Version};
 use proxy_core::loss::Losses;
 use proxy_core::outcome::Attempt;
-use proxy_core::snapshot::Snapshot;
+use proxy_core::snapshot::{Scope, Snapshot};
 use proxy_io::sock::SockDiag;
 use proxy_io::watch;
 use rand::SeedableRng as _;
@@ -34,7 +34,7 @@ use super::{Handle, Phase, REQUESTS, Request, Status};
 use crate::config::{self, Config};
 use crate::connection::Shared;
 use crate::health;
-use crate::pods::Pods;
+use crate::pods::{Finder, Pods, Wanted};
 use crate::record::kernel as kernel_records;
 use crate::worker::{Command, Worker};
 
@@ -65,6 +65,10 @@ pub struct Parts {
     pub maps: Arc<Maps>,
     /// Records of closed connections.
     pub records: Records,
+    /// Network namespaces that want to be served.
+    pub newcomers: Newcomers,
+    /// Finds them by their cgroups, too.
+    pub finder: Finder,
     /// Log of the kernel programs.
     pub log: KernelLog,
     /// Numbers given out so far, and where they are kept.
@@ -163,6 +167,7 @@ impl Control {
     /// If the kernel's queues cannot be watched.
     pub async fn run(&mut self, reload: &mut tokio::signal::unix::Signal) -> io::Result<Duration> {
         let records = watch::readable(self.parts.records.as_fd().try_clone_to_owned()?)?;
+        let newcomers = watch::readable(self.parts.newcomers.as_fd().try_clone_to_owned()?)?;
         let log = watch::readable(self.parts.log.as_fd().try_clone_to_owned()?)?;
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -195,6 +200,10 @@ impl Control {
                 _ = look.tick() => {
                     self.handle_records();
                     self.publish_health().await;
+                }
+                ready = newcomers.readable() => {
+                    ready?.clear_ready();
+                    self.handle_newcomers().await;
                 }
                 ready = log.readable() => {
                     ready?.clear_ready();
@@ -305,22 +314,52 @@ impl Control {
             return Err(error.to_string());
         }
         self.listeners.close_old(&workers, &new).await;
-        self.follow_pods(&new).await;
         let now = Instant::now();
         self.tracker.handle_snapshot(now, &new);
         self.losses.handle_snapshot(now, &old, &new);
         self.parts.status.applied = new.version;
         self.snapshot = Arc::clone(&new);
         self.snapshot_out.send_replace(new);
+        if old.intercept != self.snapshot.intercept {
+            self.look_for_pods().await;
+        }
         self.show_status();
         Ok(())
     }
 
     async fn follow_pods(&mut self, snapshot: &Snapshot) {
         let Parts { publisher, shared, maps, workers, .. } = &self.parts;
-        let wanted: Vec<(String, u64)> =
-            publisher.namespaces().map(|(name, cookie)| (name.to_owned(), cookie)).collect();
-        self.pods.follow(&wanted, shared.netns_cookie, snapshot, maps, workers).await;
+        let named = publisher.namespaces().map(|(path, cookie)| Wanted {
+            name: path.to_owned(),
+            file: path.into(),
+            cookie,
+        });
+        // What has a name in the config is called by it.
+        let wanted = self.parts.finder.wanted().chain(named);
+        self.pods.follow(wanted, shared.netns_cookie, snapshot, maps, workers).await;
+    }
+
+    /// Serves the namespaces that the kernel programs told of.
+    async fn handle_newcomers(&mut self) {
+        while let Some(newcomer) = self.parts.newcomers.poll_event() {
+            self.parts.finder.handle_newcomer(newcomer.netns_cookie, newcomer.process);
+        }
+        let snapshot = Arc::clone(&self.snapshot);
+        self.follow_pods(&snapshot).await;
+    }
+
+    /// Looks for namespaces in the cgroups of the scopes.
+    async fn look_for_pods(&mut self) {
+        let snapshot = Arc::clone(&self.snapshot);
+        let scopes = snapshot.intercept.scopes.iter();
+        self.parts.finder.look(
+            Instant::now(),
+            scopes.filter_map(|scope| match scope {
+                Scope::Cgroup(path) => Some(path.as_str()),
+                Scope::Netns(_) => None,
+            }),
+        );
+        self.follow_pods(&snapshot).await;
     }
 
     fn handle_attempts(&mut self, first: (EndpointId, Attempt)) {
@@ -351,7 +390,7 @@ impl Control {
     fn handle_records(&mut self) {
         let now = Instant::now();
         let names = self.names_out.borrow().clone();
-        while let Some(record) = self.parts.records.poll_record() {
+        while let Some(record) = self.parts.records.poll_event() {
             if let Some((endpoint, attempt)) = kernel_records::attempt(&record) {
                 self.tracker.handle_attempt(now, endpoint, attempt);
             }
@@ -425,8 +464,7 @@ impl Control {
         if let Err(error) = self.parts.publisher.sweep() {
             tracing::warn!(%error, "housekeeping of the kernel's maps failed");
         }
-        let snapshot = Arc::clone(&self.snapshot);
-        self.follow_pods(&snapshot).await;
+        self.look_for_pods().await;
         if let Err(error) = self.alarms.check(&self.parts.maps) {
             tracing::warn!(%error, "cannot read the kernel's counters");
         }

@@ -449,6 +449,12 @@ def udp(address):
     say(answer=answer.decode(), peer=show(s.getpeername()))
 
 
+def sleep():
+    """Lives and does nothing, as the sandbox of a pod."""
+    say(started=True)
+    wait()
+
+
 def banner(address):
     """Says nothing before the server has."""
     s = connect(address)

@@ -1,0 +1,104 @@
+//! Pods by their cgroups: what the path of a cgroup says in the forms that kubelets and container runtimes give it.
+
+/// What a cgroup's path says of its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodCgroup<'a> {
+    /// The pod's uid with dashes, as the API and the kubelet's files write it. Static pods have one without any.
+    pub uid: String,
+    /// The part of the path that names the pod's own cgroup: all its containers are below.
+    pub path: &'a str,
+}
+
+impl<'a> PodCgroup<'a> {
+    /// Reads a path below the cgroup mount; `None` if no part of it is a pod's.
+    ///
+    /// Known forms, with the kubelet's cgroup driver (`pkg/kubelet/cm` of Kubernetes) and whatever the runtime
+    /// (containerd, CRI-O, Docker) makes below:
+    /// - systemd: `…/kubepods-burstable-podUID.slice/…`, where the dashes of the uid are underscores; prefixes before
+    ///   `kubepods` occur (`kubelet-kubepods-podUID.slice` of nested nodes);
+    /// - cgroupfs: `…/kubepods/burstable/podUID/…`.
+    #[must_use]
+    pub fn parse(path: &'a str) -> Option<Self> {
+        let mut end = 0;
+        let mut is_below_kubepods = false;
+        for part in path.split_inclusive('/') {
+            end += part.len();
+            let part = part.trim_end_matches('/');
+            let uid = match part.strip_suffix(".slice") {
+                Some(unit) => unit.rsplit_once("-pod").filter(|(before, _)| before.contains("kubepods")),
+                None => part.strip_prefix("pod").filter(|_| is_below_kubepods).map(|uid| ("", uid)),
+            };
+            if let Some(uid) = uid.map(|(_, uid)| uid.replace('_', "-")).filter(|uid| is_uid(uid)) {
+                return Some(Self { uid, path: path[..end].trim_end_matches('/') });
+            }
+            is_below_kubepods |= part.contains("kubepods");
+        }
+        None
+    }
+}
+
+/// A UUID (RFC 9562), or the hash that a static pod has instead.
+fn is_uid(text: &str) -> bool {
+    let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
+    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+    text.split('-').all(is_hex) && (lengths == [8, 4, 4, 4, 12] || lengths == [32])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UID: &str = "0f3c1b2a-1111-2222-3333-444455556666";
+
+    #[test]
+    fn every_form_of_a_pods_cgroup_is_known() {
+        let slice = UID.replace('-', "_");
+        let pod = format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice}.slice");
+        let guaranteed = format!("/kubepods.slice/kubepods-pod{slice}.slice");
+        let nested = format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{slice}.slice");
+        let plain = format!("/kubepods/besteffort/pod{UID}");
+        let id = "9".repeat(64);
+        for (path, pod) in [
+            (format!("{pod}/cri-containerd-{id}.scope"), &pod),
+            (format!("{pod}/crio-{id}.scope/container"), &pod),
+            (pod.clone(), &pod),
+            (format!("{pod}/"), &pod),
+            (format!("{guaranteed}/docker-{id}.scope"), &guaranteed),
+            (format!("{nested}/cri-containerd-{id}.scope"), &nested),
+            (format!("{plain}/{id}"), &plain),
+        ] {
+            let parsed = PodCgroup::parse(&path).unwrap_or_else(|| panic!("{path}"));
+            assert_eq!((parsed.uid.as_str(), parsed.path), (UID, pod.as_str()), "{path}");
+        }
+        let hash = "0123456789abcdef0123456789abcdef";
+        let of_static = format!("/kubepods/pod{hash}/x");
+        assert_eq!(PodCgroup::parse(&of_static).unwrap().uid, hash);
+    }
+
+    #[test]
+    fn other_cgroups_are_no_pods() {
+        for path in [
+            "/",
+            "",
+            "/system.slice/docker.service",
+            "/kubepods.slice/kubepods-burstable.slice",
+            "/kubepods/burstable/podman",
+            "/user.slice/app-pod12.slice",
+            "/pod0f3c1b2a-1111-2222-3333-444455556666",
+            "/kubepods/pod0f3c1b2a_1111",
+        ] {
+            assert_eq!(PodCgroup::parse(path), None, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics_and_what_is_found_is_its_beginning(path in "(/?(kubepods|pod|-|_|[0-9a-f]{4,12}|[.]slice|é|/){0,6}){0,5}") {
+            if let Some(pod) = PodCgroup::parse(&path) {
+                prop_assert!(path.starts_with(pod.path));
+            }
+        }
+    }
+}

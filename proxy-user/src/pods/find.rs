@@ -1,0 +1,212 @@
+//! Finding the network namespaces of the applications in cgroup scopes, by the processes that live in them.
+//!
+//! A namespace that was found is served for as long as one of its pod's processes lives in it. There are two ways to be
+//! found: a look at the scopes' cgroups, about once a second, sees a pod's sandbox before its applications start; and the
+//! kernel programs tell of a connection that found no listener.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use proxy_bpf::cgroup::Hierarchy;
+use proxy_core::pod::PodCgroup;
+use proxy_io::netns::Netns;
+
+use super::Wanted;
+
+/// Time for which the processes of a new cgroup are looked at. A sandbox begins within milliseconds; what comes later
+/// makes itself known by its first connection.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+/// Processes of one cgroup that are looked at: those of a pod share a namespace.
+const MOST_PROCESSES: usize = 64;
+/// Where kubelets keep the logs of pods, in folders named NAMESPACE_NAME_UID.
+const POD_LOGS: &str = "/var/log/pods";
+
+/// Device and inode of a namespace's file.
+type FileId = (u64, u64);
+
+/// The namespaces that were found.
+pub struct Finder {
+    mount: PathBuf,
+    home: FileId,
+    found: HashMap<u64, Found>,
+    /// Cgroups of the scopes and when each was first seen.
+    seen: HashMap<PathBuf, Instant>,
+}
+
+struct Found {
+    /// Shows that the namespace is in use, and is the way into it.
+    witness: u32,
+    file: FileId,
+    /// Cgroup directory in which the next witness is looked for when this one has ended.
+    dir: PathBuf,
+    name: String,
+}
+
+impl Finder {
+    /// Knows no namespace yet.
+    ///
+    /// # Errors
+    /// If `/proc` is not there.
+    pub fn new(hierarchy: &Hierarchy) -> io::Result<Self> {
+        Ok(Self {
+            mount: hierarchy.mount.clone(),
+            home: file_of("/proc/self/ns/net")?,
+            found: HashMap::new(),
+            seen: HashMap::new(),
+        })
+    }
+
+    /// Looks at the cgroups of the scopes, each a path below the mount, and at everybody who was found before.
+    pub fn look<'a>(&mut self, now: Instant, scopes: impl Iterator<Item = &'a str>) {
+        self.found.retain(|_, found| found.is_alive());
+        let mut todo: Vec<PathBuf> =
+            scopes.map(|scope| self.mount.join(scope.trim_start_matches('/'))).collect();
+        let mut seen = HashMap::new();
+        while let Some(dir) = todo.pop() {
+            let Ok(entries) = fs::read_dir(&dir) else { continue };
+            let since = self.seen.get(&dir).copied().unwrap_or(now);
+            if now.duration_since(since) < SETTLE_TIME {
+                self.look_at(&dir);
+            }
+            todo.extend(
+                entries.flatten().filter(|e| e.file_type().is_ok_and(|k| k.is_dir())).map(|e| e.path()),
+            );
+            seen.insert(dir, since);
+        }
+        self.seen = seen;
+    }
+
+    /// Takes up the namespace of a process that the kernel programs told of.
+    pub fn handle_newcomer(&mut self, netns_cookie: u64, process: u32) {
+        let Ok(cgroup) = Hierarchy::of_process(process) else { return };
+        if !self.found.contains_key(&netns_cookie) {
+            let dir = self.mount.join(cgroup.trim_start_matches('/'));
+            self.take_up(&dir, process, Some(netns_cookie));
+        }
+    }
+
+    /// What is to be served.
+    pub fn wanted(&self) -> impl Iterator<Item = Wanted> {
+        self.found.iter().map(|(cookie, found)| Wanted {
+            name: found.name.clone(),
+            file: netns_file(found.witness),
+            cookie: *cookie,
+        })
+    }
+
+    fn look_at(&mut self, dir: &Path) {
+        let mut known: HashSet<FileId> = self.found.values().map(|found| found.file).collect();
+        known.insert(self.home);
+        for process in processes(dir) {
+            if file_of(netns_file(process)).is_ok_and(|file| known.insert(file)) {
+                self.take_up(dir, process, None);
+            }
+        }
+    }
+
+    /// Takes up the namespace of a process, if it still is the one that is `expected`.
+    fn take_up(&mut self, dir: &Path, witness: u32, expected: Option<u64>) {
+        // A process may end at any time: then there is nothing to serve, or another one will show.
+        let path = netns_file(witness);
+        let (Ok(file), Ok(netns)) = (file_of(&path), Netns::open(&path)) else { return };
+        let cookie = netns.cookie();
+        if file == self.home || expected.is_some_and(|expected| expected != cookie) {
+            return;
+        }
+        let below = dir.strip_prefix(&self.mount).unwrap_or(dir).display().to_string();
+        let cgroup = format!("/{below}");
+        let (dir, name) = match PodCgroup::parse(&cgroup) {
+            Some(pod) => {
+                let name = pod_name(Path::new(POD_LOGS), &pod.uid).unwrap_or_else(|| pod.path.to_owned());
+                (self.mount.join(pod.path.trim_start_matches('/')), name)
+            }
+            None => (dir.to_owned(), cgroup),
+        };
+        self.found.insert(cookie, Found { witness, file, dir, name });
+    }
+}
+
+impl Found {
+    /// Whether somebody still lives in the namespace; finds another witness if the last one is gone.
+    fn is_alive(&mut self) -> bool {
+        let lives_in = |process: &u32| file_of(netns_file(*process)).is_ok_and(|file| file == self.file);
+        if lives_in(&self.witness) {
+            return true;
+        }
+        let other = below(&self.dir).into_iter().flat_map(|dir| processes(&dir)).find(lives_in);
+        self.witness = other.unwrap_or(self.witness);
+        other.is_some()
+    }
+}
+
+/// A directory and all below it.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let mut all = vec![dir.to_owned()];
+    let mut index = 0;
+    while let Some(dir) = all.get(index) {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let dirs: Vec<_> =
+            entries.filter(|e| e.file_type().is_ok_and(|k| k.is_dir())).map(|e| e.path()).collect();
+        all.extend(dirs);
+        index += 1;
+    }
+    all
+}
+
+/// Some processes of a cgroup; those of another pid namespace than this one's are 0 there and left out.
+fn processes(dir: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).take(MOST_PROCESSES).collect()
+}
+
+fn netns_file(process: u32) -> PathBuf {
+    format!("/proc/{process}/ns/net").into()
+}
+
+fn file_of(path: impl AsRef<Path>) -> io::Result<FileId> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Namespace and name of a pod, as `shop/web-7d9f`, from the name of its folder of logs.
+fn pod_name(logs: &Path, uid: &str) -> Option<String> {
+    let entries = fs::read_dir(logs).ok()?.flatten();
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let folder = names.find_map(|name| Some(name.strip_suffix(uid)?.strip_suffix('_')?.to_owned()))?;
+    // Neither part may contain an underscore (RFC 1123 labels).
+    folder.split_once('_').map(|(namespace, name)| format!("{namespace}/{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pods_come_from_their_folders_of_logs() {
+        let logs = std::env::temp_dir().join(format!("weir-pod-logs-{}", std::process::id()));
+        let uid = "0f3c1b2a-1111-2222-3333-444455556666";
+        for name in ["kube-system_dns-1_aaaa", &format!("shop_web-7d9f_{uid}"), "odd"] {
+            fs::create_dir_all(logs.join(name)).unwrap();
+        }
+        assert_eq!(pod_name(&logs, uid).as_deref(), Some("shop/web-7d9f"));
+        assert_eq!(pod_name(&logs, "bbbb"), None);
+        fs::remove_dir_all(&logs).unwrap();
+        assert_eq!(pod_name(&logs, uid), None);
+    }
+
+    #[test]
+    fn own_processes_are_no_newcomers() {
+        let Ok(hierarchy) = Hierarchy::find() else {
+            eprintln!("SKIPPED: there is no cgroup v2 mount");
+            return;
+        };
+        let mut finder = Finder::new(&hierarchy).unwrap();
+        finder.handle_newcomer(1, std::process::id());
+        finder.handle_newcomer(1, u32::MAX);
+        finder.look(Instant::now(), ["/no/such/cgroup"].into_iter());
+        assert_eq!(finder.wanted().count(), 0);
+    }
+}
