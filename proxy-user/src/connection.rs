@@ -206,6 +206,8 @@ async fn establish(
     let Wanted { accepted, service, has_early } = *wants;
     let source = local.routes.borrow().source();
     let netns = accepted.netns.as_deref().filter(|_| source == Source::Pod);
+    let client_netns_cookie =
+        accepted.netns.as_ref().map_or(local.shared.netns_cookie, |netns| netns.cookie());
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last_reason = Reason::NoEndpoint;
     for attempt in 0..service.limits.connect_attempts.clamp(1, MOST_ATTEMPTS) {
@@ -229,6 +231,7 @@ async fn establish(
             user_timeout: service.limits.user_timeout,
             has_early,
             netns,
+            client_netns_cookie,
         };
         match connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await {
             Ok(socket) => return Ok(Established { socket, index, _counted: counted }),

@@ -4,3 +4,4 @@ pub mod access;
 pub mod cgroup;
 pub mod kernel;
 mod line;
+pub mod pod;

@@ -115,7 +115,7 @@ layout!(OriginalDst, 40, 8);
 pub struct Facts {
     /// Cgroup of the task that called connect(); 0 for Weir's own sockets.
     pub cgroup_id: u64,
-    /// Network namespace of the socket.
+    /// Network namespace of the application; for one of Weir's own sockets, that of the client that it serves.
     pub netns_cookie: u64,
     /// Cookie of the socket that speaks TCP (of the subflow, for MPTCP); 0 until the SYN.
     pub cookie: u64,

@@ -158,7 +158,7 @@ fn connections_table(page: &ConnectionsPage) -> String {
         "RECEIVED",
         "RTT",
         "RETR",
-        "CGROUP",
+        "APPLICATION",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(page.connections.iter().map(row));
@@ -190,7 +190,7 @@ fn row(one: &Connection) -> Vec<String> {
         text::bytes(one.received_bytes),
         text::micros(rtt),
         retransmits.to_string(),
-        or_dash(one.cgroup.clone()),
+        or_dash(one.pod.clone().or_else(|| one.cgroup.clone())),
     ]
 }
 

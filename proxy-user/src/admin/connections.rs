@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use proxy_bpf::abi::key::Addr;
 use proxy_bpf::abi::record::{Record, Tcp};
@@ -11,6 +10,7 @@ use proxy_core::id::{EndpointId, ServiceId};
 use serde::{Deserialize, Serialize};
 
 use crate::control::Names;
+use crate::record::cgroup::Application;
 use crate::record::kernel::lane_name;
 
 /// Most connections in one answer unless asked for more: 5 MB of JSON.
@@ -35,6 +35,8 @@ pub struct Connection {
     pub lane: String,
     /// Cgroup of the application, below the cgroup v2 mount.
     pub cgroup: Option<String>,
+    /// Its pod as NAMESPACE/NAME.
+    pub pod: Option<String>,
     /// The application's end.
     pub source: SocketAddr,
     /// What it asked for.
@@ -100,12 +102,13 @@ pub(super) fn page(
     live: &[Record],
     names: &Names,
     filter: &Filter,
-    mut cgroup: impl FnMut(u64) -> Option<Arc<str>>,
+    mut application: impl FnMut(u64) -> Option<Application>,
 ) -> ConnectionsPage {
-    let upstreams: HashMap<Addr, &Record> = live
+    // An upstream connection is asked for by a client; two pods may have the same address.
+    let upstreams: HashMap<(u64, Addr), &Record> = live
         .iter()
         .filter(|record| record.facts.lane == lane::UPSTREAM)
-        .map(|record| (record.facts.asked, record))
+        .map(|record| ((record.facts.netns_cookie, record.facts.asked), record))
         .collect();
     let service = |record: &Record| names.service(ServiceId(record.facts.service)).map(|name| &**name);
     let is_wanted = |record: &&Record| {
@@ -118,9 +121,9 @@ pub(super) fn page(
     wanted.truncate(filter.limit);
     let connections = wanted.into_iter().map(|record| {
         let is_proxied = record.facts.lane == lane::PROXY;
-        let upstream = upstreams.get(&record.facts.source).copied().filter(|_| is_proxied);
-        let path = cgroup(record.facts.cgroup_id).map(|path| path.to_string());
-        connection(record, upstream, names, path)
+        let upstream =
+            upstreams.get(&(record.facts.netns_cookie, record.facts.source)).copied().filter(|_| is_proxied);
+        connection(record, upstream, names, application(record.facts.cgroup_id))
     });
     ConnectionsPage { total, connections: connections.collect() }
 }
@@ -129,7 +132,7 @@ fn connection(
     record: &Record,
     upstream: Option<&Record>,
     names: &Names,
-    cgroup: Option<String>,
+    application: Option<Application>,
 ) -> Connection {
     let Record { facts, tcp } = record;
     // In the proxy lane the application's socket goes to the worker: the way on is known by the worker's socket.
@@ -138,7 +141,8 @@ fn connection(
     Connection {
         service: names.service(ServiceId(facts.service)).map(|name| name.to_string()),
         lane: lane_name(facts.lane).to_owned(),
-        cgroup,
+        cgroup: application.as_ref().map(|one| one.cgroup.to_string()),
+        pod: application.and_then(|one| one.pod).map(|pod| pod.to_string()),
         source: facts.source.into(),
         original_dst: facts.asked.into(),
         destination: onward.map(|onward| onward.facts.real.into()),
@@ -225,7 +229,29 @@ mod tests {
         assert_eq!(proxied.endpoint, Some("10.1.0.9:5432".parse().unwrap()));
         assert_eq!((proxied.rtt_us, proxied.upstream_rtt_us), (20, Some(900)));
         assert_eq!(proxied.cgroup.as_deref(), Some("/app.slice"));
+        assert_eq!(proxied.pod.as_deref(), Some("shop/web-7d9f"));
         assert_eq!((proxied.state.as_str(), proxied.age_seconds), ("established", 2.0));
+    }
+
+    #[test]
+    fn clients_with_equal_addresses_in_two_namespaces_keep_their_own_other_side() {
+        let mut live = fixture::live();
+        let other = |record: &Record| {
+            let mut other = *record;
+            other.facts.netns_cookie = 5;
+            other.tcp.rtt_us += 1;
+            other
+        };
+        live.extend(live.clone().iter().map(other));
+        let page = page(&live, &fixture::names(), &Filter::parse("").unwrap(), fixture::application);
+        let mut sides: Vec<_> = page
+            .connections
+            .iter()
+            .filter(|one| one.lane == "proxy")
+            .map(|one| (one.rtt_us, one.upstream_rtt_us.unwrap()))
+            .collect();
+        sides.sort_unstable();
+        assert_eq!(sides, [(20, 900), (21, 901)]);
     }
 
     #[test]
@@ -275,6 +301,6 @@ mod tests {
 
     fn all(query: &str) -> ConnectionsPage {
         let filter = Filter::parse(query).unwrap();
-        page(&fixture::live(), &fixture::names(), &filter, |id| (id == 77).then(|| "/app.slice".into()))
+        page(&fixture::live(), &fixture::names(), &filter, fixture::application)
     }
 }

@@ -20,6 +20,8 @@ use super::source::Source;
 use crate::connection::{Peers, Shared};
 use crate::control::{Names, Phase, Status};
 use crate::record::access::AccessSink;
+use crate::record::cgroup::Application;
+use crate::record::pod::PodName;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::stats::kernel::{KernelReader, KernelReading};
 
@@ -200,9 +202,15 @@ pub(super) fn live() -> Vec<Record> {
     ]
 }
 
+/// The application of those connections.
+pub(super) fn application(cgroup_id: u64) -> Option<Application> {
+    let pod = PodName { namespace: "shop".to_owned(), name: "web-7d9f".to_owned() };
+    (cgroup_id == 77).then(|| Application { cgroup: "/app.slice".into(), pod: Some(pod.into()) })
+}
+
 pub(super) fn page() -> ConnectionsPage {
     let filter = Filter::parse("").unwrap();
-    connections::page(&live(), &names(), &filter, |id| (id == 77).then(|| "/app.slice".into()))
+    connections::page(&live(), &names(), &filter, application)
 }
 
 fn address(text: &str) -> proxy_bpf::abi::key::Addr {

@@ -142,7 +142,7 @@ impl<S: Source> Admin<S> {
         blocking(move || {
             let live = source.live()?;
             let mut cgroups = cgroups.lock().unwrap_or_else(PoisonError::into_inner);
-            let page = connections::page(&live, &source.names(), &filter, |id| cgroups.path(id));
+            let page = connections::page(&live, &source.names(), &filter, |id| cgroups.application(id));
             Ok(json(&page))
         })
         .await

@@ -16,14 +16,13 @@ use proxy_core::pod::PodCgroup;
 use proxy_io::netns::Netns;
 
 use super::Wanted;
+use crate::record::pod;
 
 /// Time for which the processes of a new cgroup are looked at. A sandbox begins within milliseconds; what comes later
 /// makes itself known by its first connection.
 const SETTLE_TIME: Duration = Duration::from_secs(10);
 /// Processes of one cgroup that are looked at: those of a pod share a namespace.
 const MOST_PROCESSES: usize = 64;
-/// Where kubelets keep the logs of pods, in folders named NAMESPACE_NAME_UID.
-const POD_LOGS: &str = "/var/log/pods";
 
 /// Device and inode of a namespace's file.
 type FileId = (u64, u64);
@@ -121,7 +120,8 @@ impl Finder {
         let cgroup = format!("/{below}");
         let (dir, name) = match PodCgroup::parse(&cgroup) {
             Some(pod) => {
-                let name = pod_name(Path::new(POD_LOGS), &pod.uid).unwrap_or_else(|| pod.path.to_owned());
+                let name = pod::names(Path::new(pod::POD_LOGS)).remove(&pod.uid);
+                let name = name.map_or_else(|| pod.path.to_owned(), |name| name.to_string());
                 (self.mount.join(pod.path.trim_start_matches('/')), name)
             }
             None => (dir.to_owned(), cgroup),
@@ -171,31 +171,9 @@ fn file_of(path: impl AsRef<Path>) -> io::Result<FileId> {
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Namespace and name of a pod, as `shop/web-7d9f`, from the name of its folder of logs.
-fn pod_name(logs: &Path, uid: &str) -> Option<String> {
-    let entries = fs::read_dir(logs).ok()?.flatten();
-    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let folder = names.find_map(|name| Some(name.strip_suffix(uid)?.strip_suffix('_')?.to_owned()))?;
-    // Neither part may contain an underscore (RFC 1123 labels).
-    folder.split_once('_').map(|(namespace, name)| format!("{namespace}/{name}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_pods_come_from_their_folders_of_logs() {
-        let logs = std::env::temp_dir().join(format!("weir-pod-logs-{}", std::process::id()));
-        let uid = "0f3c1b2a-1111-2222-3333-444455556666";
-        for name in ["kube-system_dns-1_aaaa", &format!("shop_web-7d9f_{uid}"), "odd"] {
-            fs::create_dir_all(logs.join(name)).unwrap();
-        }
-        assert_eq!(pod_name(&logs, uid).as_deref(), Some("shop/web-7d9f"));
-        assert_eq!(pod_name(&logs, "bbbb"), None);
-        fs::remove_dir_all(&logs).unwrap();
-        assert_eq!(pod_name(&logs, uid), None);
-    }
 
     #[test]
     fn own_processes_are_no_newcomers() {

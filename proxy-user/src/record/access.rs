@@ -267,8 +267,8 @@ impl Log {
         }
         let count = batch.len() as u64;
         for (time, record) in batch.drain(..) {
-            let cgroup = self.names.path(record.cgroup_id);
-            line::append(&mut bytes, self.format, time, &record, cgroup.as_deref());
+            let application = self.names.application(record.cgroup_id);
+            line::append(&mut bytes, self.format, time, &record, application.as_ref());
         }
         let (result, bytes) = target.write(bytes).await;
         self.bytes = bytes;

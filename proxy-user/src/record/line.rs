@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::time::SystemTime;
 
 use super::access::AccessRecord;
+use super::cgroup::Application;
 use crate::config::LogFormat;
 
 /// What stands for everything that is not known, as in metrics.
@@ -18,13 +19,16 @@ pub(super) fn append(
     format: LogFormat,
     time: SystemTime,
     record: &AccessRecord,
-    cgroup: Option<&str>,
+    application: Option<&Application>,
 ) {
     let mut line = Line { bytes, format, is_first: true };
     line.begin();
     line.word("time", &rfc3339(time));
     line.word("src.addr", &record.client);
-    line.text("src.cgroup", cgroup.unwrap_or(UNKNOWN));
+    let pod = application.and_then(|application| application.pod.as_deref());
+    line.text("src.namespace", pod.map_or(UNKNOWN, |pod| &pod.namespace));
+    line.text("src.workload", pod.map_or(UNKNOWN, |pod| &pod.name));
+    line.text("src.cgroup", application.map_or(UNKNOWN, |application| &application.cgroup));
     match record.endpoint {
         Some(endpoint) => line.word("dst.addr", &endpoint),
         None => line.word("dst.addr", &UNKNOWN),
@@ -129,6 +133,7 @@ mod tests {
 
     use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
 
+    use super::super::pod::PodName;
     use super::*;
 
     #[test]
@@ -136,8 +141,8 @@ mod tests {
         let line = written(LogFormat::Text, &record(), Some("/app.slice"));
         assert_eq!(
             line,
-            "time=2024-02-29T12:34:56.789Z src.addr=10.0.0.1:4000 src.cgroup=/app.slice dst.addr=[fd00::5]:8080 \
-             dst.original=10.96.0.10:80 dst.service=shop/web direction=outbound lane=proxy bytes_sent=1 bytes_recv=2 \
+            "time=2024-02-29T12:34:56.789Z src.addr=10.0.0.1:4000 src.namespace=unknown src.workload=unknown \
+             src.cgroup=/app.slice dst.addr=[fd00::5]:8080 dst.original=10.96.0.10:80 dst.service=shop/web direction=outbound lane=proxy bytes_sent=1 bytes_recv=2 \
              duration=0.001500 reason=fin\n"
         );
     }
@@ -149,7 +154,17 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["src.cgroup"], "unknown");
         assert_eq!((value["bytes_recv"].as_u64(), value["duration"].as_f64()), (Some(2), Some(0.0015)));
-        assert_eq!(value.as_object().unwrap().len(), 12);
+        assert_eq!(value.as_object().unwrap().len(), 14);
+    }
+
+    #[test]
+    fn pods_are_named() {
+        let pod = PodName { namespace: "shop".to_owned(), name: "web-7d9f".to_owned() };
+        let application = Application { cgroup: "/kubepods/x".into(), pod: Some(pod.into()) };
+        let mut bytes = Vec::new();
+        append(&mut bytes, LogFormat::Text, SystemTime::UNIX_EPOCH, &record(), Some(&application));
+        let line = String::from_utf8(bytes).unwrap();
+        assert!(line.contains(" src.namespace=shop src.workload=web-7d9f src.cgroup=/kubepods/x "), "{line}");
     }
 
     #[test]
@@ -175,9 +190,10 @@ mod tests {
     }
 
     fn written(format: LogFormat, record: &AccessRecord, cgroup: Option<&str>) -> String {
+        let application = cgroup.map(|cgroup| Application { cgroup: cgroup.into(), pod: None });
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
         let mut bytes = Vec::new();
-        append(&mut bytes, format, time, record, cgroup);
+        append(&mut bytes, format, time, record, application.as_ref());
         String::from_utf8(bytes).unwrap()
     }
 

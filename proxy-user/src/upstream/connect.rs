@@ -34,6 +34,8 @@ pub struct Target<'a> {
     pub has_early: bool,
     /// Network namespace to connect from, if it is not Weir's own.
     pub netns: Option<&'a Netns>,
+    /// Cookie of the client's network namespace: there may be the same address in another one.
+    pub client_netns_cookie: u64,
 }
 
 /// Why an attempt failed.
@@ -127,6 +129,7 @@ pub async fn connect(
 
 fn upstream_facts(target: &Target<'_>) -> Facts {
     Facts {
+        netns_cookie: target.client_netns_cookie,
         opened_ns: proxy_io::clock::monotonic_ns(),
         asked: Addr::from(target.client.0),
         real: Addr::from(target.address.0),
