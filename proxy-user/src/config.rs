@@ -4,16 +4,22 @@
 //! schema of `file`) -> `file` (typed) -> `resolve` (defaults filled in) -> `check` (what only the whole can tell).
 //! Mistakes are cut out on the way, so that the later steps still find theirs. This room opens one file and nothing
 //! else: it never asks whether a cgroup, a namespace or an address exists.
+//!
+//! A file that is read again and again has a [`Source`], which goes this way with the services that changed (`change`)
+//! wherever that is sure to give the same.
 
+mod change;
 mod check;
 mod de;
 mod default;
 mod dump;
 mod error;
 mod file;
+mod layout;
 mod resolve;
 mod shape;
 mod snapshot;
+mod source;
 mod suggest;
 mod text;
 mod yaml;
@@ -31,8 +37,10 @@ use proxy_core::snapshot::Intercept;
 use serde::Deserialize;
 
 pub use error::{ConfigErrors, MAX_SHOWN, Mistake, Position};
+pub use source::{Source, Way};
 
 use error::{Finding, Mistakes};
+use layout::Layout;
 
 /// Largest file: 10,000 services with 100,000 endpoints need 6 MiB.
 pub const MAX_FILE_BYTES: usize = 16 << 20;
@@ -199,20 +207,7 @@ pub enum LogFormat {
 /// # Errors
 /// Everything that is wrong with it; or that it cannot be read, is too large or is not UTF-8.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let name = path.display().to_string();
-    let unreadable =
-        |error: std::io::Error| ConfigErrors::unreadable(&name, format!("cannot be read: {error}"));
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    let one_too_many = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(one_too_many).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() > MAX_FILE_BYTES {
-        return Err(too_large(&name));
-    }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(&name, text),
-        Err(error) => Err(not_utf8(&name, &bytes, error.valid_up_to())),
-    }
+    parse(&path.display().to_string(), &read_file(path)?)
 }
 
 /// Reads a config from a text; `name` is the file's name in messages.
@@ -222,15 +217,44 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
+    parse_laid_out(name, text).map(|(config, _)| config)
+}
+
+/// As [`parse`], and tells where in the text each service stands if that can be told.
+fn parse_laid_out(name: &str, text: &str) -> Result<(Config, Option<Layout>), ConfigErrors> {
     if text.len() > MAX_FILE_BYTES {
         return Err(too_large(name));
     }
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = without_mark(text);
     let mut mistakes = Mistakes::default();
     match read(text, &mut mistakes) {
-        Some(config) if mistakes.is_empty() => Ok(config),
+        Some(read) if mistakes.is_empty() => Ok(read),
         _ => Err(mistakes.into_errors(name, text)),
     }
+}
+
+/// The text behind a byte order mark, which editors of other systems write.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+    let name = path.display().to_string();
+    let unreadable =
+        |error: std::io::Error| ConfigErrors::unreadable(&name, format!("cannot be read: {error}"));
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let one_too_many = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let expected_bytes = file.metadata().map_or(0, |metadata| metadata.len()).min(one_too_many);
+    // One more than expected, so that the end of the file is found without growing.
+    let mut bytes = Vec::with_capacity(usize::try_from(expected_bytes).unwrap_or(0) + 1);
+    file.take(one_too_many).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(too_large(&name));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid_bytes = error.utf8_error().valid_up_to();
+        not_utf8(&name, &error.into_bytes(), valid_bytes)
+    })
 }
 
 /// Makes the JSON Schema of the file, for editors (`yaml-language-server: $schema=...`).
@@ -241,7 +265,7 @@ pub fn schema() -> serde_json::Value {
     schema
 }
 
-fn read(text: &str, mistakes: &mut Mistakes) -> Option<Config> {
+fn read(text: &str, mistakes: &mut Mistakes) -> Option<(Config, Option<Layout>)> {
     if let Some(position) = control_character(text) {
         let finding = Finding::new("a control character; only tabs and line ends are allowed");
         mistakes.push(position, String::new, finding);
@@ -264,7 +288,7 @@ fn read(text: &str, mistakes: &mut Mistakes) -> Option<Config> {
         Ok(file) => {
             let config = resolve::resolve(&file);
             check::check(&file, &config, &tree, mistakes);
-            Some(config)
+            Some((config, Layout::of(text, &tree, &root)))
         }
         Err(error) => {
             mistakes.push(start, String::new, Finding::new(format!("cannot be understood: {error}")));

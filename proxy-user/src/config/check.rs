@@ -38,6 +38,25 @@ pub(super) fn check(file: &file::File, config: &Config, tree: &Tree<'_>, mistake
     check.scopes();
 }
 
+/// Tells whether services without mistakes of their own can stand in one file with others: whether [`Check::names`],
+/// [`Check::service_addresses`] and [`Check::loops`], the checks that compare services, would find nothing between them.
+///
+/// Costs one look at each name and address of the others.
+pub(super) fn can_share_a_file<'c>(
+    services: &[ServiceConfig],
+    mut others: impl Iterator<Item = &'c ServiceConfig>,
+) -> bool {
+    let names: HashSet<&str> = services.iter().map(|service| service.name.as_str()).collect();
+    let addresses: HashSet<SocketAddr> = services.iter().flat_map(|s| &s.addresses).copied().collect();
+    let endpoints: HashSet<SocketAddr> =
+        services.iter().flat_map(|s| &s.endpoints).map(|endpoint| endpoint.address).collect();
+    others.all(|other| {
+        !names.contains(other.name.as_str())
+            && !other.addresses.iter().any(|at| addresses.contains(at) || endpoints.contains(at))
+            && !other.endpoints.iter().any(|endpoint| addresses.contains(&endpoint.address))
+    })
+}
+
 struct Check<'c, 'a> {
     file: &'c file::File,
     tree: &'c Tree<'a>,

@@ -12,6 +12,7 @@ use super::*;
 
 mod generated;
 mod messages;
+mod source;
 
 const EXAMPLE: &str = include_str!("../../deploy/weir.example.yaml");
 

@@ -15,7 +15,7 @@ use super::error::{Finding, Mistakes, Position, quoted};
 const MAX_DEPTH: usize = 32;
 
 /// Most values, aliases expanded: 10,000 services with 100,000 endpoints have 600,000.
-const MAX_VALUES: usize = 4_000_000;
+pub(super) const MAX_VALUES: usize = 4_000_000;
 
 /// Number of a value in its [`Tree`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +75,7 @@ pub(super) struct Entry<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Tree<'a> {
     values: Vec<Meta<'a>>,
+    has_anchors: bool,
 }
 
 #[derive(Debug)]
@@ -127,6 +128,16 @@ impl<'a> Tree<'a> {
     /// Tells whether a value is as it was written, so that what it lacks was left out by its author.
     pub(super) fn is_whole(&self, origin: Origin) -> bool {
         !self.meta(origin).is_cut
+    }
+
+    /// Counts the values, aliases expanded.
+    pub(super) fn values_count(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Tells whether anything was named by an anchor, so that one place of the text may mean what another says.
+    pub(super) fn has_anchors(&self) -> bool {
+        self.has_anchors
     }
 
     fn meta(&self, origin: Origin) -> &Meta<'a> {
@@ -296,6 +307,7 @@ impl<'a> Builder<'a, '_> {
     /// Puts a complete value where it belongs: into its list, behind its key, or it is a key itself.
     fn finish(&mut self, node: Node<'a>, anchor: usize, at: Position) -> Result<(), Stop> {
         if anchor != 0 {
+            self.tree.has_anchors = true;
             let copy = self.copy(&node, None, &Step::Root)?;
             self.anchors.insert(anchor, copy);
         }

@@ -1,0 +1,86 @@
+//! A file that is read again and again.
+
+use std::path::{Path, PathBuf};
+
+use super::change::Change;
+use super::layout::Layout;
+use super::{Config, ConfigErrors, parse_laid_out, read_file, without_mark};
+
+/// The config file, and what it said when it was last right.
+///
+/// Of a file that changes in a few services only these are read. The answer is always that of [`load`](super::load), in
+/// configs and in messages.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    text: String,
+    config: Config,
+    pub(super) layout: Option<Layout>,
+}
+
+/// How a text was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Not at all: it is the same.
+    Unchanged,
+    /// The services that changed.
+    Changed,
+    /// From its beginning to its end.
+    Whole,
+}
+
+impl Source {
+    /// Reads the file for the first time; blocks.
+    ///
+    /// # Errors
+    /// As [`load`](super::load).
+    pub fn open(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::new(path, read_file(path)?)
+    }
+
+    /// Reads the file again; blocks. After an error the config stays what it was.
+    ///
+    /// # Errors
+    /// As [`load`](super::load).
+    pub fn reload(&mut self) -> Result<Way, ConfigErrors> {
+        self.take_up(read_file(&self.path)?)
+    }
+
+    /// What the file said when it was last right.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn new(path: &Path, text: String) -> Result<Self, ConfigErrors> {
+        let text = unmarked(text);
+        let (config, layout) = parse_laid_out(&path.display().to_string(), &text)?;
+        Ok(Self { path: path.to_owned(), text, config, layout })
+    }
+
+    pub(super) fn take_up(&mut self, text: String) -> Result<Way, ConfigErrors> {
+        let text = unmarked(text);
+        if text == self.text {
+            return Ok(Way::Unchanged);
+        }
+        let Self { text: old, config, layout, .. } = self;
+        let Some(layout) = layout.as_mut() else { return self.read_whole(text) };
+        let Some(change) = Change::read(config, layout, old, &text) else { return self.read_whole(text) };
+        change.apply(config, layout);
+        self.text = text;
+        Ok(Way::Changed)
+    }
+
+    fn read_whole(&mut self, text: String) -> Result<Way, ConfigErrors> {
+        *self = Self::new(&self.path, text)?;
+        Ok(Way::Whole)
+    }
+}
+
+/// Takes the byte order mark away, so that places are counted from where the file begins to say something.
+fn unmarked(text: String) -> String {
+    match without_mark(&text) {
+        rest if rest.len() == text.len() => text,
+        rest => rest.to_owned(),
+    }
+}
