@@ -7,7 +7,7 @@
 
 mod lock;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::admin;
-use crate::config::{Config, IoChoice, LogLevel, Workers};
+use crate::config::{Config, IoChoice, LogLevel, Source, Workers};
 use crate::connection::{Handed, Peers, Shared};
 use crate::control::{self, Control, Handle, NamesFile, Parts, Phase, Publisher, Status};
 use crate::pods::Finder;
@@ -44,8 +44,10 @@ const ACCESS_LOG_TIME: Duration = Duration::from_secs(2);
 /// What the command line decides.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The configuration file.
-    pub config_path: PathBuf,
+    /// Driver of the workers, if not the one that the file says.
+    pub io: Option<IoChoice>,
+    /// Level of the log, if not the one that the file says.
+    pub log_level: Option<LogLevel>,
     /// Other sizes for maps.
     pub map_sizes: Vec<(String, u32)>,
 }
@@ -54,7 +56,7 @@ pub struct Options {
 ///
 /// # Errors
 /// What keeps it from starting, with what to do about it.
-pub fn run(config: Config, options: Options) -> anyhow::Result<()> {
+pub fn run(source: Source, options: Options) -> anyhow::Result<()> {
     let lock = RunLock::take()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,7 +64,7 @@ pub fn run(config: Config, options: Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let result = runtime.block_on(serve(config, options));
+    let result = runtime.block_on(serve(source, options));
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
     result
@@ -81,11 +83,11 @@ pub fn detach() -> anyhow::Result<Vec<&'static str>> {
     Ok(attached)
 }
 
-async fn serve(config: Config, options: Options) -> anyhow::Result<()> {
+async fn serve(source: Source, options: Options) -> anyhow::Result<()> {
     let mut reload = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut node = Node::build(config, options).await?;
+    let mut node = Node::build(source, options).await?;
     let admin =
         admin::serve(node.handle.clone(), &node.admin).await.context("cannot serve the admin interface")?;
     node.control.start().await.map_err(|error| anyhow!("{error}"))?;
@@ -138,19 +140,20 @@ struct Node {
 }
 
 impl Node {
-    async fn build(config: Config, options: Options) -> anyhow::Result<Self> {
+    async fn build(source: Source, options: Options) -> anyhow::Result<Self> {
+        let config = source.config();
         let nofile = limit::raise_nofile().context("cannot read RLIMIT_NOFILE")?;
         let hierarchy = Hierarchy::find()?;
-        let (mut kernel, pins) = load_kernel(&config, &options)?;
+        let (mut kernel, pins) = load_kernel(config, &options)?;
         let maps = Arc::clone(&kernel.maps);
         let (records, newcomers) = (kernel.take_records()?, kernel.take_newcomers()?);
         let log = kernel.take_log()?;
         let netns_cookie =
             sock::netns_cookie().context("this kernel has no network namespace cookies (5.14)")?;
 
-        let (access, access_thread) = open_access_log(&config)?;
+        let (access, access_thread) = open_access_log(config)?;
         let (attempts_in, attempts) = mpsc::channel(ATTEMPTS);
-        let (peers, handed) = Peers::new(worker_count(&config));
+        let (peers, handed) = Peers::new(worker_count(config));
         let shared = Arc::new(Shared {
             maps: Some(Arc::clone(&maps)),
             netns_cookie,
@@ -161,7 +164,7 @@ impl Node {
             peers,
         });
         let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));
-        let (driver, driver_note) = choose_driver(config.io)?;
+        let (driver, driver_note) = choose_driver(options.io.unwrap_or(config.io))?;
         let workers = Arc::new(start_workers(handed, driver, &snapshot, &shared)?);
         let listener_count = control::intercepted_count(workers.len());
         let listeners = control::open_intercepted(&maps, netns_cookie, listener_count)?;
@@ -172,7 +175,7 @@ impl Node {
         }
         let status = Status {
             phase: Phase::Starting,
-            config: options.config_path.clone(),
+            config: source.path().to_owned(),
             wanted: Version(0),
             applied: Version(0),
             reloads: 0,
@@ -192,8 +195,7 @@ impl Node {
             metrics: config.metrics,
         };
         let (control, handle) = Control::new(Parts {
-            config_path: options.config_path,
-            config,
+            source,
             kernel: Arc::clone(&kernel),
             maps: Arc::clone(&maps),
             records,
@@ -240,7 +242,7 @@ fn load_kernel(config: &Config, options: &Options) -> anyhow::Result<(Kernel, Pi
     let pins = Pins::prepare().context("cannot prepare /sys/fs/bpf/weir")?;
     let load_options = LoadOptions {
         pins: pins.maps(),
-        log_level: match config.log.level {
+        log_level: match options.log_level.unwrap_or(config.log.level) {
             LogLevel::Debug | LogLevel::Trace => 4,
             _ => 3,
         },

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use proxy_user::admin::client;
 use proxy_user::cli::{Check, Cli, Command, Doctor, Io, LogLevel, Output, Run};
-use proxy_user::config::{self, Config, IoChoice, LogFormat};
+use proxy_user::config::{self, IoChoice, LogFormat, Source};
 use proxy_user::{app, explain};
 use tracing_subscriber::EnvFilter;
 
@@ -54,41 +54,48 @@ fn run(args: &Run) -> ExitCode {
         eprintln!("weir: {missing}");
         return ExitCode::from(NO_RIGHTS);
     }
-    let mut config = match config::load(&args.config) {
-        Ok(config) => config,
+    let source = match Source::open(&args.config) {
+        Ok(source) => source,
         Err(errors) => {
             eprintln!("{errors}");
             return ExitCode::FAILURE;
         }
     };
-    if let Some(io) = args.io {
-        config.io = match io {
-            Io::Auto => IoChoice::Auto,
-            Io::Ring => IoChoice::Ring,
-            Io::Epoll => IoChoice::Epoll,
-        };
-    }
-    if let Some(level) = args.log_level {
-        config.log.level = match level {
-            LogLevel::Error => config::LogLevel::Error,
-            LogLevel::Warn => config::LogLevel::Warn,
-            LogLevel::Info => config::LogLevel::Info,
-            LogLevel::Debug => config::LogLevel::Debug,
-            LogLevel::Trace => config::LogLevel::Trace,
-        };
-    }
-    start_log(&config);
-    let options = app::Options { config_path: args.config.clone(), map_sizes: args.map_size.clone() };
-    exit_code(app::run(config, options))
+    let options = app::Options {
+        io: args.io.map(io),
+        log_level: args.log_level.map(level),
+        map_sizes: args.map_size.clone(),
+    };
+    let log = source.config().log;
+    start_log(options.log_level.unwrap_or(log.level), log.format);
+    exit_code(app::run(source, options))
 }
 
-fn start_log(config: &Config) {
+fn io(io: Io) -> IoChoice {
+    match io {
+        Io::Auto => IoChoice::Auto,
+        Io::Ring => IoChoice::Ring,
+        Io::Epoll => IoChoice::Epoll,
+    }
+}
+
+fn level(level: LogLevel) -> config::LogLevel {
+    match level {
+        LogLevel::Error => config::LogLevel::Error,
+        LogLevel::Warn => config::LogLevel::Warn,
+        LogLevel::Info => config::LogLevel::Info,
+        LogLevel::Debug => config::LogLevel::Debug,
+        LogLevel::Trace => config::LogLevel::Trace,
+    }
+}
+
+fn start_log(level: config::LogLevel, format: LogFormat) {
     // aya tells of every relocation: that is nobody's business here.
-    let filter = EnvFilter::new(format!("{},aya=info,aya_obj=info", config.log.level.as_str()));
+    let filter = EnvFilter::new(format!("{},aya=info,aya_obj=info", level.as_str()));
     let is_terminal = std::io::stderr().is_terminal();
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
-    match config.log.format {
+    match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }

@@ -46,6 +46,12 @@ impl Source {
         self.take_up(read_file(&self.path)?)
     }
 
+    /// Where the file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What the file said when it was last right.
     #[must_use]
     pub fn config(&self) -> &Config {

@@ -5,7 +5,6 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +30,7 @@ use super::names::{Names, NamesFile};
 use super::publish::Publisher;
 use super::watch::{FileWatch, LOOK_INTERVAL};
 use super::{Handle, Phase, REQUESTS, Request, Status};
-use crate::config::{self, Config};
+use crate::config::Source;
 use crate::connection::Shared;
 use crate::health;
 use crate::pods::{Finder, Pods, Wanted};
@@ -55,10 +54,8 @@ const RECOUNT_SWEEPS: u64 = 60;
 
 /// What the control task is made of.
 pub struct Parts {
-    /// The config file.
-    pub config_path: PathBuf,
-    /// What it said.
-    pub config: Config,
+    /// The config file and what it said.
+    pub source: Source,
     /// Programs and maps.
     pub kernel: Arc<Kernel>,
     /// Maps.
@@ -131,7 +128,7 @@ impl Control {
             losses: Losses::new(),
             listeners: Listeners::default(),
             pods: Pods::default(),
-            watch: FileWatch::new(&parts.config_path),
+            watch: FileWatch::new(parts.source.path()),
             requests,
             checks: JoinSet::new(),
             waiting_checks: std::collections::VecDeque::new(),
@@ -151,8 +148,7 @@ impl Control {
     /// # Errors
     /// What could not be opened or written.
     pub async fn start(&mut self) -> Result<(), String> {
-        let config = self.parts.config.clone();
-        self.publish_config(&config).await.map(drop)
+        self.publish_config().await.map(drop)
     }
 
     /// Says that everything is in force and attached.
@@ -233,7 +229,7 @@ impl Control {
                 let _ = answer.send(result);
             }
             Request::Drain(answer) => {
-                self.drain = Some(self.parts.config.drain_timeout);
+                self.drain = Some(self.parts.status.drain_timeout);
                 let _ = answer.send(());
             }
         }
@@ -242,12 +238,13 @@ impl Control {
     /// Reads the config file again; what is in force stays so if anything is wrong with it.
     async fn reload(&mut self) -> Result<Version, String> {
         self.watch.handle_read();
-        let path = self.parts.config_path.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let loaded = tokio::task::block_in_place(|| self.parts.source.reload());
         let result = match loaded {
-            Ok(Ok(config)) => self.publish_config(&config).await,
-            Ok(Err(errors)) => Err(errors.to_string()),
-            Err(error) => Err(error.to_string()),
+            Ok(way) => {
+                tracing::debug!(?way, "configuration read");
+                self.publish_config().await
+            }
+            Err(errors) => Err(errors.to_string()),
         };
         match &result {
             Ok(version) => {
@@ -265,10 +262,12 @@ impl Control {
         result
     }
 
-    async fn publish_config(&mut self, config: &Config) -> Result<Version, String> {
+    /// Puts into force what the config file says.
+    async fn publish_config(&mut self) -> Result<Version, String> {
         let version = Version(self.snapshot.version.0 + 1);
-        let (file, registry) = &mut self.parts.names;
-        let next = config.snapshot(registry, version, Some(&self.snapshot));
+        let Parts { source, names: (file, registry), .. } = &mut self.parts;
+        let mut next = source.config().snapshot(registry, version, Some(&self.snapshot));
+        let drain_timeout = source.config().drain_timeout;
         if let Err(error) = file.save(registry) {
             tracing::warn!(%error, "cannot save the names of services; statistics would lose them in a restart");
         }
@@ -276,15 +275,19 @@ impl Control {
         self.parts.status.wanted = version;
         self.tracker.handle_snapshot(Instant::now(), &next);
         let changed = self.tracker.poll_changed(&next);
-        let mut next = next.with_services(changed);
-        next.version = version;
-        let result = self.publish(next).await;
-        match &result {
-            Ok(()) => self.parts.config = config.clone(),
-            // Health goes by what is in force.
-            Err(_) => self.tracker.handle_snapshot(Instant::now(), &self.snapshot),
+        let knows_next = changed.is_empty();
+        if !knows_next {
+            next = next.with_services(changed);
+            next.version = version;
         }
-        result.map(|()| version)
+        let result = self.publish(next).await;
+        if result.is_err() || !knows_next {
+            // Health goes by what is in force.
+            self.tracker.handle_snapshot(Instant::now(), &self.snapshot);
+        }
+        result?;
+        self.parts.status.drain_timeout = drain_timeout;
+        Ok(version)
     }
 
     /// Publishes what health has changed, if anything.
@@ -299,8 +302,9 @@ impl Control {
         }
         let next = self.snapshot.with_services(changed);
         self.parts.status.wanted = next.version;
-        if let Err(error) = self.publish(next).await {
-            tracing::error!(%error, "a change of health is not in force; it is tried again");
+        match self.publish(next).await {
+            Ok(()) => self.tracker.handle_snapshot(Instant::now(), &self.snapshot),
+            Err(error) => tracing::error!(%error, "a change of health is not in force; it is tried again"),
         }
     }
 
@@ -314,9 +318,7 @@ impl Control {
             return Err(error.to_string());
         }
         self.listeners.close_old(&workers, &new).await;
-        let now = Instant::now();
-        self.tracker.handle_snapshot(now, &new);
-        self.losses.handle_snapshot(now, &old, &new);
+        self.losses.handle_snapshot(Instant::now(), &old, &new);
         self.parts.status.applied = new.version;
         self.snapshot = Arc::clone(&new);
         self.snapshot_out.send_replace(new);
