@@ -34,11 +34,15 @@ id! {
 
 /// Gives the same name the same number through every reload, so that counters and open connections keep their meaning.
 ///
-/// Numbers are not used again: a connection may outlive the service that it was opened for.
+/// Numbers are not used again: a connection may outlive the service that it was opened for. They count up from 1, so
+/// that what was added since some size of the registry is what follows that many.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     services: HashMap<Arc<str>, ServiceId>,
     endpoints: HashMap<(ServiceId, SocketAddr), EndpointId>,
+    /// In the order of the numbers.
+    service_names: Vec<Arc<str>>,
+    endpoint_addresses: Vec<(ServiceId, SocketAddr)>,
 }
 
 impl Registry {
@@ -50,9 +54,7 @@ impl Registry {
         if let Some(id) = self.services.get(name) {
             return *id;
         }
-        let id = ServiceId(next(self.services.len()));
-        self.services.insert(name.into(), id);
-        id
+        self.add_service(name.into())
     }
 
     /// Finds or assigns the number of an endpoint of a service.
@@ -60,29 +62,59 @@ impl Registry {
     /// # Panics
     /// After 2^32 different endpoints.
     pub fn endpoint(&mut self, service: ServiceId, address: SocketAddr) -> EndpointId {
-        let id = EndpointId(next(self.endpoints.len()));
-        *self.endpoints.entry((service, address)).or_insert(id)
+        if let Some(id) = self.endpoints.get(&(service, address)) {
+            return *id;
+        }
+        self.add_endpoint(service, address)
     }
 
-    /// Lists every service that was ever named.
-    pub fn services(&self) -> impl Iterator<Item = (ServiceId, &Arc<str>)> {
-        self.services.iter().map(|(name, id)| (*id, name))
+    /// Lists every service that was ever named, by number.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = (ServiceId, &Arc<str>)> {
+        self.service_names.iter().enumerate().map(|(index, name)| (ServiceId(next(index)), name))
     }
 
-    /// Lists every endpoint that was ever named.
-    pub fn endpoints(&self) -> impl Iterator<Item = (EndpointId, ServiceId, SocketAddr)> {
-        self.endpoints.iter().map(|((service, address), id)| (*id, *service, *address))
+    /// Lists every endpoint that was ever named, by number.
+    pub fn endpoints(&self) -> impl ExactSizeIterator<Item = (EndpointId, ServiceId, SocketAddr)> {
+        let numbered = self.endpoint_addresses.iter().enumerate();
+        numbered.map(|(index, (service, address))| (EndpointId(next(index)), *service, *address))
     }
 
-    /// Takes up the numbers that an earlier process gave out; call it before anything is assigned.
+    /// Takes up the numbers that an earlier process gave out, in their order; call it before anything is assigned.
+    ///
+    /// What comes behind a gap or a repetition is left out: it was not listed by a registry.
     pub fn restore(
         &mut self,
         services: impl IntoIterator<Item = (ServiceId, Arc<str>)>,
         endpoints: impl IntoIterator<Item = (EndpointId, ServiceId, SocketAddr)>,
     ) {
-        self.services = services.into_iter().map(|(id, name)| (name, id)).collect();
-        self.endpoints =
-            endpoints.into_iter().map(|(id, service, address)| ((service, address), id)).collect();
+        *self = Self::default();
+        for (id, name) in services {
+            if id.0 != next(self.service_names.len()) || self.services.contains_key(&name) {
+                break;
+            }
+            self.add_service(name);
+        }
+        for (id, service, address) in endpoints {
+            let is_known = self.endpoints.contains_key(&(service, address));
+            if id.0 != next(self.endpoint_addresses.len()) || is_known {
+                break;
+            }
+            self.add_endpoint(service, address);
+        }
+    }
+
+    fn add_service(&mut self, name: Arc<str>) -> ServiceId {
+        let id = ServiceId(next(self.service_names.len()));
+        self.services.insert(Arc::clone(&name), id);
+        self.service_names.push(name);
+        id
+    }
+
+    fn add_endpoint(&mut self, service: ServiceId, address: SocketAddr) -> EndpointId {
+        let id = EndpointId(next(self.endpoint_addresses.len()));
+        self.endpoints.insert((service, address), id);
+        self.endpoint_addresses.push((service, address));
+        id
     }
 }
 
@@ -106,5 +138,14 @@ mod tests {
         later.restore(ids.services().map(|(i, n)| (i, n.clone())), ids.endpoints());
         assert_eq!((later.service("b"), later.endpoint(a, address)), (b, x));
         assert_ne!(later.service("c"), a);
+    }
+
+    #[test]
+    fn what_no_registry_has_listed_is_left_out() {
+        let mut ids = Registry::default();
+        ids.restore([(1, "a"), (2, "a"), (2, "b")].map(|(id, name)| (ServiceId(id), name.into())), []);
+        assert_eq!(ids.services().len(), 1);
+        ids.restore([(1, "a"), (3, "c")].map(|(id, name)| (ServiceId(id), name.into())), []);
+        assert_eq!((ids.service("b"), ids.service("c")), (ServiceId(2), ServiceId(3)));
     }
 }

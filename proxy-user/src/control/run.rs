@@ -271,7 +271,9 @@ impl Control {
         if let Err(error) = file.save(registry) {
             tracing::warn!(%error, "cannot save the names of services; statistics would lose them in a restart");
         }
-        self.names_out.send_replace(Arc::new(Names::from(&*registry)));
+        if !self.names_out.borrow().is_all_of(registry) {
+            self.names_out.send_replace(Arc::new(Names::from(&*registry)));
+        }
         self.parts.status.wanted = version;
         self.tracker.handle_snapshot(Instant::now(), &next);
         let changed = self.tracker.poll_changed(&next);
