@@ -51,7 +51,7 @@ impl Weir {
     /// If it does not get ready.
     pub fn start(name: Name, place: &Place, tools: &Tools, scratch: &Path, config: &Value) -> Result<Self> {
         let file = scratch.join("weir.yaml");
-        fs::write(&file, config.to_string())?;
+        fs::write(&file, yaml(config))?;
         let io = match name {
             Name::WeirRing => "ring",
             Name::WeirEpoll => "epoll",
@@ -78,7 +78,7 @@ impl Weir {
     /// If the file cannot be written.
     pub fn reload(&self, config: &Value) -> Result<SystemTime> {
         let new = self.config.with_extension("new");
-        fs::write(&new, config.to_string())?;
+        fs::write(&new, yaml(config))?;
         let began = SystemTime::now();
         fs::rename(new, &self.config)?;
         self.proxy.signal("-HUP")?;
@@ -125,6 +125,46 @@ pub fn service(name: &str, lane: &str, policy: &str, address: SocketAddr, endpoi
     })
 }
 
+/// Writes a config as operators do: one line for each key and for each item of a list, unless nothing in it has parts.
+fn yaml(config: &Value) -> String {
+    let mut text = String::new();
+    write_block(&mut text, config, 0);
+    text
+}
+
+/// Writes the lines of a value; the place of the first one is where the text ends.
+fn write_block(text: &mut String, value: &Value, indent: usize) {
+    let parts: Vec<(String, &Value)> = match value {
+        Value::Object(entries) => entries.iter().map(|(key, value)| (format!("{key}:"), value)).collect(),
+        Value::Array(items) => items.iter().map(|item| ("-".to_owned(), item)).collect(),
+        plain => return text.push_str(&plain.to_string()),
+    };
+    for (index, (lead, value)) in parts.into_iter().enumerate() {
+        if index > 0 {
+            text.push_str(&" ".repeat(indent));
+        }
+        text.push_str(&lead);
+        if is_one_line(value) {
+            text.push_str(&format!(" {value}\n"));
+        } else if lead == "-" {
+            text.push(' ');
+            write_block(text, value, indent + 2);
+        } else {
+            text.push_str(&format!("\n{}", " ".repeat(indent + 2)));
+            write_block(text, value, indent + 2);
+        }
+    }
+}
+
+fn is_one_line(value: &Value) -> bool {
+    let has_parts = |value: &Value| value.is_object() || value.is_array();
+    match value {
+        Value::Object(entries) => !entries.values().any(has_parts),
+        Value::Array(items) => !items.iter().any(has_parts),
+        _ => true,
+    }
+}
+
 fn is_ready() -> bool {
     ask("/healthz/ready").is_ok_and(|answer| answer.contains(" 200 "))
 }
@@ -138,4 +178,30 @@ fn ask(path: &str) -> Result<String> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_is_written_as_operators_do() {
+        let endpoints = [PROXY_LANE.echo, PROXY_LANE.source];
+        let config = json!({
+            "services": [service("a", "direct", "random", DIRECT_LANE.echo, &endpoints)],
+            "workers": 1,
+        });
+        let text = "\
+services:
+  - addresses: [\"10.96.0.2:7000\"]
+    balance: {\"policy\":\"random\"}
+    endpoints:
+      - {\"address\":\"10.96.0.1:7000\"}
+      - {\"address\":\"10.96.0.1:7001\"}
+    lane: \"direct\"
+    name: \"a\"
+workers: 1
+";
+        assert_eq!(yaml(&config), text);
+    }
 }
