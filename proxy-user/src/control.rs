@@ -13,6 +13,9 @@ mod publish;
 mod run;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
