@@ -66,14 +66,18 @@ impl Source {
 
     pub(super) fn take_up(&mut self, text: String) -> Result<Way, ConfigErrors> {
         let text = unmarked(text);
+        // Without it the whole is read, so a panic on the way leaves nothing half-changed to build on.
+        let Some(mut layout) = self.layout.take() else { return self.read_whole(text) };
         if text == self.text {
+            self.layout = Some(layout);
             return Ok(Way::Unchanged);
         }
-        let Self { text: old, config, layout, .. } = self;
-        let Some(layout) = layout.as_mut() else { return self.read_whole(text) };
-        let Some(change) = Change::read(config, layout, old, &text) else { return self.read_whole(text) };
-        change.apply(config, layout);
-        self.text = text;
+        let Some(change) = Change::read(&self.config, &layout, &self.text, &text) else {
+            self.layout = Some(layout);
+            return self.read_whole(text);
+        };
+        change.apply(&mut self.config, &mut layout);
+        (self.text, self.layout) = (text, Some(layout));
         Ok(Way::Changed)
     }
 

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -238,14 +239,18 @@ impl Control {
     /// Reads the config file again; what is in force stays so if anything is wrong with it.
     async fn reload(&mut self) -> Result<Version, String> {
         self.watch.handle_read();
-        let loaded = tokio::task::block_in_place(|| self.parts.source.reload());
-        let result = match loaded {
-            Ok(way) => {
-                tracing::debug!(?way, "configuration read");
-                self.publish_config().await
-            }
-            Err(errors) => Err(errors.to_string()),
-        };
+        // No file content panics, and if one does, what is in force goes on.
+        let source = AssertUnwindSafe(&mut self.parts.source);
+        let read = || catch_unwind(|| { source }.reload().map_err(|errors| errors.to_string()));
+        let loaded = tokio::task::block_in_place(read);
+        let result =
+            match loaded.unwrap_or_else(|_| Err("reading the file failed by a bug of Weir".to_owned())) {
+                Ok(way) => {
+                    tracing::debug!(?way, "configuration read");
+                    self.publish_config().await
+                }
+                Err(error) => Err(error),
+            };
         match &result {
             Ok(version) => {
                 self.parts.status.reloads += 1;
