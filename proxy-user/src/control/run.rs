@@ -1,15 +1,14 @@
 //! The control task: everything that changes what is in force happens here, one thing after the other.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+mod pods;
+mod reset;
+
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxy_bpf::abi::record::Record;
 use proxy_bpf::abi::value::lane;
 use proxy_bpf::events::{KernelLog, Newcomers, Records};
 use proxy_bpf::load::Kernel;
@@ -18,8 +17,7 @@ use proxy_core::health::{Check, Tracker};
 use proxy_core::id::{EndpointId, Registry, Version};
 use proxy_core::loss::Losses;
 use proxy_core::outcome::Attempt;
-use proxy_core::snapshot::{Scope, Snapshot};
-use proxy_io::sock::SockDiag;
+use proxy_core::snapshot::Snapshot;
 use proxy_io::watch;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
@@ -34,9 +32,9 @@ use super::{Handle, Phase, REQUESTS, Request, Status};
 use crate::config::Source;
 use crate::connection::Shared;
 use crate::health;
-use crate::pods::{Finder, Pods, Wanted};
+use crate::pods::{Finder, Pods};
 use crate::record::kernel as kernel_records;
-use crate::worker::{Command, Worker};
+use crate::worker::Worker;
 
 /// Time between two looks at everything that has no event of its own.
 const SWEEP_INTERVAL: Duration = LOOK_INTERVAL;
@@ -336,41 +334,6 @@ impl Control {
         Ok(())
     }
 
-    async fn follow_pods(&mut self, snapshot: &Snapshot) {
-        let Parts { publisher, shared, maps, workers, .. } = &self.parts;
-        let named = publisher.namespaces().map(|(path, cookie)| Wanted {
-            name: path.to_owned(),
-            file: path.into(),
-            cookie,
-        });
-        // What has a name in the config is called by it.
-        let wanted = self.parts.finder.wanted().chain(named);
-        self.pods.follow(wanted, shared.netns_cookie, snapshot, maps, workers).await;
-    }
-
-    /// Serves the namespaces that the kernel programs told of.
-    async fn handle_newcomers(&mut self) {
-        while let Some(newcomer) = self.parts.newcomers.poll_event() {
-            self.parts.finder.handle_newcomer(newcomer.netns_cookie, newcomer.process);
-        }
-        let snapshot = Arc::clone(&self.snapshot);
-        self.follow_pods(&snapshot).await;
-    }
-
-    /// Looks for namespaces in the cgroups of the scopes.
-    async fn look_for_pods(&mut self) {
-        let snapshot = Arc::clone(&self.snapshot);
-        let scopes = snapshot.intercept.scopes.iter();
-        self.parts.finder.look(
-            Instant::now(),
-            scopes.filter_map(|scope| match scope {
-                Scope::Cgroup(path) => Some(path.as_str()),
-                Scope::Netns(_) => None,
-            }),
-        );
-        self.follow_pods(&snapshot).await;
-    }
-
     fn handle_attempts(&mut self, first: (EndpointId, Attempt)) {
         let now = Instant::now();
         self.tracker.handle_attempt(now, first.0, first.1);
@@ -425,45 +388,6 @@ impl Control {
         }
         // An ejection may have ended.
         self.publish_health().await;
-    }
-
-    /// Ends the open connections of endpoints in both lanes.
-    async fn reset(&self, lost: &[EndpointId]) {
-        for worker in self.parts.workers.iter() {
-            for endpoint in lost {
-                let _ = worker.mailbox.send(Command::ResetEndpoint(*endpoint)).await;
-            }
-        }
-        let reset = self.parts.kernel.open_live().and_then(proxy_bpf::events::read_live).and_then(|live| {
-            let of_lost =
-                |r: &&Record| r.facts.lane == lane::DIRECT && lost.contains(&EndpointId(r.facts.endpoint));
-            self.destroy(live.iter().filter(of_lost))
-        });
-        match reset {
-            Ok(count) => {
-                tracing::info!(count, endpoints = lost.len(), "reset direct connections to lost endpoints")
-            }
-            Err(error) => tracing::warn!(%error, "cannot reset direct connections to lost endpoints"),
-        }
-    }
-
-    /// Resets connections by their socket's cookie, never by address alone: a successor may have the same.
-    fn destroy<'a>(&self, records: impl Iterator<Item = &'a Record>) -> io::Result<usize> {
-        // A netlink socket sees the network namespace that it was opened in.
-        let mut diags: HashMap<u64, SockDiag> = HashMap::new();
-        let mut count = 0;
-        for Record { facts, .. } in records {
-            let diag = match diags.entry(facts.netns_cookie) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(place) => match self.pods.netns(facts.netns_cookie) {
-                    Some(netns) => place.insert(netns.within(SockDiag::open)??),
-                    None => place.insert(SockDiag::open()?),
-                },
-            };
-            let (local, remote) = (SocketAddr::from(facts.source), SocketAddr::from(facts.real));
-            count += usize::from(diag.destroy(local, remote, facts.cookie)?);
-        }
-        Ok(count)
     }
 
     async fn handle_sweep(&mut self) {
