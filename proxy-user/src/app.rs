@@ -154,11 +154,13 @@ impl Node {
         let (access, access_thread) = open_access_log(config)?;
         let (attempts_in, attempts) = mpsc::channel(ATTEMPTS);
         let (peers, handed) = Peers::new(worker_count(config));
+        let budget = Arc::new(DescriptorBudget::new(nofile));
         let shared = Arc::new(Shared {
             maps: Some(Arc::clone(&maps)),
             netns_cookie,
             stats: ConnStats::default(),
-            budget: Arc::new(DescriptorBudget::new(nofile)),
+            home_share: budget.share(),
+            budget,
             attempts: attempts_in,
             access,
             peers,

@@ -17,6 +17,7 @@ use proxy_io::netns::Netns;
 use proxy_io::{sock, watch};
 
 use crate::connection::{self, Accepted, Handed, Local};
+use crate::stats::conn::Share;
 
 /// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
 const BACKLOG: u32 = 4096;
@@ -42,7 +43,14 @@ pub enum Purpose {
     /// By the original destination that the kernel stored; the address is the listener's part of its key.
     Intercepted(Addr),
     /// The same in another network namespace, whose connections are shared among all workers.
-    InterceptedIn(Arc<Netns>, Addr),
+    InterceptedIn {
+        /// The namespace.
+        netns: Arc<Netns>,
+        /// What its connections are counted against.
+        share: Arc<Share>,
+        /// The listener's part of the key.
+        listener: Addr,
+    },
     /// By the listener.
     Explicit(ServiceId),
 }
@@ -61,7 +69,7 @@ impl Listening {
     #[must_use]
     pub fn name(&self) -> ListenerName {
         let netns_cookie = match &self.purpose {
-            Purpose::InterceptedIn(netns, _) => netns.cookie(),
+            Purpose::InterceptedIn { netns, .. } => netns.cookie(),
             Purpose::Intercepted(_) | Purpose::Explicit(_) => 0,
         };
         ListenerName { netns_cookie, address: self.address }
@@ -151,7 +159,11 @@ fn handle_accepted(
     listener: SocketAddr,
 ) {
     let client = ClientAddr(proxy_core::addr::canonical(peer));
-    let Some(budget) = local.shared.budget.try_acquire() else {
+    let share = match purpose {
+        Purpose::InterceptedIn { share, .. } => share,
+        Purpose::Intercepted(_) | Purpose::Explicit(_) => &local.shared.home_share,
+    };
+    let Some(budget) = share.try_acquire() else {
         return refuse(local, &fd, client, Reason::Limit);
     };
     let load = local.shared.peers.count(local.index);
@@ -170,7 +182,7 @@ fn handle_accepted(
             return start(local, fd, accepted);
         }
         Purpose::Intercepted(listener) => (*listener, None),
-        Purpose::InterceptedIn(netns, listener) => (*listener, Some(Arc::clone(netns))),
+        Purpose::InterceptedIn { netns, listener, .. } => (*listener, Some(Arc::clone(netns))),
     };
     let netns_cookie = netns.as_ref().map_or(local.shared.netns_cookie, |netns| netns.cookie());
     let Some(found) = take_original_dst(local, netns_cookie, client, listener) else {

@@ -20,7 +20,9 @@ use proxy_core::snapshot::Snapshot;
 use proxy_io::netns::{self, Netns};
 use proxy_io::sock;
 
+use crate::connection::Shared;
 use crate::listener::{ListenerName, Listening, Purpose, open_proxied};
+use crate::stats::conn::Share;
 use crate::worker::{Command, Worker};
 
 /// Addresses that stand for "anywhere else" where no service tells which route matters (RFC 5737, RFC 3849).
@@ -40,6 +42,19 @@ pub struct Wanted {
     pub cookie: u64,
 }
 
+/// What is needed to serve them.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The snapshot in force.
+    pub snapshot: &'a Snapshot,
+    /// What the workers share.
+    pub shared: &'a Shared,
+    /// Maps of the kernel programs.
+    pub maps: &'a Maps,
+    /// The workers.
+    pub workers: &'a [Worker],
+}
+
 /// The namespaces that are served.
 #[derive(Default)]
 pub struct Pods {
@@ -54,6 +69,7 @@ pub struct Pods {
 struct Pod {
     name: String,
     netns: Arc<Netns>,
+    share: Arc<Share>,
     listeners: Vec<ListenerName>,
     owner: usize,
     value: NetnsValue,
@@ -62,27 +78,21 @@ struct Pod {
 impl Pods {
     /// Opens listeners in namespaces that are new, closes those of namespaces that are gone.
     ///
-    /// `home` is the cookie of Weir's own. One that cannot be served is logged by name and tried again next time; its
-    /// applications have the direct lane or what their service's `fail` says.
-    pub async fn follow(
-        &mut self,
-        wanted: impl Iterator<Item = Wanted>,
-        home: u64,
-        snapshot: &Snapshot,
-        maps: &Maps,
-        workers: &[Worker],
-    ) {
+    /// One that cannot be served is logged by name and tried again next time; its applications have the direct lane or
+    /// what their service's `fail` says.
+    pub async fn follow(&mut self, wanted: impl Iterator<Item = Wanted>, around: Surroundings<'_>) {
+        let home = around.shared.netns_cookie;
         let wanted: HashMap<u64, Wanted> =
             wanted.filter(|one| one.cookie != home).map(|one| (one.cookie, one)).collect();
         let gone: Vec<u64> = self.served.keys().filter(|c| !wanted.contains_key(c)).copied().collect();
         for cookie in gone {
-            self.close(cookie, maps, workers).await;
+            self.close(cookie, around).await;
         }
         self.failed.retain(|cookie, _| wanted.contains_key(cookie));
         for one in wanted.into_values() {
             let result = match self.served.get_mut(&one.cookie) {
-                Some(pod) => pod.refresh(snapshot, maps),
-                None => self.open(&one, snapshot, maps, workers).await,
+                Some(pod) => pod.refresh(around),
+                None => self.open(&one, around).await,
             };
             self.report(&one, result);
         }
@@ -94,13 +104,7 @@ impl Pods {
         self.served.get(&cookie).map(|pod| &pod.netns)
     }
 
-    async fn open(
-        &mut self,
-        wanted: &Wanted,
-        snapshot: &Snapshot,
-        maps: &Maps,
-        workers: &[Worker],
-    ) -> io::Result<()> {
+    async fn open(&mut self, wanted: &Wanted, around: Surroundings<'_>) -> io::Result<()> {
         let Wanted { name, file, cookie } = wanted;
         let (name, cookie) = (name.clone(), *cookie);
         let netns = Arc::new(Netns::open(file)?);
@@ -108,22 +112,24 @@ impl Pods {
             // Another one has taken its name since; the next look finds it.
             return Ok(());
         }
-        let owner = self.next_owner % workers.len();
+        let owner = self.next_owner % around.workers.len();
         self.next_owner += 1;
-        let value = sources(&netns, snapshot)?;
+        let value = sources(&netns, around.snapshot)?;
+        let share = around.shared.budget.share();
         let opened = netns.within(listeners)??;
-        let mut pod = Pod { name, netns, listeners: Vec::new(), owner, value };
+        let mut pod = Pod { name, netns, share, listeners: Vec::new(), owner, value };
         // Whatever fails from here on is taken back as a whole.
-        let result = pod.show(opened, maps, workers).await;
+        let result = pod.show(opened, around).await;
         tracing::info!(netns = pod.name, cookie, worker = owner, "network namespace is served");
         self.served.insert(cookie, pod);
         if result.is_err() {
-            self.close(cookie, maps, workers).await;
+            self.close(cookie, around).await;
         }
         result
     }
 
-    async fn close(&mut self, cookie: u64, maps: &Maps, workers: &[Worker]) {
+    async fn close(&mut self, cookie: u64, around: Surroundings<'_>) {
+        let Surroundings { maps, workers, .. } = around;
         let Some(pod) = self.served.remove(&cookie) else { return };
         let _ = maps.netns.remove(&cookie);
         for family in [FAMILY_V4, FAMILY_V6] {
@@ -151,17 +157,14 @@ impl Pods {
 
 impl Pod {
     /// Hands the listeners to their worker and shows them to the kernel programs, these last.
-    async fn show(
-        &mut self,
-        opened: Vec<(u32, Addr, OwnedFd)>,
-        maps: &Maps,
-        workers: &[Worker],
-    ) -> io::Result<()> {
+    async fn show(&mut self, opened: Vec<(u32, Addr, OwnedFd)>, around: Surroundings<'_>) -> io::Result<()> {
+        let Surroundings { maps, workers, .. } = around;
         let netns_cookie = self.netns.cookie();
         let mut keys = Vec::new();
         for (family, abi, socket) in opened {
             let shown = socket.try_clone()?;
-            let purpose = Purpose::InterceptedIn(Arc::clone(&self.netns), abi);
+            let (netns, share) = (Arc::clone(&self.netns), Arc::clone(&self.share));
+            let purpose = Purpose::InterceptedIn { netns, share, listener: abi };
             let listening = Listening { socket, address: SocketAddr::from(abi), purpose };
             self.listeners.push(listening.name());
             let sent = workers[self.owner].mailbox.send(Command::Listen(listening)).await;
@@ -175,16 +178,16 @@ impl Pod {
     }
 
     /// Looks again for routes that were not there: addresses come to a pod after its namespace.
-    fn refresh(&mut self, snapshot: &Snapshot, maps: &Maps) -> io::Result<()> {
+    fn refresh(&mut self, around: Surroundings<'_>) -> io::Result<()> {
         if !self.value.source_ip_be.contains(&[0; 4]) {
             return Ok(());
         }
-        let value = sources(&self.netns, snapshot)?;
+        let value = sources(&self.netns, around.snapshot)?;
         if value == self.value {
             return Ok(());
         }
         self.value = value;
-        maps.netns.put(&self.netns.cookie(), &value)
+        around.maps.netns.put(&self.netns.cookie(), &value)
     }
 }
 

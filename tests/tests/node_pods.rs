@@ -311,3 +311,29 @@ fn many_pods_whose_first_instruction_is_connect_come_and_go() {
     wait::until_true("all namespaces to end", SOON, || (1..=PODS).all(|number| !world.net.has_pod(number)));
     wait::until_true("nothing to stay", SOON, || served(&weir) < 0.5 && descriptors() <= before + 2);
 }
+
+#[test]
+fn a_pods_flood_of_connections_leaves_room_for_the_others() {
+    let Some(world) = World::new() else { return };
+    if world.program("prlimit").is_none() {
+        return;
+    }
+    let grid = Grid::new(&world);
+    let (flooding, quiet) = (world.pod(1), world.pod(2));
+    let config = config(&world, &[1, 2], grid.services());
+    let limit = ["prlimit", "--nofile=512:512"];
+    let Some(weir) = Weir::start_with(&world.net, &config, &limit, &[]) else { return };
+    wait::until_true("both to be served", SOON, || served(&weir) > 1.5);
+    let address = Grid::address(Lane::Proxy, Family::V4);
+    let mut flood = flooding.start("hold", &[&address, &"300"]);
+    let answered = flood.next()["answered"].as_u64().expect("a number");
+    assert!((60..120).contains(&answered), "three quarters of about 125: {answered}");
+    let said = quiet.run("ask", &[&address, &"10"]);
+    assert_eq!(said["names"], json!(["four"; 10].to_vec()), "{said}");
+    let mut held = quiet.start("hold", &[&address, &"20"]);
+    assert_eq!(held.next()["answered"], 20);
+    flood.go_on("ask");
+    assert_eq!(flood.next()["answered"], answered, "the connections of the flood live on");
+    held.go_on("close");
+    assert_eq!(held.next()["closed"], true);
+}

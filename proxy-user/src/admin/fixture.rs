@@ -55,11 +55,13 @@ struct Inner {
 impl FakeNode {
     pub(super) fn new() -> Self {
         let (snapshot, names) = built();
+        let budget = Arc::new(DescriptorBudget::new(1024));
         let shared = Shared {
             maps: None,
             netns_cookie: 1,
             stats: ConnStats::default(),
-            budget: Arc::new(DescriptorBudget::new(1024)),
+            home_share: budget.share(),
+            budget,
             attempts: mpsc::channel(1).0,
             access: AccessSink::off(),
             peers: Peers::new(1).0,

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{OpenConns, Peers, Routes};
 use crate::record::access::AccessSink;
-use crate::stats::conn::{ConnStats, DescriptorBudget};
+use crate::stats::conn::{ConnStats, DescriptorBudget, Share};
 
 /// What all workers share; everything in it is read-mostly or counted rarely.
 pub struct Shared {
@@ -25,6 +25,8 @@ pub struct Shared {
     pub stats: ConnStats,
     /// Bound on descriptors.
     pub budget: Arc<DescriptorBudget>,
+    /// What connections of Weir's own network namespace are counted against.
+    pub home_share: Arc<Share>,
     /// What attempts say about endpoints.
     pub attempts: mpsc::Sender<(EndpointId, Attempt)>,
     /// Where finished connections are written down.

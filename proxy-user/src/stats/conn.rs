@@ -65,29 +65,42 @@ impl ServiceStats {
 }
 
 /// Process-wide bound on descriptors: refuse politely before the kernel refuses everything.
+///
+/// Connections come from sharers: Weir's own network namespace, and each other one that is served. While there is plenty
+/// of room a sharer may have as many as it likes. When room is scarce only those get more that have less than an equal
+/// share, so that one pod's flood leaves room for the others.
 #[derive(Debug)]
 pub struct DescriptorBudget {
-    most: u64,
+    /// Descriptors for connections and for other namespaces.
+    descriptors: u64,
+    /// Connections.
     open: AtomicU64,
+    sharers: AtomicU64,
 }
 
 /// Descriptors kept for everything that is not a proxied connection: listeners, maps, pipes, logs, admin.
 const RESERVED_DESCRIPTORS: u64 = 512;
 /// Descriptors of one proxied connection.
 const PER_CONNECTION: u64 = 2;
+/// Descriptors of another network namespace: itself and two listeners.
+const PER_NAMESPACE: u64 = 3;
+/// Room is scarce when so many quarters of it are taken.
+const SCARCE_QUARTERS: u64 = 3;
 
 impl DescriptorBudget {
     /// Makes a budget below RLIMIT_NOFILE.
     #[must_use]
     pub fn new(nofile_limit: u64) -> Self {
-        let most = nofile_limit.saturating_sub(RESERVED_DESCRIPTORS.min(nofile_limit / 2)) / PER_CONNECTION;
-        Self { most, open: AtomicU64::new(0) }
+        let descriptors = nofile_limit.saturating_sub(RESERVED_DESCRIPTORS.min(nofile_limit / 2));
+        Self { descriptors, open: AtomicU64::new(0), sharers: AtomicU64::new(0) }
     }
 
     /// Most proxied connections at once.
     #[must_use]
     pub fn most(&self) -> u64 {
-        self.most
+        // The first sharer is Weir's own namespace.
+        let others = self.sharers.load(Ordering::Relaxed).saturating_sub(1);
+        self.descriptors.saturating_sub(others * PER_NAMESPACE) / PER_CONNECTION
     }
 
     /// Proxied connections now.
@@ -96,22 +109,54 @@ impl DescriptorBudget {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Makes a sharer; it is one until it and its last connection are gone.
+    #[must_use]
+    pub fn share(self: &Arc<Self>) -> Arc<Share> {
+        self.sharers.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Share { budget: Arc::clone(self), open: AtomicU64::new(0) })
+    }
+
+    fn has_room(&self, own: u64, open: u64) -> bool {
+        let most = self.most();
+        let is_scarce = open >= most / 4 * SCARCE_QUARTERS;
+        open < most && (!is_scarce || own < most / self.sharers.load(Ordering::Relaxed).max(1))
+    }
+}
+
+/// One network namespace's part in a [`DescriptorBudget`].
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<DescriptorBudget>,
+    /// Its connections.
+    open: AtomicU64,
+}
+
+impl Share {
     /// Counts one more connection unless there are too many; it is given back when the guard is dropped.
     #[must_use]
     pub fn try_acquire(self: &Arc<Self>) -> Option<BudgetGuard> {
-        let more = |open| (open < self.most).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        let own = self.open.load(Ordering::Relaxed);
+        let more = |open| self.budget.has_room(own, open).then_some(open + 1);
+        self.budget.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        self.open.fetch_add(1, Ordering::Relaxed);
         Some(BudgetGuard(Arc::clone(self)))
     }
 }
 
-/// One connection's share of a [`DescriptorBudget`].
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.sharers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection's part of a [`DescriptorBudget`].
 #[derive(Debug)]
-pub struct BudgetGuard(Arc<DescriptorBudget>);
+pub struct BudgetGuard(Arc<Share>);
 
 impl Drop for BudgetGuard {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.budget.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -122,12 +167,28 @@ mod tests {
     #[test]
     fn the_budget_keeps_descriptors_back_and_is_given_back() {
         let budget = Arc::new(DescriptorBudget::new(1024));
+        let home = budget.share();
         assert_eq!(budget.most(), 256);
-        let guards: Vec<_> = std::iter::from_fn(|| budget.try_acquire()).collect();
-        assert_eq!(guards.len(), 256);
-        assert!(budget.try_acquire().is_none());
+        let guards: Vec<_> = std::iter::from_fn(|| home.try_acquire()).collect();
+        assert_eq!(guards.len(), 256, "alone it may have everything");
+        assert!(home.try_acquire().is_none());
         drop(guards);
         assert_eq!(budget.open(), 0);
+    }
+
+    #[test]
+    fn a_flood_leaves_room_for_the_others() {
+        let budget = Arc::new(DescriptorBudget::new(1024));
+        let (_home, flood, quiet) = (budget.share(), budget.share(), budget.share());
+        assert_eq!(budget.most(), 253, "namespaces cost descriptors, too");
+        let guards: Vec<_> = std::iter::from_fn(|| flood.try_acquire()).collect();
+        assert_eq!(guards.len(), 189, "three quarters");
+        let others: Vec<_> = std::iter::from_fn(|| quiet.try_acquire()).collect();
+        assert_eq!(others.len(), 64, "the rest, which is less than a third of all");
+        drop(guards);
+        assert!(flood.try_acquire().is_some());
+        drop((flood, others));
+        assert_eq!((budget.open(), budget.sharers.load(Ordering::Relaxed)), (0, 2));
     }
 
     #[test]

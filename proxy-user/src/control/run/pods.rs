@@ -6,7 +6,7 @@ use std::time::Instant;
 use proxy_core::snapshot::{Scope, Snapshot};
 
 use super::{Control, Parts};
-use crate::pods::Wanted;
+use crate::pods::{Surroundings, Wanted};
 
 impl Control {
     async fn follow_pods(&mut self, snapshot: &Snapshot) {
@@ -18,7 +18,7 @@ impl Control {
         });
         // What has a name in the config is called by it.
         let wanted = self.parts.finder.wanted().chain(named);
-        self.pods.follow(wanted, shared.netns_cookie, snapshot, maps, workers).await;
+        self.pods.follow(wanted, Surroundings { snapshot, shared, maps, workers }).await;
     }
 
     /// Serves the namespaces that the kernel programs told of.
