@@ -17,6 +17,7 @@ mod route;
 mod server;
 mod source;
 mod status;
+mod why;
 
 use std::io;
 use std::net::SocketAddr;

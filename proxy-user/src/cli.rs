@@ -29,6 +29,8 @@ pub enum Command {
     Status(Ask),
     /// Shows open connections with the kernel's figures.
     Connections(Connections),
+    /// Says what becomes of a connection to an address, and why.
+    Why(Why),
     /// Makes the running Weir read its configuration again.
     Reload(Ask),
     /// Makes the running Weir stop taking connections, let open ones end, and exit.
@@ -131,6 +133,20 @@ pub struct Connections {
     /// Shows them again every second until interrupted.
     #[arg(short, long)]
     pub watch: bool,
+}
+
+/// Arguments of `weir why`.
+#[derive(Debug, clap::Args)]
+pub struct Why {
+    /// What an application connects to, for example 10.96.0.10:80 or [fd00::10]:80.
+    #[arg(value_name = "IP:PORT")]
+    pub address: std::net::SocketAddr,
+    /// The application: looks at its scope and its network namespace, too.
+    #[arg(short, long, value_name = "PID")]
+    pub process: Option<u32>,
+    /// Where and how.
+    #[command(flatten)]
+    pub ask: Ask,
 }
 
 fn map_size(text: &str) -> Result<(String, u32), String> {

@@ -3,10 +3,13 @@
 pub mod doctor;
 mod finding;
 mod machine;
+mod process;
 mod rights;
 mod sockets;
 pub mod text;
+pub mod why;
 
 pub use self::finding::{Finding, Level, Report};
+pub use self::process::{Place, Process};
 pub use self::rights::missing_rights;
 pub use self::text::Output;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Connections(args) => {
             client::connections(&args.ask.socket, args.service.as_deref(), args.ask.output, args.watch)
         }
+        Command::Why(args) => client::why(&args.ask.socket, args.address, args.process, args.ask.output),
         Command::Reload(ask) => client::reload(&ask.socket, ask.output),
         Command::Drain(ask) => client::drain(&ask.socket, ask.output),
         Command::Detach => detach(),

@@ -111,6 +111,37 @@ fn the_command_line_reloads_drains_and_tells_where_weir_stands() {
 }
 
 #[test]
+fn why_says_what_becomes_of_a_connection() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let Some(_weir) = Weir::start(&world.net, &config::config(&world, grid.services())) else { return };
+    let proxied = Grid::address(Lane::Proxy, Family::V4).to_string();
+    let held = world.app().start("hold", &[&proxied, &"1"]);
+    assert_eq!(held.next()["answered"], 1);
+    let (inside, outside) = (held.pid().to_string(), std::process::id().to_string());
+    let (output, said) = weir(&["why", &proxied, "--process", &inside]);
+    assert!(output.status.success(), "{said}");
+    for part in
+        ["grid/proxy-four", "proxy: the config names the lane", "10.77.0.10:8080, usable", &world.app.scope()]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let ask = |arguments: &[&str]| -> Value {
+        let (output, said) = weir(&[&["why", "-o", "json"], arguments].concat());
+        assert!(output.status.success(), "{said}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    assert_eq!(ask(&[&proxied, "-p", &inside])["verdict"], "a worker connects to the only usable endpoint");
+    assert_eq!(ask(&[&proxied, "-p", &outside])["verdict"], "untouched: the process is in no scope");
+    let hint = ask(&["10.96.0.2:81"])["hint"].as_str().unwrap_or_default().to_owned();
+    assert!(hint.contains(&proxied), "{hint}");
+    for wrong in [&["why", "10.96.0.2"][..], &["why", &proxied, "-p", "4194304"]] {
+        let (output, said) = weir(wrong);
+        assert!(!output.status.success() && said.lines().count() < 12, "{said}");
+    }
+}
+
+#[test]
 fn the_doctor_finds_a_healthy_machine_healthy_and_names_old_sockets() {
     let Some(world) = World::new() else { return };
     let grid = Grid::new(&world);

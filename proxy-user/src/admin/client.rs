@@ -1,6 +1,7 @@
 //! The other end of the unix socket: what `weir status`, `connections`, `reload` and `drain` do.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use super::connections::{Connection, ConnectionsPage, encode};
 use super::status::StatusPage;
 use crate::explain::text::{self, Output, align};
+use crate::explain::why::Why;
 
 /// Time for one answer: longer than the server's own limit, so that its word is heard.
 const ANSWER_TIME: Duration = Duration::from_secs(40);
@@ -50,6 +52,25 @@ pub fn connections(socket: &Path, service: Option<&str>, output: Output, watch: 
         }
         std::thread::sleep(WATCH_INTERVAL);
     }
+}
+
+/// Shows what becomes of a connection to an address, and why.
+///
+/// # Errors
+/// As [`connections`].
+pub fn why(socket: &Path, address: SocketAddr, process: Option<u32>, output: Output) -> anyhow::Result<()> {
+    let process = process.map(|pid| format!("&process={pid}")).unwrap_or_default();
+    let path = format!("/why?address={}{process}", encode(&address.to_string()));
+    let body = ask(socket, Method::GET, &path)?;
+    let shown = match output {
+        Output::Json => String::from_utf8_lossy(&body).into_owned(),
+        Output::Table => {
+            let why: Why =
+                serde_json::from_slice(&body).context("the answer is from another version of Weir")?;
+            why.table()
+        }
+    };
+    print(&shown).map(drop)
 }
 
 /// Shows where the running Weir stands.

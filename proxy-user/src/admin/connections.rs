@@ -185,7 +185,7 @@ fn state_name(state: u32) -> &'static str {
 }
 
 /// Undoes percent-encoding (RFC 3986, 2.1).
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -159,6 +159,10 @@ impl Source for FakeNode {
     fn direct_loads(&self) -> io::Result<HashMap<EndpointId, u64>> {
         Ok([(EndpointId(1), 17)].into())
     }
+
+    fn is_served(&self, _netns_cookie: u64) -> io::Result<bool> {
+        Ok(false)
+    }
 }
 
 fn built() -> (Snapshot, Names) {

@@ -12,7 +12,7 @@ use proxy_core::health::EndpointReport;
 use serde::Serialize;
 
 use super::source::Source;
-use super::{clusters, connections, dump, metrics, status};
+use super::{clusters, connections, dump, metrics, status, why};
 use crate::control::Phase;
 use crate::record::cgroup::CgroupNames;
 use crate::stats::kernel::KernelReader;
@@ -33,6 +33,7 @@ Weir. Paths that can be read:
   /status          where it stands
   /clusters        services with lanes, endpoints, health and load
   /connections     open connections with the kernel's figures; ?service=NAME ?limit=COUNT
+  /why             what becomes of a connection; ?address=IP:PORT ?process=PID
   /config_dump     the configuration in force
   /metrics         OpenMetrics
 Changes, over the unix socket only: POST /reload, POST /drain
@@ -90,6 +91,7 @@ impl<S: Source> Admin<S> {
             "/config_dump" => json(&dump::dump(&self.source.snapshot(), &self.source.status().config)),
             "/clusters" => self.clusters().await,
             "/connections" => self.connections(query).await,
+            "/why" => self.why(query).await,
             "/metrics" => self.metrics().await,
             "/reload" => self.reload().await,
             "/drain" => {
@@ -144,6 +146,22 @@ impl<S: Source> Admin<S> {
             let mut cgroups = cgroups.lock().unwrap_or_else(PoisonError::into_inner);
             let page = connections::page(&live, &source.names(), &filter, |id| cgroups.application(id));
             Ok(json(&page))
+        })
+        .await
+    }
+
+    async fn why(&self, query: &str) -> Answer {
+        let question = match why::Question::parse(query) {
+            Ok(question) => question,
+            Err(text) => return plain(StatusCode::BAD_REQUEST, format!("{text}\n")),
+        };
+        let health = self.health().await;
+        let source = self.source.clone();
+        blocking(move || {
+            Ok(match question.answer(&source, &health) {
+                Ok(why) => json(&why),
+                Err(text) => plain(StatusCode::NOT_FOUND, format!("{text}\n")),
+            })
         })
         .await
     }

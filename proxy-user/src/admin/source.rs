@@ -48,6 +48,11 @@ pub trait Source: Clone + Send + Sync + 'static {
     /// # Errors
     /// What bpf(2) says.
     fn direct_loads(&self) -> io::Result<HashMap<EndpointId, u64>>;
+    /// Whether workers listen in a network namespace other than Weir's own.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    fn is_served(&self, netns_cookie: u64) -> io::Result<bool>;
 }
 
 impl Source for Handle {
@@ -101,5 +106,9 @@ impl Source for Handle {
             }
         }
         Ok(found)
+    }
+
+    fn is_served(&self, netns_cookie: u64) -> io::Result<bool> {
+        Ok(self.maps().netns.lookup(&netns_cookie)?.is_some())
     }
 }

@@ -1,0 +1,114 @@
+//! One process, as far as it matters for the scopes.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use proxy_bpf::cgroup::Hierarchy;
+use proxy_core::snapshot::Scope;
+use proxy_io::netns::Netns;
+use serde::{Deserialize, Serialize};
+
+/// A process that connects, or might.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number in the pid namespace that Weir sees.
+    pub pid: u32,
+    /// Name of its program, cut at 15 characters by the kernel.
+    pub name: String,
+    /// Its cgroup, below the cgroup v2 mount.
+    pub cgroup: String,
+    /// The scope that it is in; null if it is in none.
+    pub scope: Option<String>,
+    /// Where its sockets live.
+    pub netns: Place,
+}
+
+/// A network namespace as seen by Weir.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Weir's own.
+    Home,
+    /// Another one, in which Weir listens.
+    Served,
+    /// Another one, in which Weir does not listen (yet).
+    NotServed,
+}
+
+impl Process {
+    /// Looks at a process; `is_served` tells of the cookie of another namespace whether Weir listens there.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such process.
+    pub fn look(
+        pid: u32,
+        scopes: &HashSet<Scope>,
+        is_served: impl FnOnce(u64) -> io::Result<bool>,
+    ) -> io::Result<Self> {
+        let cgroup = Hierarchy::of_process(pid)?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"))?.trim_end().to_owned();
+        let file = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let is_home = is_same_file(&file, Path::new("/proc/self/ns/net"))?;
+        let netns = match is_home {
+            true => Place::Home,
+            false if is_served(Netns::open(&file)?.cookie())? => Place::Served,
+            false => Place::NotServed,
+        };
+        let scope = scope_of(scopes, &cgroup, &file);
+        Ok(Self { pid, name, cgroup, scope, netns })
+    }
+}
+
+/// The scope that holds a process; of several, the first in their order.
+fn scope_of(scopes: &HashSet<Scope>, cgroup: &str, netns: &Path) -> Option<String> {
+    let mut scopes: Vec<&Scope> = scopes.iter().collect();
+    scopes.sort();
+    scopes.into_iter().find_map(|scope| match scope {
+        Scope::Cgroup(path) => is_below(cgroup, path).then(|| format!("cgroup {path}")),
+        Scope::Netns(path) => {
+            let is_same = is_same_file(netns, Path::new(path)).unwrap_or(false);
+            is_same.then(|| format!("network namespace {path}"))
+        }
+    })
+}
+
+fn is_below(cgroup: &str, scope: &str) -> bool {
+    let scope = scope.trim_end_matches('/');
+    cgroup.strip_prefix(scope).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {
+    let (a, b) = (fs::metadata(a)?, fs::metadata(b)?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_hold_what_is_below_them() {
+        assert!(is_below("/app.slice/a", "/app.slice") && is_below("/app.slice", "/app.slice"));
+        assert!(is_below("/anything", "/") && is_below("/", "/"));
+        assert!(!is_below("/app.slice2", "/app.slice") && !is_below("/", "/app.slice"));
+    }
+
+    #[test]
+    fn this_process_is_at_home_and_in_the_scope_of_all() {
+        let scopes = HashSet::from([Scope::Cgroup("/".to_owned())]);
+        let found = Process::look(std::process::id(), &scopes, |_| unreachable!("it is at home"));
+        match found {
+            Ok(process) => {
+                assert_eq!(process.netns, Place::Home);
+                assert_eq!(process.scope.as_deref(), Some("cgroup /"));
+            }
+            Err(error) => eprintln!("SKIPPED: no cgroup v2: {error}"),
+        }
+        let found = Process::look(std::process::id(), &HashSet::new(), |_| Ok(false));
+        assert!(found.is_ok_and(|process| process.scope.is_none()));
+        assert!(Process::look(u32::MAX, &scopes, |_| Ok(false)).is_err());
+    }
+}
