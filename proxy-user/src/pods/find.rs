@@ -32,8 +32,18 @@ pub struct Finder {
     mount: PathBuf,
     home: FileId,
     found: HashMap<u64, Found>,
-    /// Cgroups of the scopes and when each was first seen.
-    seen: HashMap<PathBuf, Instant>,
+    /// Cgroups of the scopes.
+    seen: HashMap<PathBuf, Seen>,
+}
+
+/// A cgroup that was seen before.
+struct Seen {
+    since: Instant,
+    /// Links of its directory, two more than it has directories (kernfs). Where that is as before, the directory is not
+    /// read: its dozens of files make a look at the cgroups of 500 pods cost 33 ms instead of 3. A cgroup that came
+    /// while another one went shows by its first connection.
+    links: u64,
+    children: Vec<PathBuf>,
 }
 
 struct Found {
@@ -66,15 +76,18 @@ impl Finder {
             scopes.map(|scope| self.mount.join(scope.trim_start_matches('/'))).collect();
         let mut seen = HashMap::new();
         while let Some(dir) = todo.pop() {
-            let Ok(entries) = fs::read_dir(&dir) else { continue };
-            let since = self.seen.get(&dir).copied().unwrap_or(now);
+            let Ok(links) = fs::metadata(&dir).map(|dir| dir.nlink()) else { continue };
+            let known = self.seen.remove(&dir);
+            let since = known.as_ref().map_or(now, |known| known.since);
+            let children = match known {
+                Some(known) if known.links == links => known.children,
+                _ => children(&dir),
+            };
             if now.duration_since(since) < SETTLE_TIME {
                 self.look_at(&dir);
             }
-            todo.extend(
-                entries.flatten().filter(|e| e.file_type().is_ok_and(|k| k.is_dir())).map(|e| e.path()),
-            );
-            seen.insert(dir, since);
+            todo.extend(children.iter().cloned());
+            seen.insert(dir, Seen { since, links, children });
         }
         self.seen = seen;
     }
@@ -148,13 +161,20 @@ fn below(dir: &Path) -> Vec<PathBuf> {
     let mut all = vec![dir.to_owned()];
     let mut index = 0;
     while let Some(dir) = all.get(index) {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        let dirs: Vec<_> =
-            entries.filter(|e| e.file_type().is_ok_and(|k| k.is_dir())).map(|e| e.path()).collect();
-        all.extend(dirs);
+        let found = children(dir);
+        all.extend(found);
         index += 1;
     }
     all
+}
+
+/// Directories in a directory; none if it is gone.
+fn children(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Some processes of a cgroup; those of another pid namespace than this one's are 0 there and left out.
