@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
-use proxy_ebpf_common::config::{Settings, WEIR_MARK, listener};
+use proxy_ebpf_common::config::{HUNG_NS, Settings, WEIR_MARK, listener};
 use proxy_ebpf_common::counter::Counter;
 use proxy_ebpf_common::key::{Addr, ListenerKey, OriginalDstKey};
 use proxy_ebpf_common::map::TELL_AGAIN_NS;
@@ -19,7 +19,9 @@ use proxy_ebpf_common::value::{
 use crate::balance;
 use crate::counters::count;
 use crate::error::Skip;
-use crate::maps::{ADDRESSES, FACTS, LISTENERS, NETNS, NEWCOMERS, ORIGINAL_DST, SERVICES, SETTINGS, TOLD};
+use crate::maps::{
+    ADDRESSES, FACTS, HEARTBEATS, LISTENERS, NETNS, NEWCOMERS, ORIGINAL_DST, SERVICES, SETTINGS, TOLD,
+};
 use crate::{flow, policy};
 
 /// What to do with a connect().
@@ -101,11 +103,11 @@ fn route(
     } else {
         (FAMILY_V6, service.lane[1], service.slot_count[1])
     };
-    let (listener_count, routed_ip_be) = place(settings, facts.netns_cookie, address, is_v4);
+    let Place { listeners, routed_ip_be } = place(settings, facts.netns_cookie, address, is_v4);
     facts.service = address.service;
 
     if wanted_lane == lane::PROXY {
-        if let Some(target) = live_listener(listener_count, facts.netns_cookie, family, is_v4) {
+        if let Some(target) = live_listener(&listeners, facts, family, is_v4) {
             reserve(ctx, facts)?;
             facts.lane = lane::PROXY;
             facts.real = target;
@@ -113,7 +115,7 @@ fn route(
             keep_source(ctx, sk, &routed_ip_be);
             return Ok(Answer::Go(target));
         }
-        if listener_count == 0 {
+        if listeners.count == 0 {
             tell(facts);
         }
         if service.fail == fail::CLOSED {
@@ -125,18 +127,39 @@ fn route(
     direct(ctx, sk, service, family, slot_count, &routed_ip_be, facts)
 }
 
-/// Number of listeners in the application's namespace, and the address that its routes give a connection to a service;
-/// zeroes if that is not known.
+/// What is particular about the network namespace of an application.
+struct Place {
+    listeners: Listeners,
+    /// The address that its routes give a connection to a service; zeroes if that is not known.
+    routed_ip_be: [u32; 4],
+}
+
+/// The listeners of a family in a network namespace.
+struct Listeners {
+    count: u32,
+    /// Listener n is that of worker `first_worker + n % worker_count`.
+    first_worker: u32,
+    worker_count: u32,
+}
+
 #[inline(always)]
-fn place(settings: &Settings, netns_cookie: u64, address: &AddressValue, is_v4: bool) -> (u32, [u32; 4]) {
+fn place(settings: &Settings, netns_cookie: u64, address: &AddressValue, is_v4: bool) -> Place {
     if netns_cookie == settings.home_netns_cookie {
-        return (settings.listener_count, address.source_ip_be);
+        let Settings { listener_count, worker_count, .. } = *settings;
+        let listeners = Listeners { count: listener_count, first_worker: 0, worker_count };
+        return Place { listeners, routed_ip_be: address.source_ip_be };
     }
     // SAFETY: as for ADDRESSES.
     match unsafe { NETNS.get(&netns_cookie) } {
-        Some(netns) if is_v4 => (1, netns.source_ip_be[0]),
-        Some(netns) => (1, netns.source_ip_be[1]),
-        None => (0, [0; 4]),
+        Some(netns) => {
+            let listeners = Listeners { count: 1, first_worker: netns.owner, worker_count: 1 };
+            let routed_ip_be = if is_v4 { netns.source_ip_be[0] } else { netns.source_ip_be[1] };
+            Place { listeners, routed_ip_be }
+        }
+        None => {
+            let listeners = Listeners { count: 0, first_worker: 0, worker_count: 1 };
+            Place { listeners, routed_ip_be: [0; 4] }
+        }
     }
 }
 
@@ -187,21 +210,47 @@ fn tell(facts: &Facts) {
     let _ = NEWCOMERS.output::<Newcomer>(newcomer, 0);
 }
 
-/// Finds a listener of the proxy lane that is alive in a namespace; a dead process's sockets are gone from the map.
+/// Listeners that are tried, from a random one on: as many workers may hang, and the others still get connections.
+const MOST_LISTENERS_TRIED: u32 = 4;
+
+/// Finds a listener of the proxy lane whose worker is alive.
 #[inline(always)]
-fn live_listener(count: u32, netns_cookie: u64, family: u32, is_v4: bool) -> Option<Addr> {
+fn live_listener(listeners: &Listeners, facts: &Facts, family: u32, is_v4: bool) -> Option<Addr> {
     // SAFETY: a plain helper call.
-    let index = unsafe { bpf_get_prandom_u32() }.checked_rem(count)?;
-    let key = ListenerKey { netns_cookie, family, index };
+    let mut index = unsafe { bpf_get_prandom_u32() }.checked_rem(listeners.count)?;
+    let mut tried = 0;
+    while tried < MOST_LISTENERS_TRIED {
+        let worker = listeners.first_worker + index.checked_rem(listeners.worker_count)?;
+        let key = ListenerKey { netns_cookie: facts.netns_cookie, family, index };
+        if is_awake(worker, facts.opened_ns) && is_open(&key) {
+            return Some(listener(is_v4, index));
+        }
+        index = if index + 1 < listeners.count { index + 1 } else { 0 };
+        tried += 1;
+    }
+    None
+}
+
+/// Whether a worker has given a sign of life of late: one of a process that was stopped keeps its sockets.
+#[inline(always)]
+fn is_awake(worker: u32, now_ns: u64) -> bool {
+    let beat_ns = HEARTBEATS.get(worker).copied().unwrap_or(0);
+    // It may have come since the time was taken.
+    now_ns.saturating_sub(beat_ns) < HUNG_NS
+}
+
+/// Whether a listener is there; a dead process's sockets are gone from the map.
+#[inline(always)]
+fn is_open(key: &ListenerKey) -> bool {
     // SAFETY: the map outlives the program; the helper takes a reference on the socket, which is given back at once.
     let sk =
-        unsafe { bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), (&raw const key).cast()) };
+        unsafe { bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), (&raw const *key).cast()) };
     if sk.is_null() {
-        return None;
+        return false;
     }
     // SAFETY: `sk` was just acquired.
     unsafe { bpf_sk_release(sk) };
-    Some(listener(is_v4, index))
+    true
 }
 
 /// Makes sure that the original destination will find room once the source port is known.

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
-use proxy_ebpf_common::config::{LISTENER_COUNT_MAX, Settings};
+use proxy_ebpf_common::config::{LISTENER_COUNT_MAX, Settings, WORKER_MAX};
 use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::key::{Addr, ExcludedNet, ListenerKey, OriginalDstKey, SlotKey, TotalsKey};
 use proxy_ebpf_common::map;
@@ -39,6 +39,8 @@ pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(map::S
 #[map]
 pub static LISTENERS: SockHash<ListenerKey> =
     SockHash::with_max_entries(2 * (LISTENER_COUNT_MAX + map::NETNS_MAX), 0);
+#[map]
+pub static HEARTBEATS: Array<u64> = Array::with_max_entries(WORKER_MAX, 0);
 /// A plain hash, not LRU: an entry may only go when its connection was accepted or is known to be dead.
 #[map]
 pub static ORIGINAL_DST: HashMap<OriginalDstKey, OriginalDst> =

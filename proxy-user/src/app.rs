@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow};
+use proxy_bpf::abi::config::Settings;
 use proxy_bpf::apply::Applier;
 use proxy_bpf::attach::{self, Attached, Pins};
 use proxy_bpf::cgroup::Hierarchy;
@@ -175,6 +176,12 @@ impl Node {
             let sent = owner.mailbox.send(Command::Listen(listening)).await;
             sent.map_err(|_| anyhow!("a worker ended before it began"))?;
         }
+        let home = Settings {
+            home_netns_cookie: netns_cookie,
+            listener_count,
+            worker_count: u32::try_from(workers.len()).context("too many workers")?,
+            ..Settings::default()
+        };
         let status = Status {
             phase: Phase::Starting,
             config: source.path().to_owned(),
@@ -205,7 +212,7 @@ impl Node {
             finder: Finder::new(&hierarchy).context("cannot look at network namespaces")?,
             log,
             names: NamesFile::load(&Path::new(RUN_DIR).join("names.json")),
-            publisher: Publisher::new(maps, Applier::new(hierarchy.clone(), netns_cookie, listener_count)),
+            publisher: Publisher::new(maps, Applier::new(hierarchy.clone(), home)),
             workers: Arc::clone(&workers),
             shared,
             attempts,

@@ -114,7 +114,8 @@ impl Pods {
         }
         let owner = self.next_owner % around.workers.len();
         self.next_owner += 1;
-        let value = sources(&netns, around.snapshot)?;
+        let value =
+            NetnsValue { owner: u32::try_from(owner).unwrap_or(0), ..sources(&netns, around.snapshot)? };
         let share = around.shared.budget.share();
         let opened = netns.within(listeners)??;
         let mut pod = Pod { name, netns, share, listeners: Vec::new(), owner, value };
@@ -182,7 +183,7 @@ impl Pod {
         if !self.value.source_ip_be.contains(&[0; 4]) {
             return Ok(());
         }
-        let value = sources(&self.netns, around.snapshot)?;
+        let value = NetnsValue { owner: self.value.owner, ..sources(&self.netns, around.snapshot)? };
         if value == self.value {
             return Ok(());
         }
@@ -219,6 +220,6 @@ fn sources(netns: &Netns, snapshot: &Snapshot) -> io::Result<NetnsValue> {
             let source = targets.find_map(sock::route_source).filter(|ip| !ip.is_loopback());
             source.map_or([0; 4], |ip| Addr::from(SocketAddr::new(ip, 0)).ip_be)
         });
-        NetnsValue { source_ip_be }
+        NetnsValue { source_ip_be, owner: 0 }
     })
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use proxy_bpf::abi::config::HEARTBEAT_NS;
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::Reason;
 use proxy_core::snapshot::Snapshot;
@@ -102,6 +103,8 @@ async fn run(
     let mut driving = tokio::task::spawn_local(async move { driver.run().await });
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut beats = tokio::time::interval(Duration::from_nanos(HEARTBEAT_NS));
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut listeners: Vec<(ListenerName, tokio::task::AbortHandle)> = Vec::new();
     let mut deadline: Option<tokio::time::Instant> = None;
     loop {
@@ -136,11 +139,20 @@ async fn run(
                 tokio::time::timeout(TICK, local.open.wait_empty()).await.ok();
                 return Ok(());
             }
+            _ = beats.tick() => beat(&local),
             _ = ticks.tick() => {
                 local.open.handle_tick();
                 *shown.lock().unwrap_or_else(PoisonError::into_inner) = local.driver.counters();
             }
         }
+    }
+}
+
+/// Gives the kernel programs a sign of life: they send nothing to a worker that hangs.
+fn beat(local: &Local) {
+    let (Some(maps), Ok(worker)) = (&local.shared.maps, u32::try_from(local.index)) else { return };
+    if let Err(error) = maps.heartbeats.put(&worker, &proxy_io::clock::monotonic_ns()) {
+        tracing::warn!(worker, %error, "cannot give a sign of life");
     }
 }
 

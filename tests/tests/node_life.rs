@@ -136,6 +136,34 @@ fn number_of_ends(said: &Value) -> u64 {
 }
 
 #[test]
+fn a_hung_weir_gets_no_new_connections_until_it_goes_on() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let host = grid.server(Family::V4).0.address();
+    let vip = Family::V4.vip(5, PORT);
+    let closed = config::service("closed", vip, &[host], Lane::Proxy, json!({"fail": "closed"}));
+    let config = config::config(&world, grid.services().into_iter().chain([closed]));
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let address = Grid::address(Lane::Proxy, Family::V4);
+    let mut held = world.app().start("hold", &[&address, &"3"]);
+    assert_eq!(held.next()["answered"], 3);
+    weir.signal("-STOP");
+    wait::until_true("it to be seen that it hangs", SOON, || {
+        world.app().run("connect_only", &[&vip])["connect"] == "ECONNREFUSED"
+    });
+    for family in Family::ALL {
+        let said = world.app().run("ask", &[&Grid::address(Lane::Proxy, family), &"5"]);
+        assert_eq!(said["names"], json!([grid.server(family).1; 5].to_vec()), "{family:?}: {said}");
+    }
+    weir.signal("-CONT");
+    held.go_on("ask");
+    assert_eq!(held.next()["answered"], 3, "what it carried goes on");
+    wait::until_true("it to be trusted again", SOON, || {
+        world.app().run("ask", &[&vip])["names"] == json!(["four"])
+    });
+}
+
+#[test]
 fn a_second_weir_is_refused_with_the_pid_of_the_first() {
     let Some(world) = World::new() else { return };
     let grid = Grid::new(&world);

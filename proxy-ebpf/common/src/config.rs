@@ -15,6 +15,16 @@ pub const LISTENER_COUNT_MIN: u32 = 8;
 /// Most of them: the hosts of one /24.
 pub const LISTENER_COUNT_MAX: u32 = 254;
 
+/// Most workers.
+pub const WORKER_MAX: u32 = 1024;
+
+/// Time between two signs of life of a worker.
+pub const HEARTBEAT_NS: u64 = 250_000_000;
+
+/// Age of the last one at which a worker counts as hung: a process that was stopped, or so short of CPU time that
+/// connections are better off without it. Several beats, because a busy machine may delay one.
+pub const HUNG_NS: u64 = 8 * HEARTBEAT_NS;
+
 /// Lowest port of the listeners: above the default ephemeral range (32768-60999), so that no client is given it.
 pub const LISTENER_PORT: u16 = 61500;
 
@@ -50,8 +60,8 @@ pub struct Settings {
     pub excluded_net_count: u32,
     /// Listeners of the proxy lane per family; 0 before they are open.
     pub listener_count: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Workers; listener n is that of worker n modulo this.
+    pub worker_count: u32,
 }
 layout!(Settings, 32, 8);
 

@@ -22,6 +22,8 @@ pub const SLOTS: &str = "SLOTS";
 pub const LISTENERS: &str = "LISTENERS";
 /// [`OriginalDstKey`](crate::key::OriginalDstKey) -> [`OriginalDst`](crate::value::OriginalDst).
 pub const ORIGINAL_DST: &str = "ORIGINAL_DST";
+/// Worker -> its last sign of life, in nanoseconds of CLOCK_MONOTONIC; array.
+pub const HEARTBEATS: &str = "HEARTBEATS";
 /// Socket -> [`Facts`](crate::value::Facts).
 pub const FACTS: &str = "FACTS";
 /// Endpoint -> open connections in the direct lane.
@@ -40,7 +42,7 @@ pub const NEWCOMERS: &str = "NEWCOMERS";
 pub const TOLD: &str = "TOLD";
 
 /// Every map with its name, for outputs that list them.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 20] = [
     SETTINGS,
     SCOPE_CGROUPS,
     SCOPE_NETNS,
@@ -51,6 +53,7 @@ pub const ALL: [&str; 19] = [
     SERVICES,
     SLOTS,
     LISTENERS,
+    HEARTBEATS,
     ORIGINAL_DST,
     FACTS,
     LOADS,

@@ -186,8 +186,10 @@ pub struct NetnsValue {
     /// Addresses that connections leave it from by its own routes, IPv4 (v4-mapped) and IPv6, in network order; all
     /// zeroes where it has no route.
     pub source_ip_be: [[u32; 4]; 2],
+    /// Worker that accepts there.
+    pub owner: u32,
 }
-layout!(NetnsValue, 32, 4);
+layout!(NetnsValue, 36, 4);
 
 /// Totals of one service, endpoint and lane on one CPU; they only grow.
 #[repr(C)]

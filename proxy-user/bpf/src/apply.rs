@@ -58,13 +58,13 @@ pub struct Applier {
 impl Applier {
     /// Starts with empty maps.
     ///
-    /// `home_netns_cookie` is the namespace that this process runs in, `listener_count` how many listeners of each
-    /// family it has there.
+    /// Of `home` only what is known before any plan matters: the namespace that this process runs in, its listeners and
+    /// workers.
     #[must_use]
-    pub fn new(hierarchy: Hierarchy, home_netns_cookie: u64, listener_count: u32) -> Self {
+    pub fn new(hierarchy: Hierarchy, home: Settings) -> Self {
         Self {
             hierarchy,
-            settings: Settings { home_netns_cookie, listener_count, ..Settings::default() },
+            settings: home,
             depth_counts: [0; SCOPE_DEPTH_MAX as usize + 1],
             cgroups: Vec::new(),
             netns: Vec::new(),

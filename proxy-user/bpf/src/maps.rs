@@ -224,6 +224,8 @@ pub struct Maps {
     pub slots: Table<SlotKey, SlotValue>,
     /// Live listeners of the proxy lane.
     pub listeners: Listeners,
+    /// Signs of life of the workers.
+    pub heartbeats: Table<u32, u64>,
     /// Original destinations of redirected connections.
     pub original_dst: Table<OriginalDstKey, OriginalDst>,
     /// Facts of tracked sockets.
@@ -255,6 +257,7 @@ impl Maps {
             services: Table::new(open(map::SERVICES)?)?,
             slots: Table::new(open(map::SLOTS)?)?,
             listeners: Listeners(RawMap::new(open(map::LISTENERS)?, size_of::<ListenerKey>(), 4, None)?),
+            heartbeats: Table::new(open(map::HEARTBEATS)?)?,
             original_dst: Table::new(open(map::ORIGINAL_DST)?)?,
             facts: FactsMap(RawMap::new(open(map::FACTS)?, 4, size_of::<Facts>(), None)?),
             loads: Table::new(open(map::LOADS)?)?,

@@ -164,6 +164,15 @@ def timed_connect(address):
     say(connect=outcome, read=first, seconds=time.monotonic() - began)
 
 
+def connect_only(address):
+    """What connect() says; nothing is sent or read."""
+    try:
+        connect(address).close()
+    except OSError as error:
+        return say(connect=name_of(error))
+    say(connect="connected")
+
+
 def upload(address, count):
     s = connect(address)
     s.sendall(b"sink\n")
