@@ -3,5 +3,5 @@
 pub mod access;
 pub mod cgroup;
 pub mod kernel;
-mod line;
+pub mod line;
 pub mod pod;

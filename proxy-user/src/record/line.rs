@@ -14,7 +14,7 @@ const UNKNOWN: &str = "unknown";
 const DIRECTION: &str = "outbound";
 
 /// Appends one line with its end.
-pub(super) fn append(
+pub fn append(
     bytes: &mut Vec<u8>,
     format: LogFormat,
     time: SystemTime,

@@ -64,7 +64,11 @@ const CRATES: [Crate; 10] = [
         "proxy-fuzz",
         &["proxy-user", "proxy-bpf", "proxy-core", "proxy-io", "proxy-ebpf-common"],
     ),
-    ordinary("bench", "proxy-bench", &["proxy-user", "proxy-core", "proxy-io", "proxy-tests"]),
+    ordinary(
+        "bench",
+        "proxy-bench",
+        &["proxy-user", "proxy-core", "proxy-io", "proxy-tests", "proxy-ebpf-common"],
+    ),
     ordinary("xtask", "xtask", &[]),
 ];
 
