@@ -4,6 +4,11 @@ use std::process::Command;
 
 use crate::contestant::Ports;
 use crate::report::Sample;
+use crate::results::{CaseResult, Row};
+
+/// Messages per second of the cases at a fixed rate. The last one is near what load generator and backend can do together
+/// on one processor without a proxy.
+pub const RATES: [u32; 4] = [5_000, 10_000, 20_000, 40_000];
 
 /// One case.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +26,13 @@ pub struct Case {
 pub enum Work {
     /// Messages there and back on open connections.
     Pingpong {
+        /// Connections.
+        connections: u32,
+        /// Bytes of a message.
+        bytes: u32,
+    },
+    /// The same at each of [`RATES`], whatever comes back.
+    Rate {
         /// Connections.
         connections: u32,
         /// Bytes of a message.
@@ -45,7 +57,7 @@ pub enum Work {
 }
 
 /// All cases.
-pub const CASES: [Case; 10] = [
+pub const CASES: [Case; 11] = [
     Case {
         name: "l4-pingpong-1x64",
         question: "64 bytes there and back on 1 connection: nothing can be batched",
@@ -65,6 +77,12 @@ pub const CASES: [Case; 10] = [
         name: "l4-pingpong-512x64",
         question: "64 bytes there and back on 512 connections",
         work: Work::Pingpong { connections: 512, bytes: 64 },
+    },
+    Case {
+        name: "l4-rate-64x64",
+        question: "64 bytes there and back at a fixed rate over 64 connections; latency from the time that each message is \
+                   due at",
+        work: Work::Rate { connections: 64, bytes: 64 },
     },
     Case { name: "bulk-1", question: "1 download, per MiB", work: Work::Bulk { streams: 1 } },
     Case { name: "bulk-8", question: "8 downloads at once, per MiB", work: Work::Bulk { streams: 8 } },
@@ -92,12 +110,21 @@ pub const CASES: [Case; 10] = [
     },
 ];
 
+impl Case {
+    /// What was found out about it.
+    #[must_use]
+    pub fn result(&self, rows: Vec<Row>) -> CaseResult {
+        let (name, question, unit) = (self.name.into(), self.question.into(), self.work.unit().into());
+        CaseResult { name, question, unit, rows }
+    }
+}
+
 impl Work {
     /// Unit of the figure.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Pingpong { .. } => "CPU µs per round trip",
+            Self::Pingpong { .. } | Self::Rate { .. } => "CPU µs per round trip",
             Self::Bulk { .. } => "CPU µs per MiB",
             Self::Request => "CPU µs per connection",
             Self::Idle { .. } => "KiB per connection",
@@ -110,7 +137,9 @@ impl Work {
     #[must_use]
     pub fn figure(self, sample: &Sample) -> Option<f64> {
         match self {
-            Self::Pingpong { .. } | Self::Bulk { .. } | Self::Request => Some(sample.proxy_us()),
+            Self::Pingpong { .. } | Self::Rate { .. } | Self::Bulk { .. } | Self::Request => {
+                Some(sample.proxy_us())
+            }
             Self::Idle { .. } => {
                 let (before, with) = sample.memory?;
                 Some((with as f64 - before as f64) / 1024.0 / sample.ops.max(1.0))
@@ -124,6 +153,7 @@ impl Work {
     pub fn add_args(self, command: &mut Command, ports: Ports) {
         let (mode, target) = match self {
             Self::Pingpong { .. } => ("pingpong", ports.echo),
+            Self::Rate { .. } => ("rate", ports.echo),
             Self::Bulk { .. } => ("bulk", ports.source),
             Self::Request => ("request", ports.echo),
             Self::Idle { .. } => ("idle", ports.echo),
@@ -133,6 +163,10 @@ impl Work {
         match self {
             Self::Pingpong { connections, bytes } => {
                 command.args(["--connections", &connections.to_string(), "--bytes", &bytes.to_string()]);
+            }
+            Self::Rate { connections, bytes } => {
+                command.args(["--connections", &connections.to_string(), "--bytes", &bytes.to_string()]);
+                command.args(RATES.iter().flat_map(|rate| ["--rate".to_owned(), rate.to_string()]));
             }
             Self::Bulk { streams } => drop(command.args(["--streams", &streams.to_string()])),
             Self::Idle { connections } => drop(command.args(["--connections", &connections.to_string()])),

@@ -4,6 +4,7 @@ pub mod bulk;
 pub mod connect;
 pub mod idle;
 pub mod pingpong;
+pub mod rate;
 pub mod request;
 
 use std::net::SocketAddr;

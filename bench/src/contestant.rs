@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cpu;
 use crate::place::{PROXY_CORE, Place};
+use crate::results;
 
 /// Time for a proxy to be ready, or to end.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -68,7 +69,7 @@ impl Name {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Direct => "direct",
+            Self::Direct => results::DIRECT,
             Self::WeirRing => "weir-ring",
             Self::WeirEpoll => "weir-epoll",
             Self::WeirDirect => "weir-direct",

@@ -19,6 +19,15 @@ pub struct Usage {
     pub core_busy_share: Vec<f64>,
 }
 
+/// How an open loop kept to its timetable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Messages per second that were due.
+    pub wanted: u32,
+    /// How late they were sent.
+    pub late: Quantiles,
+}
+
 /// One measurement.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
@@ -32,6 +41,8 @@ pub struct Sample {
     pub latency: Option<Quantiles>,
     /// Memory of the proxy before and with the connections of an idle measurement, in bytes.
     pub memory: Option<(u64, u64)>,
+    /// Where messages were sent at a fixed rate: how well. Latencies count from the due time then.
+    pub pace: Option<Pace>,
 }
 
 impl Sample {

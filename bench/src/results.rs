@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::Sample;
 
+/// Name of the row without a proxy.
+pub const DIRECT: &str = "direct";
+
 /// Everything about one run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Results {
@@ -43,6 +46,9 @@ pub struct Row {
     pub name: String,
     /// Whether it is a product that people choose instead of Weir.
     pub is_rival: bool,
+    /// Messages per second that were due, where they are sent at a fixed rate.
+    #[serde(default)]
+    pub asked_rate: Option<u32>,
     /// The figure to trust; none where there is no proxy.
     pub figure: Option<Spread>,
     /// Operations per second; bulk: MiB per second.
@@ -51,6 +57,12 @@ pub struct Row {
     pub p50_us: Option<Spread>,
     /// One in a hundred was slower, in microseconds.
     pub p99_us: Option<Spread>,
+    /// One in a thousand was slower, in microseconds.
+    #[serde(default)]
+    pub p999_us: Option<Spread>,
+    /// At a fixed rate: one in a hundred messages was sent so much after it was due, in microseconds.
+    #[serde(default)]
+    pub late_us: Option<Spread>,
     /// Load generator's processor time per operation, in microseconds.
     pub client_us: Option<Spread>,
     /// How busy the processor of the proxy was, 0 to 1.
@@ -108,10 +120,13 @@ impl Row {
         Self {
             name: name.to_owned(),
             is_rival,
+            asked_rate: None,
             figure: spread(&figure),
             rate: spread(&|sample| Some(sample.rate())),
             p50_us: spread(&|sample| Some(sample.latency?.p50_ns as f64 / 1e3)),
             p99_us: spread(&|sample| Some(sample.latency?.p99_ns as f64 / 1e3)),
+            p999_us: spread(&|sample| Some(sample.latency?.p999_ns as f64 / 1e3)),
+            late_us: spread(&|sample| Some(sample.pace?.late.p99_ns as f64 / 1e3)),
             client_us: spread(&|sample| Some(sample.client_us())),
             proxy_core: spread(&core(0)),
             load_core: spread(&core(1)),
@@ -123,12 +138,24 @@ impl Row {
 }
 
 impl CaseResult {
-    /// The rival with the lowest figure.
+    /// The rival with the lowest figure under the same circumstances as this row.
     #[must_use]
-    pub fn best_rival(&self) -> Option<(&str, f64)> {
-        let rivals = self.rows.iter().filter(|row| row.is_rival);
+    pub fn best_rival(&self, like: &Row) -> Option<(&str, f64)> {
+        let rivals = self.rows.iter().filter(|row| row.is_rival && row.asked_rate == like.asked_rate);
         let figures = rivals.filter_map(|row| Some((row.name.as_str(), row.figure?.median)));
         figures.min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    /// What is measured without a proxy under the same circumstances as this row.
+    #[must_use]
+    pub fn direct(&self, like: &Row) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == DIRECT && row.asked_rate == like.asked_rate)
+    }
+
+    /// Whether messages were sent at fixed rates.
+    #[must_use]
+    pub fn is_paced(&self) -> bool {
+        self.rows.iter().any(|row| row.asked_rate.is_some())
     }
 }
 
@@ -157,6 +184,6 @@ mod tests {
             unit: String::new(),
             rows: vec![row("weir-ring", false, 1.0), row("nginx", true, 3.0), row("haproxy", true, 2.0)],
         };
-        assert_eq!(case.best_rival(), Some(("haproxy", 2.0)));
+        assert_eq!(case.best_rival(&case.rows[0]), Some(("haproxy", 2.0)));
     }
 }

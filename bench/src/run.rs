@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod overhead;
+pub mod rate;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -10,6 +11,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use serde::de::DeserializeOwned;
 
 use crate::case::{Case, Work};
 use crate::contestant::weir::{self, Weir};
@@ -17,6 +19,9 @@ use crate::contestant::{self, Name, Ports, Proxy, Tools};
 use crate::place::{LOAD_CORE, Place};
 use crate::report::Sample;
 use crate::results::{CaseResult, Row};
+
+/// What was measured of each, and what went wrong.
+type Found<T> = BTreeMap<Name, (Vec<T>, Vec<String>)>;
 
 /// Everything that a measurement needs.
 #[derive(Debug)]
@@ -75,7 +80,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Measures one case with everybody, in turn, beginning with another one in each repetition.
+    /// Measures one case with everybody.
     #[must_use]
     pub fn traffic(&self, case: &Case, field: &mut Field) -> CaseResult {
         let is_memory = matches!(case.work, Work::Idle { .. });
@@ -83,7 +88,19 @@ impl Bench<'_> {
         let has_figure = |name: Name| name != Name::Direct && !(is_memory && name == Name::WeirDirect);
         let names: Vec<Name> =
             field.names.iter().copied().filter(|name| !is_memory || has_figure(*name)).collect();
-        let mut found: BTreeMap<Name, (Vec<Sample>, Vec<String>)> = BTreeMap::new();
+        let mut found: Found<Sample> = self.in_turn(case, &names, field);
+        let row = |name: &Name| {
+            let (samples, errors) = found.remove(name).unwrap_or_default();
+            let figure = |sample: &Sample| case.work.figure(sample).filter(|_| has_figure(*name));
+            Row::new(name.as_str(), name.is_rival(), &samples, figure, errors)
+        };
+        case.result(names.iter().map(row).collect())
+    }
+
+    /// Measures everybody in turn, beginning with another one in each repetition.
+    fn in_turn<T: DeserializeOwned>(&self, case: &Case, names: &[Name], field: &mut Field) -> Found<T> {
+        let is_memory = matches!(case.work, Work::Idle { .. });
+        let mut found: Found<T> = BTreeMap::new();
         let mut progress = Progress::new(case.name, names.len() * self.repetitions);
         for repetition in 0..self.repetitions {
             for turn in 0..names.len() {
@@ -97,21 +114,10 @@ impl Bench<'_> {
                 progress.step();
             }
         }
-        let row = |name: &Name| {
-            let (samples, errors) = found.remove(name).unwrap_or_default();
-            let figure = |sample: &Sample| case.work.figure(sample).filter(|_| has_figure(*name));
-            Row::new(name.as_str(), name.is_rival(), &samples, figure, errors)
-        };
-        let rows = names.iter().map(row).collect();
-        CaseResult {
-            name: case.name.to_owned(),
-            question: case.question.to_owned(),
-            unit: case.work.unit().to_owned(),
-            rows,
-        }
+        found
     }
 
-    fn measure(&self, name: Name, work: Work, field: &Field) -> Result<Sample> {
+    fn measure<T: DeserializeOwned>(&self, name: Name, work: Work, field: &Field) -> Result<T> {
         let _turn = weir::turn()?;
         if name == Name::Direct {
             return self.load(LOAD_CORE, work, Ports::BACKEND, &[], false);
@@ -128,14 +134,14 @@ impl Bench<'_> {
     }
 
     /// Runs the load generator once.
-    fn load(
+    fn load<T: DeserializeOwned>(
         &self,
         core: u32,
         work: Work,
         ports: Ports,
         pids: &[u32],
         is_intercepted: bool,
-    ) -> Result<Sample> {
+    ) -> Result<T> {
         let load = &self.tools.load;
         let mut command =
             if is_intercepted { self.place.intercepted(core, load) } else { self.place.command(core, load) };

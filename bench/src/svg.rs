@@ -1,109 +1,31 @@
-//! A picture of the figures: one panel per case, one bar per contestant, shorter is better.
+//! Pictures of results, written by hand: a dependency for a few lines of text would be one too many.
 
-use std::fmt::Write as _;
+mod bars;
+mod curves;
 
-use crate::results::{CaseResult, Results, Row};
-use crate::table::short;
+pub use bars::bars;
+pub use curves::curves;
 
-const PANEL_WIDTH: usize = 440;
-const BAR_HEIGHT: usize = 16;
-const NAME_WIDTH: usize = 110;
-/// Room for the number behind the longest bar.
-const VALUE_WIDTH: usize = 60;
-const HEAD_HEIGHT: usize = 44;
-const COLUMNS: usize = 2;
-const GAP: usize = 20;
+use crate::results::Row;
 
-/// Draws the cases that have a rival in them.
-#[must_use]
-pub fn bars(results: &Results) -> String {
-    let cases: Vec<&CaseResult> = results.cases.iter().filter(|case| case.best_rival().is_some()).collect();
-    let heights: Vec<usize> =
-        cases.chunks(COLUMNS).map(|row| row.iter().map(|c| height(c)).max().unwrap_or(0)).collect();
-    let width = COLUMNS * (PANEL_WIDTH + GAP) + GAP;
-    let total: usize = heights.iter().map(|height| height + GAP).sum::<usize>() + GAP;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{total}\" \
-         viewBox=\"0 0 {width} {total}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{width}\" height=\"{total}\" fill=\"#ffffff\"/>\n"
-    );
-    let mut y = GAP;
-    for (row, height) in cases.chunks(COLUMNS).zip(heights) {
-        for (column, case) in row.iter().enumerate() {
-            panel(&mut svg, case, GAP + column * (PANEL_WIDTH + GAP), y);
-        }
-        y += height + GAP;
-    }
-    svg + "</svg>\n"
+/// A whole file around its content.
+fn page(width: usize, height: usize, content: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n{content}</svg>\n"
+    )
 }
 
-fn height(case: &CaseResult) -> usize {
-    HEAD_HEIGHT + case.rows.iter().filter(|row| row.figure.is_some()).count() * (BAR_HEIGHT + 4)
-}
-
-fn panel(svg: &mut String, case: &CaseResult, x: usize, y: usize) {
-    let rows: Vec<(&Row, f64)> =
-        case.rows.iter().filter_map(|row| Some((row, row.figure?.median.max(0.0)))).collect();
-    let longest = rows.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
-    let room = (PANEL_WIDTH - NAME_WIDTH - VALUE_WIDTH) as f64;
-    // writing to a String cannot fail
-    let _ =
-        writeln!(svg, "<text x=\"{x}\" y=\"{}\" font-weight=\"bold\">{}</text>", y + 14, escape(&case.name));
-    let unit = format!("{}, less is better", case.unit);
-    let _ = writeln!(svg, "<text x=\"{x}\" y=\"{}\" fill=\"#666666\">{}</text>", y + 30, escape(&unit));
-    for (index, (row, value)) in rows.iter().enumerate() {
-        let top = y + HEAD_HEIGHT + index * (BAR_HEIGHT + 4);
-        let (left, base) = (x + NAME_WIDTH, top + 12);
-        let length = value / longest * room;
-        let color = match (row.name.starts_with("weir"), row.is_rival) {
-            (true, _) => "#0b7a75",
-            (_, true) => "#b0b7bf",
-            _ => "#dfe3e8",
-        };
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{base}\" text-anchor=\"end\">{}</text>",
-            left - 6,
-            escape(&row.name)
-        );
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{left}\" y=\"{top}\" width=\"{length:.1}\" height=\"{BAR_HEIGHT}\" fill=\"{color}\"/>"
-        );
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{base}\">{}</text>",
-            left as f64 + length + 4.0,
-            short(*value)
-        );
+/// Weir stands out, what is no product stands back.
+fn color(row: &Row) -> &'static str {
+    match (row.name.starts_with("weir"), row.is_rival) {
+        (true, _) => "#0b7a75",
+        (_, true) => "#b0b7bf",
+        _ => "#dfe3e8",
     }
 }
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::results::Spread;
-
-    #[test]
-    fn the_longest_bar_is_the_largest_figure_and_names_are_escaped() {
-        let row = |name: &str, is_rival, value| Row {
-            name: name.into(),
-            is_rival,
-            figure: Spread::of([value]),
-            ..Row::default()
-        };
-        let case = CaseResult {
-            name: "a<b".into(),
-            question: String::new(),
-            unit: "µs".into(),
-            rows: vec![row("weir-ring", false, 5.0), row("nginx", true, 10.0)],
-        };
-        let svg = bars(&Results { cases: vec![case], ..Results::default() });
-        assert!(svg.contains("a&lt;b") && !svg.contains("a<b"), "{svg}");
-        assert!(svg.contains("width=\"270.0\"") && svg.contains("width=\"135.0\""), "{svg}");
-    }
 }

@@ -2,31 +2,47 @@
 
 use crate::results::{CaseResult, Results, Row, Spread};
 
-/// Columns of a table.
-const HEADS: [&str; 7] =
-    ["contestant", "figure (min-max)", "of best rival", "per second", "p50 µs", "p99 µs", "strangers"];
+/// One column: its head, and what stands in it for a row.
+type Column = (&'static str, fn(&CaseResult, &Row) -> String);
+
+/// All columns; those that have nothing to say in a case are left out.
+const COLUMNS: [Column; 15] = [
+    ("contestant", |_, row| row.name.clone()),
+    ("asked per second", |_, row| row.asked_rate.map(|rate| rate.to_string()).unwrap_or_default()),
+    ("figure (min-max)", |_, row| row.figure.map(range).unwrap_or_default()),
+    ("of best rival", of_best_rival),
+    ("per second", |_, row| median(row.rate)),
+    ("p50 µs", |_, row| median(row.p50_us)),
+    ("p99 µs", |_, row| median(row.p99_us)),
+    ("p99.9 µs", |_, row| median(row.p999_us)),
+    ("p50 over direct", |case, row| over_direct(case, row, |row| row.p50_us)),
+    ("p99 over direct", |case, row| over_direct(case, row, |row| row.p99_us)),
+    ("p99.9 over direct", |case, row| over_direct(case, row, |row| row.p999_us)),
+    ("sent late, p99 µs", |_, row| median(row.late_us)),
+    ("proxy's core", |_, row| percent(row.proxy_core)),
+    ("load's core", |_, row| percent(row.load_core)),
+    ("strangers", |_, row| percent(row.strangers)),
+];
+
+/// Share of the asked rate below which it was not kept.
+const KEPT: f64 = 0.98;
+/// The load generator measures itself where messages are sent later than this, and by more than this share of the latency.
+const LATE: (f64, f64) = (200.0, 0.5);
 
 /// One case for the terminal.
 #[must_use]
 pub fn text(case: &CaseResult) -> String {
-    let rows: Vec<[String; HEADS.len()]> = case.rows.iter().map(|row| cells(case, row)).collect();
-    let heads = HEADS.map(ToOwned::to_owned);
-    let width = |column: usize| {
-        let cells = rows.iter().chain([&heads]).map(|row| row[column].chars().count());
-        cells.max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
-    let line = |row: &[String; HEADS.len()]| {
-        let cells = row.iter().zip(&widths).enumerate();
-        let padded = cells.map(|(column, (cell, width))| {
+    let lines = lines(case);
+    let width =
+        |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let mut text = format!("{}: {} [{}]\n", case.name, case.question, case.unit);
+    for line in &lines {
+        let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
             let gap = " ".repeat(width - cell.chars().count());
             if column == 0 { format!("{cell}{gap}") } else { format!("{gap}{cell}") }
         });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut text = format!("{}: {} [{}]\n  {}\n", case.name, case.question, case.unit, line(&heads));
-    for row in &rows {
-        text += &format!("  {}\n", line(row));
+        text += &format!("  {}\n", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     for row in &case.rows {
         text += &notes(row).iter().map(|note| format!("  ! {}: {note}\n", row.name)).collect::<String>();
@@ -53,9 +69,11 @@ pub fn markdown(results: &Results) -> String {
     }
     for case in &results.cases {
         text += &format!("\n### {}\n\n{}. Figure: {}.\n\n", case.name, case.question, case.unit);
-        text += &format!("| {} |\n|---|{}\n", HEADS.join(" | "), "--:|".repeat(HEADS.len() - 1));
-        for row in &case.rows {
-            text += &format!("| {} |\n", cells(case, row).join(" | "));
+        for (index, line) in lines(case).iter().enumerate() {
+            text += &format!("| {} |\n", line.join(" | "));
+            if index == 0 {
+                text += &format!("|---|{}\n", "--:|".repeat(line.len() - 1));
+            }
         }
         for row in &case.rows {
             text += &notes(row).iter().map(|note| format!("\n{}: {note}\n", row.name)).collect::<String>();
@@ -64,30 +82,63 @@ pub fn markdown(results: &Results) -> String {
     text
 }
 
-/// Failed operations, and the first error of each kind.
+/// The heads and a line per row, of those columns that have something to say.
+fn lines(case: &CaseResult) -> Vec<Vec<String>> {
+    let filled: Vec<(&str, Vec<String>)> = COLUMNS
+        .iter()
+        .map(|(head, cell)| (*head, case.rows.iter().map(|row| cell(case, row)).collect()))
+        .filter(|(_, cells): &(&str, Vec<String>)| cells.iter().any(|cell| !cell.is_empty()))
+        .collect();
+    let heads = filled.iter().map(|(head, _)| (*head).to_owned()).collect();
+    let line = |row: usize| filled.iter().map(|(_, cells)| cells[row].clone()).collect();
+    std::iter::once(heads).chain((0..case.rows.len()).map(line)).collect()
+}
+
+/// What went wrong, each error once.
 fn notes(row: &Row) -> Vec<String> {
     let mut notes = row.errors.clone();
     notes.dedup();
     if row.failures > 0 {
         notes.push(format!("{} operations failed", row.failures));
     }
+    if let (Some(asked), Some(rate)) = (row.asked_rate, row.rate)
+        && rate.median < f64::from(asked) * KEPT
+    {
+        notes.push(format!("{asked} messages per second were not kept: {:.0}", rate.median));
+    }
+    if let (Some(asked), Some(late), Some(p99)) = (row.asked_rate, row.late_us, row.p99_us)
+        && late.median > LATE.0.max(p99.median * LATE.1)
+    {
+        notes.push(format!(
+            "at {asked} per second the load generator was late itself: {} µs",
+            short(late.median)
+        ));
+    }
     notes
 }
 
-fn cells(case: &CaseResult, row: &Row) -> [String; HEADS.len()] {
-    let ratio = case.best_rival().zip(row.figure).map(|((_, best), own)| format!("{:.2}", own.median / best));
-    let plain = |spread: Option<Spread>| spread.map(|spread| short(spread.median)).unwrap_or_default();
-    [
-        row.name.clone(),
-        row.figure
-            .map(|f| format!("{} ({}-{})", short(f.median), short(f.min), short(f.max)))
-            .unwrap_or_default(),
-        ratio.unwrap_or_default(),
-        plain(row.rate),
-        plain(row.p50_us),
-        plain(row.p99_us),
-        row.strangers.map(|spread| format!("{:.0} %", spread.median * 100.0)).unwrap_or_default(),
-    ]
+fn of_best_rival(case: &CaseResult, row: &Row) -> String {
+    let ratio = case.best_rival(row).zip(row.figure).map(|((_, best), own)| own.median / best);
+    ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default()
+}
+
+/// What the proxy adds; for fixed rates only, since a closed loop sends as much as comes back.
+fn over_direct(case: &CaseResult, row: &Row, value: fn(&Row) -> Option<Spread>) -> String {
+    let direct = row.asked_rate.and_then(|_| case.direct(row)).filter(|direct| direct.name != row.name);
+    let excess = direct.and_then(value).zip(value(row)).map(|(direct, own)| own.median - direct.median);
+    excess.map(short).unwrap_or_default()
+}
+
+fn median(spread: Option<Spread>) -> String {
+    spread.map(|spread| short(spread.median)).unwrap_or_default()
+}
+
+fn range(spread: Spread) -> String {
+    format!("{} ({}-{})", short(spread.median), short(spread.min), short(spread.max))
+}
+
+fn percent(spread: Option<Spread>) -> String {
+    spread.map(|spread| format!("{:.0} %", spread.median * 100.0)).unwrap_or_default()
 }
 
 /// Three significant digits, as far as they matter.
@@ -103,22 +154,46 @@ pub(crate) fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
+    fn row(name: &str, is_rival: bool, value: f64) -> Row {
+        Row { name: name.into(), is_rival, figure: Spread::of([value]), ..Row::default() }
+    }
+
+    fn case(rows: Vec<Row>) -> CaseResult {
+        CaseResult { name: "case".into(), question: "what".into(), unit: "µs".into(), rows }
+    }
+
     #[test]
     fn weir_is_set_against_the_best_rival_and_not_the_nearest() {
-        let row = |name: &str, is_rival, value| Row {
-            name: name.into(),
-            is_rival,
-            figure: Spread::of([value]),
-            ..Row::default()
-        };
-        let case = CaseResult {
-            name: "case".into(),
-            question: "what".into(),
-            unit: "µs".into(),
-            rows: vec![row("weir-ring", false, 6.0), row("nginx", true, 8.0), row("envoy", true, 12.0)],
-        };
-        let text = text(&case);
+        let rows = vec![row("weir-ring", false, 6.0), row("nginx", true, 8.0), row("envoy", true, 12.0)];
+        let text = text(&case(rows));
         assert!(text.lines().any(|line| line.contains("weir-ring") && line.contains("0.75")), "{text}");
         assert!(text.lines().any(|line| line.contains("envoy") && line.contains("1.50")), "{text}");
+    }
+
+    #[test]
+    fn at_a_fixed_rate_everybody_is_set_against_the_same_rate() {
+        let at = |name: &str, is_rival, asked: u32, rate: f64, p99: f64| Row {
+            asked_rate: Some(asked),
+            rate: Spread::of([rate]),
+            p99_us: Spread::of([p99]),
+            ..row(name, is_rival, p99)
+        };
+        let text = text(&case(vec![
+            at("direct", false, 10, 10.0, 100.0),
+            at("direct", false, 20, 20.0, 150.0),
+            at("nginx", true, 10, 10.0, 300.0),
+            at("nginx", true, 20, 15.0, 950.0),
+        ]));
+        let line =
+            |rate: &str| text.lines().find(|line| line.contains("nginx") && line.contains(rate)).unwrap();
+        assert!(line("  10  ").contains(" 200"), "{text}");
+        assert!(line("  20  ").contains(" 800") && line("  20  ").contains("1.00"), "{text}");
+        assert!(text.contains("20 messages per second were not kept: 15"), "{text}");
+    }
+
+    #[test]
+    fn columns_without_content_are_left_out() {
+        let text = text(&case(vec![row("nginx", true, 8.0)]));
+        assert!(!text.contains("asked") && !text.contains("p99") && text.contains("figure"), "{text}");
     }
 }

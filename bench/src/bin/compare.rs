@@ -97,6 +97,7 @@ fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) 
         let result = match case.work {
             Work::Overhead => bench.overhead(case),
             Work::ControlPlane => bench.control_plane(case),
+            Work::Rate { .. } => bench.rate(case, &mut field),
             _ => bench.traffic(case, &mut field),
         };
         writeln!(stdout, "{}", table::text(&result))?;
@@ -110,6 +111,9 @@ fn save(folder: &Path, results: &Results) -> Result<()> {
     fs::create_dir_all(&kept)?;
     fs::write(kept.join("latest.json"), serde_json::to_string_pretty(results)? + "\n")?;
     fs::write(kept.join("cpu.svg"), svg::bars(results))?;
+    if let Some(curves) = svg::curves(results) {
+        fs::write(kept.join("latency.svg"), curves)?;
+    }
     let file = folder.join("PERFORMANCE.md");
     let page = fs::read_to_string(&file).context("cannot read bench/PERFORMANCE.md")?;
     let (head, rest) = page.split_once(MARKS.0).context("PERFORMANCE.md has no place for the tables")?;
@@ -117,7 +121,7 @@ fn save(folder: &Path, results: &Results) -> Result<()> {
     fs::write(file, format!("{head}{}{}{}{tail}", MARKS.0, table::markdown(results), MARKS.1))?;
     writeln!(
         io::stdout(),
-        "Written: bench/results/latest.json, bench/results/cpu.svg, bench/PERFORMANCE.md"
+        "Written: bench/PERFORMANCE.md and bench/results: latest.json, cpu.svg, latency.svg"
     )?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Load generator and backend of the bench.
 //!
-//! Prints one line of JSON, a `proxy_bench::report::Sample`, when it has measured.
+//! Prints one line of JSON when it has measured: a `proxy_bench::report::Sample`, or a list of them for several rates.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use proxy_bench::backend;
-use proxy_bench::client::{Job, bulk, connect, idle, pingpong, request};
+use proxy_bench::client::{Job, bulk, connect, idle, pingpong, rate, request};
 
 /// Makes work for a proxy, or does the work behind it.
 #[derive(Debug, Parser)]
@@ -37,6 +37,18 @@ enum Command {
         connections: usize,
         #[arg(long, default_value_t = 64)]
         bytes: usize,
+    },
+    /// Messages there and back at fixed rates
+    Rate {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        #[arg(long, default_value_t = 64)]
+        bytes: usize,
+        /// Messages per second over all connections; repeatable
+        #[arg(long = "rate", required = true)]
+        rates: Vec<u32>,
     },
     /// Downloads
     Bulk {
@@ -106,6 +118,10 @@ fn main() -> Result<()> {
         }
         Command::Pingpong { common, connections, bytes } => {
             pingpong::run(&common.into(), connections, bytes)?
+        }
+        Command::Rate { common, connections, bytes, rates } => {
+            let samples = rate::run(&common.into(), connections, bytes, &rates)?;
+            return Ok(writeln!(io::stdout(), "{}", serde_json::to_string(&samples)?)?);
         }
         Command::Bulk { common, streams } => bulk::run(&common.into(), streams)?,
         Command::Request { common } => request::run(&common.into())?,

@@ -54,7 +54,7 @@ pub fn run(job: &Job) -> Result<Sample> {
     work.turn(&mut poll, job.length)?;
     let usage = window.close()?;
     let latency = work.latency.quantiles();
-    Ok(Sample { ops: work.ops as f64, failures: work.failures, usage, latency, memory: None })
+    Ok(Sample { ops: work.ops as f64, failures: work.failures, usage, latency, ..Sample::default() })
 }
 
 struct Work {

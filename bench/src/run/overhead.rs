@@ -79,12 +79,7 @@ impl Bench<'_> {
                 contest.errors,
             )
         });
-        CaseResult {
-            name: case.name.to_owned(),
-            question: case.question.to_owned(),
-            unit: case.work.unit().to_owned(),
-            rows: rows.collect(),
-        }
+        case.result(rows.collect())
     }
 
     fn weir_with(&self, count: u32) -> Result<Weir> {

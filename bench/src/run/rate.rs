@@ -1,0 +1,33 @@
+//! Latencies at fixed rates: one row for each contestant and rate.
+
+use super::{Bench, Field, Found};
+use crate::case::{Case, RATES};
+use crate::contestant::Name;
+use crate::report::Sample;
+use crate::results::{CaseResult, Row};
+
+impl Bench<'_> {
+    /// Measures everybody at every rate; one after the other in one go, so that nobody is started for each.
+    #[must_use]
+    pub fn rate(&self, case: &Case, field: &mut Field) -> CaseResult {
+        let names = field.names.clone();
+        let mut found: Found<Vec<Sample>> = self.in_turn(case, &names, field);
+        let rows = names.iter().flat_map(|name| {
+            let (samples, errors) = found.remove(name).unwrap_or_default();
+            rows(case, *name, &samples, &errors)
+        });
+        case.result(rows.collect())
+    }
+}
+
+/// One row per rate; what went wrong stands once.
+fn rows(case: &Case, name: Name, repetitions: &[Vec<Sample>], errors: &[String]) -> Vec<Row> {
+    let has_figure = name != Name::Direct;
+    let row = |(index, rate): (usize, u32)| {
+        let samples: Vec<Sample> = repetitions.iter().filter_map(|all| all.get(index).cloned()).collect();
+        let errors = if index == 0 { errors.to_vec() } else { Vec::new() };
+        let figure = |sample: &Sample| case.work.figure(sample).filter(|_| has_figure);
+        Row { asked_rate: Some(rate), ..Row::new(name.as_str(), name.is_rival(), &samples, figure, errors) }
+    };
+    RATES.into_iter().enumerate().map(row).collect()
+}
