@@ -1,7 +1,7 @@
 //! Who is measured, and how each is started.
 //!
 //! Equal features for all: one worker, no access log, no retries, TCP_NODELAY (the default of every one of them).
-//! Rivals and the baseline are up during the whole run. A Weir is up only while it is measured: one process serves a
+//! Rivals and baselines are up during the whole run. A Weir is up only while it is measured: one process serves a
 //! machine, and its hooks would add to the connections of the others.
 
 mod rival;
@@ -47,13 +47,17 @@ pub enum Name {
     Nginx,
     /// Envoy's tcp_proxy.
     Envoy,
-    /// The baseline.
+    /// A program on Pingora.
+    Pingora,
+    /// A baseline: a forwarder on tokio.
     TokioRelay,
+    /// The same on tokio-uring: what a ring costs that is not ours.
+    UringRelay,
 }
 
 impl Name {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Direct,
         Self::WeirDirect,
         Self::WeirRing,
@@ -62,7 +66,9 @@ impl Name {
         Self::HaproxySplice,
         Self::Nginx,
         Self::Envoy,
+        Self::Pingora,
         Self::TokioRelay,
+        Self::UringRelay,
     ];
 
     /// Word in tables and on the command line.
@@ -77,7 +83,9 @@ impl Name {
             Self::HaproxySplice => "haproxy-splice",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
+            Self::Pingora => "pingora",
             Self::TokioRelay => "tokio-relay",
+            Self::UringRelay => "tokio-uring-relay",
         }
     }
 
@@ -90,7 +98,7 @@ impl Name {
     /// Whether it is a product that people choose instead of Weir's proxy lane.
     #[must_use]
     pub fn is_rival(self) -> bool {
-        matches!(self, Self::Haproxy | Self::HaproxySplice | Self::Nginx | Self::Envoy)
+        matches!(self, Self::Haproxy | Self::HaproxySplice | Self::Nginx | Self::Envoy | Self::Pingora)
     }
 }
 
@@ -105,6 +113,8 @@ pub struct Tools {
     pub relay: PathBuf,
     /// `envoy`, if there is one.
     pub envoy: Option<PathBuf>,
+    /// `bench-pingora`, if it was built.
+    pub pingora: Option<PathBuf>,
 }
 
 /// The two services that everybody offers.
@@ -218,7 +228,7 @@ pub fn backend(place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
     Proxy::start(command, scratch.join("backend.log"), ports, || accepts(ports))
 }
 
-/// Starts a rival or the baseline.
+/// Starts a rival or a baseline.
 ///
 /// # Errors
 /// If it is not installed or does not get ready.

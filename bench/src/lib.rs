@@ -1,6 +1,6 @@
 //! Measures Weir beside a direct connection and its rivals: the same work, on the same machine, in the same run.
 //!
-//! `load` (client and backend) makes the work, `relay` is the baseline that any proxy has to beat, `compare` starts
+//! `load` (client and backend) makes the work, `relay` is the baselines that any proxy has to beat, `compare` starts
 //! everybody, measures in turn and writes the results. They know the proxies by their programs and config files only.
 //! Start reading at [`case::CASES`], then [`report::Sample`].
 //!

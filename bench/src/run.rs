@@ -38,7 +38,7 @@ pub struct Bench<'a> {
     pub length_ms: u64,
 }
 
-/// Rivals and the baseline, which are up during the whole run.
+/// Rivals and baselines, which are up during the whole run.
 #[derive(Debug, Default)]
 pub struct Field {
     running: BTreeMap<Name, Proxy>,

@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Only this contestant; repeatable
     #[arg(long = "proxy", value_name = "NAME")]
     proxies: Vec<String>,
-    /// Installs the rivals (Debian packages, and Envoy below target/) and ends
+    /// Installs the rivals (Debian packages; Envoy and Pingora below target/) and ends
     #[arg(long)]
     setup: bool,
     /// Counts the instructions of small parts instead, and fails if they are more than was accepted
@@ -47,7 +47,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     let target = target_folder()?;
     let rivals = target.join("bench-tools");
     if args.setup {
-        return setup::run(&rivals);
+        return setup::run(repo, &rivals);
     }
     if args.instructions {
         return instructions::run(repo, &target, args.accept);
@@ -69,6 +69,9 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
         .arg(&weir);
     if let Some(envoy) = setup::find_envoy(&rivals) {
         command.arg("--envoy").arg(envoy);
+    }
+    if let Some(pingora) = setup::find_pingora(&rivals) {
+        command.arg("--pingora").arg(pingora);
     }
     if args.quick {
         command.arg("--quick");

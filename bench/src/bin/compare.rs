@@ -43,6 +43,9 @@ struct Cli {
     /// The `envoy` to measure
     #[arg(long)]
     envoy: Option<PathBuf>,
+    /// The program on Pingora to measure
+    #[arg(long)]
+    pingora: Option<PathBuf>,
     /// Folder for configs and logs
     #[arg(long)]
     scratch: PathBuf,
@@ -58,6 +61,7 @@ fn main() -> Result<ExitCode> {
         load: beside("load"),
         relay: beside("relay"),
         envoy: cli.envoy.clone(),
+        pingora: cli.pingora.clone(),
     };
     let place = Place::set_up(&cli.cgroup)?;
     place::clean_up_on_signal(place.cgroup().to_owned())?;

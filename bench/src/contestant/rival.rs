@@ -9,6 +9,9 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Name, Ports, Tools};
 
+/// What cargo built the baselines with.
+const LOCK: &str = include_str!("../../../Cargo.lock");
+
 /// How to start one.
 pub(super) struct Setup {
     pub(super) program: PathBuf,
@@ -39,10 +42,16 @@ pub(super) fn setup(name: Name, tools: &Tools, scratch: &Path) -> Result<Setup> 
             args.push(shown);
             (program, args, envoy(ports))
         }
-        Name::TokioRelay => {
-            let pairs = [(ports.echo, Ports::BACKEND.echo), (ports.source, Ports::BACKEND.source)];
-            let args =
-                pairs.iter().flat_map(|(listen, target)| ["--forward".into(), format!("{listen}={target}")]);
+        Name::Pingora => {
+            let program =
+                tools.pingora.clone().context("not built: `cargo xtask bench --setup` builds it")?;
+            let args = pairs(ports).map(|(_, listen, target)| format!("{listen}={target}"));
+            (program, args.into(), String::new())
+        }
+        Name::TokioRelay | Name::UringRelay => {
+            let pair = |(_, listen, target)| ["--forward".into(), format!("{listen}={target}")];
+            let driver = (name == Name::UringRelay).then(|| "--uring".to_owned());
+            let args = pairs(ports).into_iter().flat_map(pair).chain(driver);
             (tools.relay.clone(), args.collect(), String::new())
         }
         Name::Direct | Name::WeirRing | Name::WeirEpoll | Name::WeirDirect => bail!("no rival"),
@@ -51,12 +60,15 @@ pub(super) fn setup(name: Name, tools: &Tools, scratch: &Path) -> Result<Setup> 
     Ok(Setup { program, args, ports })
 }
 
-/// First line of what the program prints about itself.
+/// First line of what the program prints about itself; of a baseline, the library that it is about.
 pub(super) fn version(name: Name, tools: &Tools) -> Option<String> {
     let (program, flag) = match name {
+        Name::TokioRelay => return locked("tokio"),
+        Name::UringRelay => return locked("tokio-uring"),
         Name::Haproxy => (find("haproxy").ok()?, "-v"),
         Name::Nginx => (find("nginx").ok()?, "-v"),
         Name::Envoy => (tools.envoy.clone()?, "--version"),
+        Name::Pingora => (tools.pingora.clone()?, "--version"),
         Name::WeirRing => (tools.weir.clone(), "--version"),
         _ => return None,
     };
@@ -66,6 +78,12 @@ pub(super) fn version(name: Name, tools: &Tools) -> Option<String> {
     let line = text.lines().find(|line| !line.trim().is_empty())?;
     // a path before the version says something about the machine only
     Some(line.rsplit_once("version: ").map_or(line, |(_, version)| version).trim().to_owned())
+}
+
+/// Name and version of a library.
+fn locked(name: &str) -> Option<String> {
+    let entry = LOCK.split(&format!("name = \"{name}\"\n")).nth(1)?;
+    Some(format!("{name} {}", entry.split('"').nth(1)?))
 }
 
 fn find(program: &str) -> Result<PathBuf> {
@@ -133,4 +151,16 @@ fn envoy(ports: Ports) -> String {
 
 fn pairs(ports: Ports) -> [(&'static str, std::net::SocketAddr, std::net::SocketAddr); 2] {
     [("echo", ports.echo, Ports::BACKEND.echo), ("source", ports.source, Ports::BACKEND.source)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_the_baselines_are_those_that_cargo_locked() {
+        assert!(locked("tokio").unwrap().starts_with("tokio 1."));
+        assert!(locked("tokio-uring").unwrap().starts_with("tokio-uring 0."));
+        assert_eq!(locked("no-such-library"), None);
+    }
 }

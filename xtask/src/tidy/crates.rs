@@ -39,7 +39,7 @@ const fn ordinary(folder: &'static str, name: &'static str, ours: &'static [&'st
     Crate { folder, name, ours, others: None, may_be_unsafe: false, may_name_aya: false }
 }
 
-const CRATES: [Crate; 10] = [
+const CRATES: [Crate; 11] = [
     // `common` is the kernel ABI: it knows neither side
     Crate { may_be_unsafe: true, ..ordinary("proxy-ebpf/common", "proxy-ebpf-common", &[]) },
     Crate {
@@ -69,6 +69,8 @@ const CRATES: [Crate; 10] = [
         "proxy-bench",
         &["proxy-user", "proxy-core", "proxy-io", "proxy-tests", "proxy-ebpf-common"],
     ),
+    // a rival: it knows nothing of Weir
+    ordinary("bench/pingora", "bench-pingora", &[]),
     ordinary("xtask", "xtask", &[]),
 ];
 
