@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::cpu;
 use crate::place::{PROXY_CORE, Place};
@@ -23,6 +23,10 @@ use crate::results;
 
 /// Time for a proxy to be ready, or to end.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Time for what is sent to come back.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// Sent to see whether a proxy serves.
+const GREETING: [u8; 5] = *b"weir?";
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 /// Lines of a log that are shown when its proxy fails.
@@ -152,18 +156,31 @@ impl Proxy {
     ///
     /// # Errors
     /// If it ends or does not get ready, with the end of its log.
-    pub fn start(mut command: Command, log: PathBuf, ports: Ports, ready: impl Fn() -> bool) -> Result<Self> {
+    pub fn start(command: Command, log: PathBuf, ports: Ports, ready: impl Fn() -> bool) -> Result<Self> {
+        let ready = || ready().then_some(()).context("it does not say that it is");
+        Self::start_within(LIMIT, command, log, ports, ready)
+    }
+
+    /// The same, where `ready` has a reason why not.
+    fn start_within(
+        limit: Duration,
+        mut command: Command,
+        log: PathBuf,
+        ports: Ports,
+        ready: impl Fn() -> Result<()>,
+    ) -> Result<Self> {
         let file = fs::File::create(&log)?;
         command.stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().context("cannot start it")?;
         let mut proxy = Self { child, log, ports };
-        let until = Instant::now() + LIMIT;
-        while !ready() {
+        let until = Instant::now() + limit;
+        while let Err(reason) = ready() {
             if let Some(status) = proxy.child.try_wait()? {
-                bail!("it ended with {status}: {}", proxy.last_words());
+                bail!("it ended with {status}; its log ends: {}", proxy.last_words());
             }
             if Instant::now() > until {
-                bail!("not ready after {} s: {}", LIMIT.as_secs(), proxy.last_words());
+                let seconds = limit.as_secs();
+                bail!("not ready after {seconds} s: {reason:#}; its log ends: {}", proxy.last_words());
             }
             thread::sleep(LOOK);
         }
@@ -192,6 +209,12 @@ impl Proxy {
         let kill =
             Command::new("kill").args([name, &self.child.id().to_string()]).stderr(Stdio::null()).status();
         kill.context("cannot run kill").map(drop)
+    }
+
+    /// What a client saw, with the end of its log.
+    #[must_use]
+    pub fn blame(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{error:#}; its log ends: {}", self.last_words())
     }
 
     /// The end of its log.
@@ -225,7 +248,7 @@ pub fn backend(place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
     let ports = Ports::BACKEND;
     let mut command = place.command(crate::place::LOAD_CORE, &tools.load);
     command.args(["backend", "--echo", &ports.echo.to_string(), "--source", &ports.source.to_string()]);
-    Proxy::start(command, scratch.join("backend.log"), ports, || accepts(ports))
+    Proxy::start_within(LIMIT, command, scratch.join("backend.log"), ports, || serves(ports))
 }
 
 /// Starts a rival or a baseline.
@@ -237,7 +260,8 @@ pub fn rival(name: Name, place: &Place, tools: &Tools, scratch: &Path) -> Result
     let mut command = place.command(PROXY_CORE, &setup.program);
     command.args(&setup.args);
     let ports = setup.ports;
-    Proxy::start(command, scratch.join(format!("{}.log", name.as_str())), ports, || accepts(ports))
+    let log = scratch.join(format!("{}.log", name.as_str()));
+    Proxy::start_within(LIMIT, command, log, ports, || serves(ports))
 }
 
 /// What the program says of its version.
@@ -246,14 +270,55 @@ pub fn version(name: Name, tools: &Tools) -> Option<String> {
     rival::version(name, tools)
 }
 
-/// Whether both ports take connections, and a byte comes back through one of them: a listener is open before the
-/// process that will serve it has been made.
-fn accepts(ports: Ports) -> bool {
-    let come_back = || -> std::io::Result<()> {
-        let mut stream = TcpStream::connect(ports.echo)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.write_all(&[1])?;
-        stream.read_exact(&mut [0])
-    };
-    come_back().is_ok() && TcpStream::connect(ports.source).is_ok()
+/// Says why not, unless both ports take connections and what is sent comes back through one of them: a listener is open
+/// before the process that will serve it has been made.
+fn serves(ports: Ports) -> Result<()> {
+    let mut stream = TcpStream::connect(ports.echo).context("nobody listens")?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    stream.write_all(&GREETING).context("it takes nothing")?;
+    let mut answer = [0; GREETING.len()];
+    stream.read_exact(&mut answer).context("it does not answer")?;
+    ensure!(answer == GREETING, "it answers wrongly");
+    TcpStream::connect(ports.source).context("nobody listens at its second port")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_rival_that_ends_is_reported_with_the_end_of_its_log() {
+        let script = "for n in 1 2 3 4 5 6 7; do echo line $n; done; echo no such option >&2; exit 3";
+        let error = start("ends", script, Ports::on([127, 0, 0, 1], 9), || bail!("nobody listens"));
+        let text = format!("{:#}", error.unwrap_err());
+        assert!(text.contains("exit status: 3") && text.ends_with("line 7 | no such option"), "{text}");
+        assert!(!text.contains("line 2"), "{text}");
+    }
+
+    #[test]
+    fn a_rival_that_answers_wrongly_is_not_ready_and_that_is_said() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                stream.write_all(&[0; GREETING.len()]).unwrap();
+            }
+        });
+        let ports = Ports { echo: address, source: address };
+        let error = start("lies", "echo started; exec sleep 60", ports, || serves(ports));
+        let text = format!("{:#}", error.unwrap_err());
+        assert!(text.contains("it answers wrongly") && text.ends_with("started"), "{text}");
+    }
+
+    fn start(name: &str, script: &str, ports: Ports, ready: impl Fn() -> Result<()>) -> Result<Proxy> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let log = std::env::temp_dir().join(format!("weir-bench-test-{name}-{}.log", std::process::id()));
+        let result = Proxy::start_within(Duration::from_millis(500), command, log.clone(), ports, ready);
+        fs::remove_file(log).unwrap();
+        result
+    }
 }

@@ -70,13 +70,15 @@ impl Field {
 }
 
 impl Bench<'_> {
-    /// Starts one anew: memory that an earlier repetition made it take would count as its own.
+    /// Starts a rival or a baseline anew.
     fn renew(&self, name: Name, field: &mut Field) -> Result<()> {
-        // ended first, since both use the same ports
-        if field.running.remove(&name).is_some() || !(name == Name::Direct || name.is_weir()) {
-            let proxy = contestant::rival(name, self.place, self.tools, self.scratch)?;
-            field.running.insert(name, proxy);
+        if name == Name::Direct || name.is_weir() {
+            return Ok(());
         }
+        // ended first, since both use the same ports
+        field.running.remove(&name);
+        let proxy = contestant::rival(name, self.place, self.tools, self.scratch)?;
+        field.running.insert(name, proxy);
         Ok(())
     }
 
@@ -106,10 +108,14 @@ impl Bench<'_> {
             for turn in 0..names.len() {
                 let name = names[(turn + repetition) % names.len()];
                 let (samples, errors) = found.entry(name).or_default();
+                // memory that an earlier repetition made it take would count as its own
                 let renewed = if is_memory { self.renew(name, field) } else { Ok(()) };
                 match renewed.and_then(|()| self.measure(name, case.work, field)) {
                     Ok(sample) => samples.push(sample),
-                    Err(error) => errors.push(format!("{error:#}")),
+                    Err(error) => {
+                        errors.push(format!("{error:#}"));
+                        errors.extend(self.revive(name, field));
+                    }
                 }
                 progress.step();
             }
@@ -117,20 +123,28 @@ impl Bench<'_> {
         found
     }
 
+    /// Gives one that failed a new start, since nobody knows what state it is in; says why if it gets none.
+    fn revive(&self, name: Name, field: &mut Field) -> Option<String> {
+        // tried once: each failure takes its time, and the others are waiting
+        let failure = field.running.contains_key(&name).then(|| self.renew(name, field))?.err()?;
+        Some(format!("it cannot be started again: {failure:#}"))
+    }
+
     fn measure<T: DeserializeOwned>(&self, name: Name, work: Work, field: &Field) -> Result<T> {
         let _turn = weir::turn()?;
         if name == Name::Direct {
             return self.load(LOAD_CORE, work, Ports::BACKEND, &[], false);
         }
-        if let Some(proxy) = field.running.get(&name) {
+        if !name.is_weir() {
+            let proxy = field.running.get(&name).context("it does not run any more")?;
             let sample = self.load(LOAD_CORE, work, proxy.ports(), &proxy.pids()?, false);
-            return sample.with_context(|| format!("its log ends: {}", proxy.last_words()));
+            return sample.map_err(|error| proxy.blame(&error));
         }
         let weir =
             Weir::start(name, self.place, self.tools, self.scratch, &weir::traffic_config(self.place))?;
         let (ports, pids) = (weir.proxy.ports(), weir.proxy.pids()?);
         let sample = self.load(LOAD_CORE, work, ports, &pids, true);
-        sample.with_context(|| format!("its log ends: {}", weir.proxy.last_words()))
+        sample.map_err(|error| weir.proxy.blame(&error))
     }
 
     /// Runs the load generator once.

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -108,7 +109,18 @@ impl From<Common> for Job {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // one line, since it becomes a note below a table; nobody is left to complain to if it cannot be said
+            let _ = writeln!(io::stderr(), "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let sample = match Cli::parse().command {
         Command::Backend { echo, source } => return backend::run(echo, source),
         Command::Until { target, limit_s } => {

@@ -72,7 +72,7 @@ pub(super) fn version(name: Name, tools: &Tools) -> Option<String> {
         Name::WeirRing => (tools.weir.clone(), "--version"),
         _ => return None,
     };
-    let output = Command::new(program).arg(flag).output().ok()?;
+    let output = Command::new(program).arg(flag).output().ok().filter(|output| output.status.success())?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| !line.trim().is_empty())?;
