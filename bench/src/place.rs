@@ -2,7 +2,8 @@
 //!
 //! `cargo xtask bench` starts `compare` as the first process of its own network, mount and pid namespace. When it ends,
 //! however it ends, the kernel ends every process in there and forgets the network, the mounts and what was pinned in
-//! them. Only the cgroup outlives that; it is removed by [`Place`], by [`clean_up_on_signal`], or by xtask.
+//! them. Only the cgroup and the folder for configs and logs outlive that; they are removed at the end, by
+//! [`clean_up_on_signal`], or by xtask.
 
 use std::fs;
 use std::io::Write as _;
@@ -131,24 +132,26 @@ impl Drop for Place {
     }
 }
 
-/// Ends this process by SIGINT or SIGTERM, leaving no cgroup behind: the first process of a pid namespace would ignore
-/// the signals otherwise.
+/// Ends this process by a signal, leaving neither the cgroup nor the folder behind: the first process of a pid namespace
+/// would ignore signals otherwise. SIGTERM also comes when those who started us are gone.
 ///
 /// # Errors
 /// If the signals cannot be caught.
-pub fn clean_up_on_signal(cgroup: PathBuf) -> Result<()> {
+pub fn clean_up_on_signal(cgroup: PathBuf, scratch: PathBuf) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hang_up) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
     };
     thread::spawn(move || {
         runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hang_up.recv() => {} }
         });
-        eprintln!("\ninterrupted: ending everything");
+        // the terminal may be gone, which is no reason to leave anything behind
+        let _ = std::io::stderr().write_all(b"\ninterrupted: ending everything\n");
         let _ = remove_cgroup(&cgroup);
+        let _ = fs::remove_dir_all(&scratch);
         std::process::exit(130);
     });
     Ok(())

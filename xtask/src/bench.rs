@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: measures Weir beside a direct connection and its rivals.
 //!
 //! Builds what is measured, and hands over to `compare` of `bench/` as the first process of new network, mount and pid
-//! namespaces: when it ends, the kernel ends everything that it started, and the network goes with it.
+//! namespaces: when it ends, the kernel ends everything that it started, and the network goes with it. When we end, by
+//! whatever signal, the kernel tells `compare`, which tidies up and ends.
 
 mod instructions;
 mod setup;
@@ -57,8 +58,9 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     let weir = weir.unwrap_or_else(|| built.join("weir"));
     let scratch = Scratch::new("bench")?;
     let cgroup = format!("weir-bench-{}", std_process::id());
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--"]);
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork"]);
+    command.args(["--kill-child=SIGTERM", "--mount-proc", "--"]);
     command.arg(built.join("compare")).args(["--cgroup", &cgroup]);
     command
         .arg("--folder")
@@ -81,7 +83,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
     };
     command.args(named("--case", &args.cases)).args(named("--proxy", &args.proxies));
     let status =
-        command.stdin(Stdio::null()).status().context("cannot start unshare (package util-linux)")?;
+        command.stdin(Stdio::null()).status().context("cannot start setpriv (package util-linux)")?;
     remove_cgroup(&cgroup);
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -64,7 +64,7 @@ fn main() -> Result<ExitCode> {
         pingora: cli.pingora.clone(),
     };
     let place = Place::set_up(&cli.cgroup)?;
-    place::clean_up_on_signal(place.cgroup().to_owned())?;
+    place::clean_up_on_signal(place.cgroup().to_owned(), cli.scratch.clone())?;
     let results = run(&cli, &place, &tools, &cases, &names)?;
     if cli.cases.is_empty() && cli.proxies.is_empty() {
         save(&cli.folder, &results)?;
