@@ -256,7 +256,7 @@ pub fn backend(place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
 /// # Errors
 /// If it is not installed or does not get ready.
 pub fn rival(name: Name, place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
-    let setup = rival::setup(name, tools, scratch)?;
+    let setup = rival::setup(name, tools, scratch, place.most_connections())?;
     let mut command = place.command(PROXY_CORE, &setup.program);
     command.args(&setup.args);
     let ports = setup.ports;

@@ -53,6 +53,7 @@ impl Window {
             elapsed_ns: as_ns(elapsed),
             watched_ns: watched_ns.saturating_sub(self.watched_ns),
             own_ns: own_ns.saturating_sub(self.own_ns),
+            bench_ns,
             strangers_share: share(busy.iter().sum::<u64>().saturating_sub(bench_ns)),
             core_busy_share: busy.iter().map(|ns| share(*ns)).collect(),
         })
@@ -126,6 +127,9 @@ fn process_ns(pid: &str) -> Result<u64> {
 }
 
 /// Time that each processor was not idle: user, nice, system, irq and softirq of proc_stat(5).
+///
+/// Many kernels take it from samples at the timer's tick, and miss what begins after one and ends before the next: take it
+/// as a hint, and what the scheduler says of processes as exact.
 fn busy_ns() -> Result<Vec<u64>> {
     let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
     Ok(busy_ticks(&text).into_iter().map(|ticks| ticks * NS_PER_TICK).collect())

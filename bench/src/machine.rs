@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Facts with their names.
 #[must_use]
-pub fn facts(congestion: &str) -> Vec<(String, String)> {
+pub fn facts(congestion: &str, files: u32) -> Vec<(String, String)> {
     let cpuinfo = read("/proc/cpuinfo");
     let model =
         cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|pair| pair.1);
@@ -21,6 +21,7 @@ pub fn facts(congestion: &str) -> Vec<(String, String)> {
         ("memory", format!("{} GiB", memory >> 20)),
         ("kernel", read("/proc/sys/kernel/osrelease").trim().to_owned()),
         ("congestion control", congestion.to_owned()),
+        ("open files", files.to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()

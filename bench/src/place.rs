@@ -22,8 +22,10 @@ pub const LOAD_CORE: u32 = 1;
 /// Closed connections that are remembered. More would use up the source ports between two measurements of short
 /// connections; it holds for every contestant.
 const TIME_WAITS: &str = "4096";
-/// Open files of each process: 5,000 proxied connections need 10,000, and pipes.
-const OPEN_FILES: u64 = 20_000;
+/// Most open files of each process: two for each of 9,000 proxied connections, and [`OTHER_FILES`].
+const MOST_FILES: u32 = 20_000;
+/// Descriptors of a proxy that are no connections: listeners, pipes, logs, what a runtime needs.
+const OTHER_FILES: u32 = 1000;
 /// Time for killed processes to leave the cgroup.
 const EMPTY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -50,6 +52,7 @@ route replace local 10.77.0.1 dev lan0 table local proto kernel scope host src 1
 pub struct Place {
     cgroup: PathBuf,
     name: String,
+    files: u32,
 }
 
 impl Place {
@@ -72,7 +75,24 @@ impl Place {
         ensure!(mounted.success(), "cannot mount a BPF file system");
         let path = cgroup_mount().context("there is no cgroup v2 mount")?.join(cgroup);
         fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {cgroup}"))?;
-        Ok(Self { cgroup: path, name: cgroup.to_owned() })
+        Ok(Self { cgroup: path, name: cgroup.to_owned(), files: MOST_FILES.min(hard_limit()?) })
+    }
+
+    /// Limit on open files of every process.
+    #[must_use]
+    pub fn files(&self) -> u32 {
+        self.files
+    }
+
+    /// Connections that fit into a proxy which has two descriptors for each.
+    #[must_use]
+    pub fn most_connections(&self) -> u32 {
+        connections(self.files)
+    }
+
+    /// The limit on open files, as prlimit(1) wants it.
+    fn limit(&self) -> String {
+        format!("--nofile={0}:{0}", self.files)
     }
 
     /// Path of the client's cgroup below the mount, as Weir's config wants it.
@@ -85,8 +105,7 @@ impl Place {
     #[must_use]
     pub fn command(&self, core: u32, program: &Path) -> Command {
         let mut command = Command::new("prlimit");
-        command.arg(format!("--nofile={OPEN_FILES}:{OPEN_FILES}")).args(["taskset", "-c"]);
-        command.arg(core.to_string()).arg(program);
+        command.arg(self.limit()).args(["taskset", "-c", &core.to_string()]).arg(program);
         command.stdin(Stdio::null());
         command
     }
@@ -96,8 +115,8 @@ impl Place {
     pub fn intercepted(&self, core: u32, program: &Path) -> Command {
         let mut command = Command::new("sh");
         let script = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
-        command.args(["-c", script]).arg(&self.cgroup).args(["taskset", "-c"]);
-        command.arg(core.to_string()).arg(program);
+        command.args(["-c", script]).arg(&self.cgroup).arg("prlimit").arg(self.limit());
+        command.args(["taskset", "-c", &core.to_string()]).arg(program);
         command.stdin(Stdio::null());
         command
     }
@@ -192,6 +211,27 @@ fn ip(script: &str) -> Result<()> {
     Ok(())
 }
 
+/// Our own hard limit on open files: raising it takes a right that containers often lack.
+fn hard_limit() -> Result<u32> {
+    let text = fs::read_to_string("/proc/self/limits").context("cannot read our limits")?;
+    hard_limit_in(&text).context("the kernel tells no limit on open files")
+}
+
+/// The second number of its line (proc_pid_limits(5)).
+fn hard_limit_in(limits: &str) -> Option<u32> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let word = line.split_whitespace().nth(1)?;
+    if word == "unlimited" {
+        Some(u32::MAX)
+    } else {
+        word.parse::<u64>().ok().map(|n| n.try_into().unwrap_or(u32::MAX))
+    }
+}
+
+fn connections(files: u32) -> u32 {
+    files.saturating_sub(OTHER_FILES) / 2
+}
+
 /// Fields of a line: proc_pid_mountinfo(5). The file system's type is the first after a lone dash.
 fn cgroup_mount() -> Option<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -199,4 +239,24 @@ fn cgroup_mount() -> Option<PathBuf> {
         let (mount, kind) = line.split_once(" - ")?;
         (kind.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hard_limit_is_the_second_number() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max processes             94313                94313                processes \n\
+                      Max open files            1024                 20000                files     \n";
+        assert_eq!(hard_limit_in(limits), Some(20_000));
+        assert_eq!(hard_limit_in("Max open files  unlimited  unlimited  files"), Some(u32::MAX));
+        assert_eq!(hard_limit_in(""), None);
+    }
+
+    #[test]
+    fn connections_leave_room_for_other_files() {
+        assert_eq!((connections(20_000), connections(4096), connections(100)), (9500, 1548, 0));
+    }
 }

@@ -13,6 +13,8 @@ pub struct Usage {
     pub watched_ns: u64,
     /// Processor time of the load generator.
     pub own_ns: u64,
+    /// Processor time of everything that belongs to the bench: proxy, load generator, backend.
+    pub bench_ns: u64,
     /// Processor time of everything that is no part of the bench, in processors (0.5 is half of one).
     pub strangers_share: f64,
     /// How busy each processor was, 0 to 1.
@@ -56,6 +58,22 @@ impl Sample {
     #[must_use]
     pub fn client_us(&self) -> f64 {
         self.usage.own_ns as f64 / 1e3 / self.ops.max(1.0)
+    }
+
+    /// How busy the proxy kept its processor, 1 being all the time; none without a proxy.
+    #[must_use]
+    pub fn proxy_busy(&self) -> Option<f64> {
+        (self.usage.watched_ns > 0).then(|| self.share(self.usage.watched_ns))
+    }
+
+    /// How busy load generator and backend kept theirs.
+    #[must_use]
+    pub fn load_busy(&self) -> f64 {
+        self.share(self.usage.bench_ns.saturating_sub(self.usage.watched_ns))
+    }
+
+    fn share(&self, ns: u64) -> f64 {
+        ns as f64 / self.usage.elapsed_ns.max(1) as f64
     }
 
     /// Operations per second.

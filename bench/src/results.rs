@@ -65,9 +65,15 @@ pub struct Row {
     pub late_us: Option<Spread>,
     /// Load generator's processor time per operation, in microseconds.
     pub client_us: Option<Spread>,
-    /// How busy the processor of the proxy was, 0 to 1.
+    /// How busy the proxy kept its processor, 0 to 1: near 1 it is the limit.
+    #[serde(default)]
+    pub proxy_busy: Option<Spread>,
+    /// How busy load generator and backend kept theirs.
+    #[serde(default)]
+    pub load_busy: Option<Spread>,
+    /// How busy the processor of the proxy was with anything, 0 to 1, by samples.
     pub proxy_core: Option<Spread>,
-    /// How busy the processor of load generator and backend was, 0 to 1.
+    /// How busy the processor of load generator and backend was with anything.
     pub load_core: Option<Spread>,
     /// Processors that were busy with something that is no part of the bench.
     pub strangers: Option<Spread>,
@@ -128,6 +134,8 @@ impl Row {
             p999_us: spread(&|sample| Some(sample.latency?.p999_ns as f64 / 1e3)),
             late_us: spread(&|sample| Some(sample.pace?.late.p99_ns as f64 / 1e3)),
             client_us: spread(&|sample| Some(sample.client_us())),
+            proxy_busy: spread(&Sample::proxy_busy),
+            load_busy: spread(&|sample| Some(sample.load_busy())),
             proxy_core: spread(&core(0)),
             load_core: spread(&core(1)),
             strangers: spread(&|sample| Some(sample.usage.strangers_share)),

@@ -32,10 +32,42 @@ pub struct Bench<'a> {
     pub tools: &'a Tools,
     /// A folder for configs and logs.
     pub scratch: &'a Path,
+    /// How thoroughly.
+    pub plan: Plan,
+}
+
+/// How thoroughly everything is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
     /// Repetitions of every measurement.
     pub repetitions: usize,
-    /// Length of one.
+    /// Those of memory, which is nearly the same each time and takes the longest.
+    pub memory_repetitions: usize,
+    /// Time before each for caches and pools to fill.
+    pub warm_up_ms: u64,
+    /// Length of each.
     pub length_ms: u64,
+    /// Sizes of the configuration that connect() is measured with.
+    pub services: &'static [u32],
+}
+
+impl Plan {
+    /// For results that are kept.
+    pub const FULL: Self = Self {
+        repetitions: 5,
+        memory_repetitions: 3,
+        warm_up_ms: 300,
+        length_ms: 1000,
+        services: &[10, 10_000, 100_000],
+    };
+    /// For a look at all cases in five minutes.
+    pub const QUICK: Self = Self {
+        repetitions: 3,
+        memory_repetitions: 1,
+        warm_up_ms: 150,
+        length_ms: 300,
+        services: &[10, 10_000],
+    };
 }
 
 /// Rivals and baselines, which are up during the whole run.
@@ -102,9 +134,10 @@ impl Bench<'_> {
     /// Measures everybody in turn, beginning with another one in each repetition.
     fn in_turn<T: DeserializeOwned>(&self, case: &Case, names: &[Name], field: &mut Field) -> Found<T> {
         let is_memory = matches!(case.work, Work::Idle { .. });
+        let repetitions = if is_memory { self.plan.memory_repetitions } else { self.plan.repetitions };
         let mut found: Found<T> = BTreeMap::new();
-        let mut progress = Progress::new(case.name, names.len() * self.repetitions);
-        for repetition in 0..self.repetitions {
+        let mut progress = Progress::new(case.name, names.len() * repetitions);
+        for repetition in 0..repetitions {
             for turn in 0..names.len() {
                 let name = names[(turn + repetition) % names.len()];
                 let (samples, errors) = found.entry(name).or_default();
@@ -160,7 +193,8 @@ impl Bench<'_> {
         let mut command =
             if is_intercepted { self.place.intercepted(core, load) } else { self.place.command(core, load) };
         work.add_args(&mut command, ports);
-        command.args(["--length-ms", &self.length_ms.to_string()]);
+        command.args(["--warm-up-ms", &self.plan.warm_up_ms.to_string()]);
+        command.args(["--length-ms", &self.plan.length_ms.to_string()]);
         for pid in pids {
             command.args(["--watch", &pid.to_string()]);
         }

@@ -19,8 +19,8 @@ const COLUMNS: [Column; 15] = [
     ("p99 over direct", |case, row| over_direct(case, row, |row| row.p99_us)),
     ("p99.9 over direct", |case, row| over_direct(case, row, |row| row.p999_us)),
     ("sent late, p99 µs", |_, row| median(row.late_us)),
-    ("proxy's core", |_, row| percent(row.proxy_core)),
-    ("load's core", |_, row| percent(row.load_core)),
+    ("proxy busy", |_, row| percent(row.proxy_busy)),
+    ("load busy", |_, row| percent(row.load_busy)),
     ("strangers", |_, row| percent(row.strangers)),
 ];
 

@@ -21,7 +21,7 @@ use crate::scratch::Scratch;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// 3 short repetitions instead of 5
+    /// Everything in five minutes: fewer and shorter repetitions
     #[arg(long)]
     quick: bool,
     /// Only this case; repeatable

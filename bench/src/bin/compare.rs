@@ -13,7 +13,7 @@ use proxy_bench::case::{CASES, Case, Work};
 use proxy_bench::contestant::{self, Name, Ports, Tools};
 use proxy_bench::place::{self, Place};
 use proxy_bench::results::Results;
-use proxy_bench::run::{Bench, Field};
+use proxy_bench::run::{Bench, Field, Plan};
 use proxy_bench::{machine, svg, table};
 
 /// Lines of `PERFORMANCE.md` between which the current tables stand.
@@ -22,7 +22,7 @@ const MARKS: (&str, &str) = ("<!-- current tables: begin -->\n", "<!-- current t
 /// Compares Weir with its rivals.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// 3 short repetitions instead of 5
+    /// Everything in five minutes: fewer and shorter repetitions
     #[arg(long)]
     quick: bool,
     /// Only this case; repeatable
@@ -53,7 +53,7 @@ struct Cli {
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    let (cases, names) = (wanted_cases(&cli.cases)?, wanted_names(&cli.proxies)?);
+    let (mut cases, names) = (wanted_cases(&cli.cases)?, wanted_names(&cli.proxies)?);
     let own = std::env::current_exe()?;
     let beside = |name| own.with_file_name(name);
     let tools = Tools {
@@ -65,6 +65,9 @@ fn main() -> Result<ExitCode> {
     };
     let place = Place::set_up(&cli.cgroup)?;
     place::clean_up_on_signal(place.cgroup().to_owned(), cli.scratch.clone())?;
+    for case in &mut cases {
+        case.work.fit(place.most_connections());
+    }
     let results = run(&cli, &place, &tools, &cases, &names)?;
     if cli.cases.is_empty() && cli.proxies.is_empty() {
         save(&cli.folder, &results)?;
@@ -76,18 +79,18 @@ fn main() -> Result<ExitCode> {
 }
 
 fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) -> Result<Results> {
-    let (repetitions, length_ms) = if cli.quick { (3, 500) } else { (5, 1000) };
-    let bench = Bench { place, tools, scratch: &cli.scratch, repetitions, length_ms };
+    let plan = if cli.quick { Plan::QUICK } else { Plan::FULL };
+    let bench = Bench { place, tools, scratch: &cli.scratch, plan };
     let _backend = contestant::backend(place, tools, &cli.scratch).context("backend")?;
     let mut field = Field::start(&bench, names);
     let version = |name: &Name| Some((name.as_str().to_owned(), contestant::version(*name, tools)?));
     let mut results = Results {
         date: machine::today(),
-        machine: machine::facts(&place.congestion(Ports::BACKEND.echo)?),
+        machine: machine::facts(&place.congestion(Ports::BACKEND.echo)?, place.files()),
         versions: names.iter().filter_map(version).collect(),
         skipped: field.skipped.clone(),
-        repetitions,
-        length_ms,
+        repetitions: plan.repetitions,
+        length_ms: plan.length_ms,
         cases: Vec::new(),
     };
     let mut stdout = io::stdout();

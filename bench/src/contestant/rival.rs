@@ -12,6 +12,9 @@ use super::{Name, Ports, Tools};
 /// What cargo built the baselines with.
 const LOCK: &str = include_str!("../../../Cargo.lock");
 
+/// Pipes of HAProxy: more than streams of any case have at once.
+const PIPES: u32 = 100;
+
 /// How to start one.
 pub(super) struct Setup {
     pub(super) program: PathBuf,
@@ -19,21 +22,25 @@ pub(super) struct Setup {
     pub(super) ports: Ports,
 }
 
-/// Writes the config of `name` into `scratch`.
-pub(super) fn setup(name: Name, tools: &Tools, scratch: &Path) -> Result<Setup> {
+/// Writes the config of `name` into `scratch`, for `most` connections at once.
+pub(super) fn setup(name: Name, tools: &Tools, scratch: &Path, most: u32) -> Result<Setup> {
     let index = Name::ALL.iter().position(|other| *other == name).unwrap_or_default();
     let ports = Ports::on([127, 0, 0, 1], 9100 + 10 * u16::try_from(index).unwrap_or_default());
     // Envoy tells the format by the name; the others do not care
     let file = scratch.join(format!("{}.yaml", name.as_str()));
     let shown = file.display().to_string();
     let (program, args, config) = match name {
-        Name::Haproxy => (find("haproxy")?, vec!["-db".into(), "-f".into(), shown], haproxy(ports, false)),
+        Name::Haproxy => {
+            (find("haproxy")?, vec!["-db".into(), "-f".into(), shown], haproxy(ports, most, false))
+        }
         Name::HaproxySplice => {
-            (find("haproxy")?, vec!["-db".into(), "-f".into(), shown], haproxy(ports, true))
+            (find("haproxy")?, vec!["-db".into(), "-f".into(), shown], haproxy(ports, most, true))
         }
-        Name::Nginx => {
-            (find("nginx")?, vec!["-c".into(), shown, "-e".into(), "stderr".into()], nginx(ports, scratch)?)
-        }
+        Name::Nginx => (
+            find("nginx")?,
+            vec!["-c".into(), shown, "-e".into(), "stderr".into()],
+            nginx(ports, most, scratch)?,
+        ),
         Name::Envoy => {
             let program =
                 tools.envoy.clone().context("not installed: `cargo xtask bench --setup` fetches it")?;
@@ -95,11 +102,12 @@ fn find(program: &str) -> Result<PathBuf> {
 }
 
 /// `option splice-auto` was not seen to splice even one stream (2.6: 0 splice calls in strace), so it is forced.
-/// With splicing, connections and pipes have to fit into the same limit on open files.
-fn haproxy(ports: Ports, is_splicing: bool) -> String {
+/// With splicing, connections and pipes have to fit into the same limit on open files; a quarter of the connections, the
+/// default, would not.
+fn haproxy(ports: Ports, most: u32, is_splicing: bool) -> String {
     let splice = if is_splicing { "  option splice-request\n  option splice-response\n" } else { "" };
     let mut text = format!(
-        "global\n  nbthread 1\n  maxconn 7000\ndefaults\n  mode tcp\n  retries 0\n{splice}\
+        "global\n  nbthread 1\n  maxconn {most}\n  maxpipes {PIPES}\ndefaults\n  mode tcp\n  retries 0\n{splice}\
          \x20 timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n"
     );
     for (name, listen, target) in pairs(ports) {
@@ -108,15 +116,17 @@ fn haproxy(ports: Ports, is_splicing: bool) -> String {
     text
 }
 
-fn nginx(ports: Ports, scratch: &Path) -> Result<String> {
+fn nginx(ports: Ports, most: u32, scratch: &Path) -> Result<String> {
     // Built in, or a module of its own, depending on who packaged it.
     let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
     let load = if module.exists() { format!("load_module {};\n", module.display()) } else { String::new() };
     let mut text = format!(
-        "{load}daemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\npid {};\nerror_log stderr;\n\
-         events {{ worker_connections 19000; }}\nstream {{\n  access_log off;\n  proxy_timeout 1h;\n\
+        "{load}daemon off;\nworker_processes 1;\npid {};\nerror_log stderr;\n\
+         events {{ worker_connections {}; }}\nstream {{\n  access_log off;\n  proxy_timeout 1h;\n\
          \x20 proxy_next_upstream off;\n",
         scratch.join("nginx.pid").to_str().context("an odd temporary folder")?,
+        // it counts those to the backend too
+        2 * most,
     );
     for (_, listen, target) in pairs(ports) {
         text += &format!("  server {{ listen {listen} backlog=4096; proxy_pass {target}; }}\n");

@@ -29,10 +29,10 @@ impl Bench<'_> {
     #[must_use]
     pub fn control_plane(&self, case: &Case) -> CaseResult {
         let mut rows = Vec::new();
-        let mut progress = Progress::new(case.name, SERVICES.len() * self.repetitions);
+        let mut progress = Progress::new(case.name, SERVICES.len() * self.plan.repetitions);
         for count in SERVICES {
             let (mut starts, mut changes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-            for _ in 0..self.repetitions {
+            for _ in 0..self.plan.repetitions {
                 match self.start_and_change(count) {
                     Ok((start, change)) => {
                         starts.push(start.as_secs_f64() * 1e3);

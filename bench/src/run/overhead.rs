@@ -13,9 +13,6 @@ use crate::place::PROXY_CORE;
 use crate::report::Sample;
 use crate::results::{CaseResult, Row};
 
-/// Sizes of the configuration.
-const SERVICES: [u32; 2] = [10, 10_000];
-
 struct Contest {
     name: String,
     samples: Vec<Sample>,
@@ -40,15 +37,17 @@ impl Bench<'_> {
     #[must_use]
     pub fn overhead(&self, case: &Case) -> CaseResult {
         let mut without = Contest::new("no-weir".to_owned());
-        let mut with: Vec<(u32, Contest, Contest)> = SERVICES
+        let mut with: Vec<(u32, Contest, Contest)> = self
+            .plan
+            .services
             .iter()
             .map(|count| {
                 let name = |word| format!("{word}, {count} services");
                 (*count, Contest::new(name("hit")), Contest::new(name("miss")))
             })
             .collect();
-        let mut progress = Progress::new(case.name, self.repetitions);
-        for repetition in 0..self.repetitions {
+        let mut progress = Progress::new(case.name, self.plan.repetitions);
+        for repetition in 0..self.plan.repetitions {
             // for the whole repetition: hit, miss and no Weir are to meet the same strangers
             let turn = weir::turn();
             without.add(self.connect(Ports::BACKEND));
