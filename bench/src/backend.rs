@@ -12,6 +12,10 @@ use crate::client::pingpong::interrupted;
 
 /// Token of the listener; connections count up from 0.
 const LISTENER: Token = Token(usize::MAX);
+/// Connections that may wait for their accept: as many as Linux allows by default (net.core.somaxconn). With the 128 of the
+/// standard library the queue overflows when a stranger has our processor for a moment, and each connection that is turned
+/// away costs its client a second.
+const QUEUE_LEN: u32 = 4096;
 /// Bytes of one read and write.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of one write of the endless port.
@@ -22,16 +26,26 @@ const SOURCE_BYTES: usize = 256 << 10;
 /// # Errors
 /// If an address is taken.
 pub fn run(echo: SocketAddr, source: SocketAddr) -> Result<()> {
-    let listener =
-        std::net::TcpListener::bind(source).with_context(|| format!("cannot listen on {source}"))?;
+    let listener = listen(source)?;
+    listener.set_nonblocking(false)?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             thread::spawn(move || pour(stream));
         }
     });
-    let listener = TcpListener::bind(echo).with_context(|| format!("cannot listen on {echo}"))?;
+    let listener = TcpListener::from_std(listen(echo)?);
     writeln!(io::stdout(), "ready")?;
     Echo { listener, poll: Poll::new()?, conns: Vec::new(), free: Vec::new() }.run()
+}
+
+/// Opens a listener that does not block. By way of tokio: the standard library has no say in the length of the queue.
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    let listener = socket.bind(address).and_then(|()| socket.listen(QUEUE_LEN));
+    Ok(listener.with_context(|| format!("cannot listen on {address}"))?.into_std()?)
 }
 
 /// Sends until the other side has enough.
