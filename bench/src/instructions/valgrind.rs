@@ -58,7 +58,7 @@ impl<'a> Counter<'a> {
             .arg(&self.program)
             .args(["run", part.name])
             .env_clear()
-            .env("PATH", "/usr/bin:/bin")
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("LD_PRELOAD", &self.random)
             .env("GLIBC_TUNABLES", PLAIN_COPIES)
             .stdin(Stdio::null());
