@@ -14,7 +14,7 @@ const LEFT: usize = 50;
 const TOP: usize = 50;
 const BOTTOM: usize = 40;
 const GAP: usize = 20;
-const LEGEND_WIDTH: usize = 130;
+const LEGEND_WIDTH: usize = 160;
 const LEGEND_STEP: usize = 18;
 /// Lines of the same color are told apart by their dashes; contestants come in the order of the tables.
 const WEIR: &str = "#0b7a75";
