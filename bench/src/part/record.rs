@@ -10,6 +10,7 @@ use proxy_ebpf_common::key::Addr;
 use proxy_ebpf_common::record::{Record, Tcp};
 use proxy_ebpf_common::value::{Facts, lane, reason};
 use proxy_user::config::LogFormat;
+use proxy_user::record::cgroup::Application;
 use proxy_user::record::{kernel, line};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -31,12 +32,13 @@ pub(super) fn from_kernel() -> Result<Run> {
 /// One line of the access log, as text.
 pub(super) fn access_line() -> Result<Run> {
     let record = kernel::access(&record()?, Some("shop/web".into()));
+    let application = Application { cgroup: "/app.slice/web".into(), pod: None };
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
     let mut bytes = Vec::new();
     Ok(Box::new(move |times| {
         for _ in 0..times {
             bytes.clear();
-            line::append(&mut bytes, LogFormat::Text, time, black_box(&record), Some("/app.slice/web"));
+            line::append(&mut bytes, LogFormat::Text, time, black_box(&record), Some(&application));
             black_box(&bytes);
         }
     }))

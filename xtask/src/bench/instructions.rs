@@ -16,7 +16,7 @@ const VALGRIND: &str = "valgrind";
 /// Accepted figures.
 const ACCEPTED: &str = "bench/results/instructions.json";
 
-/// Builds what is counted as it is released, counts, and sets the figures against the accepted ones.
+/// Builds what is counted, counts, and sets the figures against the accepted ones.
 pub(super) fn run(repo: &Repo, target: &Path, is_accepted: bool) -> Result<ExitCode> {
     if machine::find(VALGRIND).is_none() {
         machine::install(&[VALGRIND])?;
@@ -24,11 +24,11 @@ pub(super) fn run(repo: &Repo, target: &Path, is_accepted: bool) -> Result<ExitC
     let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build
         .current_dir(repo.root())
-        .args(["build", "--release", "-p", "proxy-bench", "--bin", "count", "--target-dir"])
+        .args(["build", "--profile", "count", "-p", "proxy-bench", "--bin", "count", "--target-dir"])
         .arg(target);
     process::run(&mut build)?;
     let scratch = Scratch::new("instructions")?;
-    let mut count = Command::new(target.join("release/count"));
+    let mut count = Command::new(target.join("count/count"));
     count
         .current_dir(repo.root())
         .args(["compare", "--accepted", ACCEPTED, "--scratch"])
