@@ -10,6 +10,7 @@ use proxy_core::snapshot::{Scope, Snapshot};
 
 use super::*;
 
+mod deploy;
 mod generated;
 mod messages;
 mod source;
