@@ -84,4 +84,28 @@ mod tests {
         assert!(!watch.poll_changed() && !watch.poll_changed());
         std::fs::remove_dir_all(dir).unwrap();
     }
+
+    /// A kubelet writes a new folder and swaps one symlink, through which everything else is reached.
+    #[test]
+    fn the_swap_of_a_config_maps_symlink_is_a_change() {
+        use std::os::unix::fs::symlink;
+
+        let dir = std::env::temp_dir().join(format!("weir-watch-map-{}", std::process::id()));
+        let version = |name: &str, text: &str| {
+            std::fs::create_dir_all(dir.join(name)).unwrap();
+            std::fs::write(dir.join(name).join("weir.yaml"), text).unwrap();
+            symlink(name, dir.join("..data_tmp")).unwrap();
+            std::fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+        };
+        version("..1", "a");
+        symlink("..data/weir.yaml", dir.join("weir.yaml")).unwrap();
+        let mut watch = FileWatch::new(&dir.join("weir.yaml"));
+        assert!(!watch.poll_changed());
+        for (name, old) in [("..2", "..1"), ("..3", "..2")] {
+            version(name, "b");
+            std::fs::remove_dir_all(dir.join(old)).unwrap();
+            assert!(!watch.poll_changed() && watch.poll_changed() && !watch.poll_changed(), "{name}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }
