@@ -56,18 +56,6 @@ impl Hierarchy {
         Ok(Cgroup { id: metadata.ino(), depth })
     }
 
-    /// Names the cgroup of a process as a path below the mount.
-    ///
-    /// # Errors
-    /// The error of reading `/proc/PID/cgroup`.
-    pub fn of_process(pid: u32) -> io::Result<String> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        text.lines()
-            .find_map(|line| line.strip_prefix("0::"))
-            .map(str::to_owned)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
     /// Lists every cgroup: id and path below the mount. One pass over the directories.
     #[must_use]
     pub fn all(&self) -> Vec<(u64, String)> {
@@ -87,6 +75,66 @@ impl Hierarchy {
         }
         found
     }
+}
+
+/// How this process sees the cgroups of others: from the root of its own cgroup namespace, which a container runtime may
+/// have put far below the mount's (cgroup_namespaces(7)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Path of that root below the mount.
+    root: String,
+}
+
+impl View {
+    /// Finds out where this process looks from. Walks the hierarchy if that is not its root.
+    #[must_use]
+    pub fn of(hierarchy: &Hierarchy) -> Self {
+        let own = std::process::id();
+        let root = shown(own).ok().and_then(|shown| root_of(hierarchy, own, &shown));
+        Self { root: root.unwrap_or_default() }
+    }
+
+    /// Names the cgroup of a process as a path below the mount.
+    ///
+    /// # Errors
+    /// The error of reading `/proc/PID/cgroup`.
+    pub fn of_process(&self, pid: u32) -> io::Result<String> {
+        shown(pid).map(|shown| self.resolve(&shown))
+    }
+
+    /// Turns a path as it is shown into one below the mount: what lies above the view's root begins with `/..`.
+    fn resolve(&self, shown: &str) -> String {
+        let mut parts: Vec<&str> = Vec::new();
+        for part in self.root.split('/').chain(shown.split('/')).filter(|part| !part.is_empty()) {
+            if part == ".." {
+                parts.pop();
+            } else {
+                parts.push(part);
+            }
+        }
+        format!("/{}", parts.join("/"))
+    }
+}
+
+/// The cgroup of a process as `/proc/PID/cgroup` shows it.
+fn shown(pid: u32) -> io::Result<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    path.map(str::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// What stands before the path that is shown of a process, by the cgroup that it really is in; `None` if it is in none.
+fn root_of(hierarchy: &Hierarchy, pid: u32, shown: &str) -> Option<String> {
+    let is_in = |path: &str| {
+        let file = hierarchy.mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line.parse() == Ok(pid))
+    };
+    if is_in(shown) {
+        return Some(String::new());
+    }
+    let (_, path) = hierarchy.all().into_iter().find(|(_, path)| is_in(path))?;
+    path.strip_suffix(shown.trim_end_matches('/')).map(str::to_owned)
 }
 
 /// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
@@ -123,8 +171,44 @@ mod tests {
         std::fs::remove_dir_all(dir).unwrap();
     }
 
+    #[test]
+    fn paths_are_resolved_from_wherever_the_own_namespace_begins() {
+        let host = View { root: String::new() };
+        assert_eq!((host.resolve("/"), host.resolve("/a/b")), ("/".to_owned(), "/a/b".to_owned()));
+        let container = View { root: "/pods/burst/weir".to_owned() };
+        for (shown, path) in [
+            ("/", "/pods/burst/weir"),
+            ("/sub", "/pods/burst/weir/sub"),
+            ("/../other", "/pods/burst/other"),
+            ("/../../best/x", "/pods/best/x"),
+            ("/../../../system", "/system"),
+            ("/../../..", "/"),
+            ("/../../../../../x", "/x"),
+        ] {
+            assert_eq!(container.resolve(shown), path, "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_root_of_the_own_namespace_is_where_the_own_process_is_found() {
+        let dir = tempdir();
+        std::fs::create_dir_all(dir.join("pods/weir/sub")).unwrap();
+        std::fs::write(dir.join("cgroup.procs"), "1\n2\n").unwrap();
+        std::fs::write(dir.join("pods/weir/sub/cgroup.procs"), "70\n7\n").unwrap();
+        let hierarchy = Hierarchy { mount: dir.clone(), is_hybrid: false };
+        let root = |pid, shown| root_of(&hierarchy, pid, shown);
+        assert_eq!(root(2, "/").as_deref(), Some(""));
+        assert_eq!(root(7, "/pods/weir/sub").as_deref(), Some(""));
+        assert_eq!(root(7, "/").as_deref(), Some("/pods/weir/sub"));
+        assert_eq!(root(7, "/sub").as_deref(), Some("/pods/weir"));
+        assert_eq!(root(8, "/"), None, "an unknown process");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
     fn tempdir() -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("weir-cgroup-test-{}", std::process::id()));
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("weir-cgroup-test-{}-{count}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         dir
     }

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use proxy_bpf::cgroup::Hierarchy;
+use proxy_bpf::cgroup::{Hierarchy, View};
 use proxy_core::pod::PodCgroup;
 use proxy_io::netns::Netns;
 
@@ -30,6 +30,7 @@ type FileId = (u64, u64);
 /// The namespaces that were found.
 pub struct Finder {
     mount: PathBuf,
+    view: View,
     home: FileId,
     found: HashMap<u64, Found>,
     /// Cgroups of the scopes.
@@ -63,6 +64,7 @@ impl Finder {
     pub fn new(hierarchy: &Hierarchy) -> io::Result<Self> {
         Ok(Self {
             mount: hierarchy.mount.clone(),
+            view: View::of(hierarchy),
             home: file_of("/proc/self/ns/net")?,
             found: HashMap::new(),
             seen: HashMap::new(),
@@ -94,7 +96,7 @@ impl Finder {
 
     /// Takes up the namespace of a process that the kernel programs told of.
     pub fn handle_newcomer(&mut self, netns_cookie: u64, process: u32) {
-        let Ok(cgroup) = Hierarchy::of_process(process) else { return };
+        let Ok(cgroup) = self.view.of_process(process) else { return };
         if !self.found.contains_key(&netns_cookie) {
             let dir = self.mount.join(cgroup.trim_start_matches('/'));
             self.take_up(&dir, process, Some(netns_cookie));
