@@ -7,6 +7,7 @@
 
 mod lock;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -304,7 +305,12 @@ fn start_workers(
 ) -> anyhow::Result<Vec<Worker>> {
     let start =
         |(index, handed)| worker::spawn(index, handed, driver, Arc::clone(snapshot), Arc::clone(shared));
-    handed.into_iter().enumerate().map(start).collect::<Result<_, _>>().context("cannot start a worker")
+    let started: io::Result<Vec<Worker>> = handed.into_iter().enumerate().map(start).collect();
+    started.map_err(|error| {
+        let is_short = driver == DriverKind::Ring && error.kind() == io::ErrorKind::OutOfMemory;
+        let hint = "; rings take locked memory: raise LimitMEMLOCK (ulimit -l) or give CAP_IPC_LOCK, or use `io: epoll`";
+        anyhow!("cannot start a worker: {error}{}", if is_short { hint } else { "" })
+    })
 }
 
 fn worker_count(config: &Config) -> usize {

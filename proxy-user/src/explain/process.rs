@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use proxy_bpf::cgroup::Hierarchy;
+use proxy_bpf::cgroup::{Hierarchy, View};
 use proxy_core::snapshot::Scope;
 use proxy_io::netns::Netns;
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ impl Process {
         scopes: &HashSet<Scope>,
         is_served: impl FnOnce(u64) -> io::Result<bool>,
     ) -> io::Result<Self> {
-        let cgroup = Hierarchy::of_process(pid)?;
+        let cgroup = View::of(&Hierarchy::find()?).of_process(pid)?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm"))?.trim_end().to_owned();
         let file = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let is_home = is_same_file(&file, Path::new("/proc/self/ns/net"))?;
