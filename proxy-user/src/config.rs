@@ -42,8 +42,8 @@ pub use source::{Source, Way};
 use error::{Finding, Mistakes};
 use layout::Layout;
 
-/// Largest file: 10,000 services with 100,000 endpoints need 6 MiB.
-pub const MAX_FILE_BYTES: usize = 16 << 20;
+/// Largest file: 10,000 services with 100,000 endpoints need 6 MiB, 100,000 services with one each 20.
+pub const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// Everything that the file decides, valid and with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

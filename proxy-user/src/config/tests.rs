@@ -200,7 +200,7 @@ fn a_file_is_loaded_and_a_file_that_is_none_says_so() {
     let message = load(&path).unwrap_err().to_string();
     assert!(message.contains("weir.yaml:2:6: not UTF-8: byte 0xe9"), "{message}");
     std::fs::write(&path, vec![b' '; MAX_FILE_BYTES + 1]).unwrap();
-    assert!(load(&path).unwrap_err().to_string().ends_with("larger than 16 MiB"));
+    assert!(load(&path).unwrap_err().to_string().ends_with("larger than 64 MiB"));
     assert!(load(&dir).unwrap_err().to_string().contains("cannot be read"));
     assert!(load(&dir.join("none")).unwrap_err().to_string().contains("cannot be read: No such file"));
     std::fs::remove_dir_all(&dir).unwrap();
