@@ -215,6 +215,7 @@ fn steps(demo: &mut Demo, keep: bool) -> Result<()> {
     lanes::direct(demo)?;
     lanes::families(demo)?;
     lanes::addresses(demo)?;
+    lanes::pod(demo)?;
     lanes::redis(demo)?;
     failure::backend_dies(demo)?;
     failure::weir_dies(demo)?;

@@ -177,8 +177,7 @@ impl Why {
                 Place::NotServed => "in another network namespace, which Weir does not serve (yet)",
             };
             add("PROCESS", format!("{} ({}), {place}", process.pid, process.name));
-            let scope =
-                process.scope.as_ref().map_or("no scope".to_owned(), |scope| format!("scope {scope}"));
+            let scope = process.scope.as_deref().unwrap_or("none");
             add("SCOPE", format!("{scope}; its cgroup is {}", process.cgroup));
         }
         if let Some(rule) = &self.excluded_by {

@@ -54,9 +54,9 @@ pub(super) struct Seen {
     pub(super) answer: String,
 }
 
-/// Asks an address as the intercepted application.
-pub(super) fn see(stage: &Stage, address: SocketAddr) -> Result<Seen> {
-    let mut command = stage.command(Who::App, env::current_exe()?);
+/// Asks an address.
+pub(super) fn see(stage: &Stage, who: Who, address: SocketAddr) -> Result<Seen> {
+    let mut command = stage.command(who, env::current_exe()?);
     let text = process::output(command.args(["demo", "--role", "ask", &address.to_string()]))?;
     let words: Vec<&str> = text.split_whitespace().collect();
     let [peer, own, answer] = words[..] else { bail!("it says {text:?}") };

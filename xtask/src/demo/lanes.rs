@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
 
+use super::backend::spawn;
 use super::client;
-use super::stage::{Stage, Who};
+use super::stage::{self, Stage, Who};
 use super::{Demo, client::Seen};
 use crate::process;
 
@@ -15,6 +17,8 @@ const TURNS: usize = 9;
 /// Requests to the service in the direct lane, drawn at random while nothing is open: a server that serves is left out
 /// of all of them once in sixty thousand runs, (2/3)^30 × 3.
 const DRAWS: usize = 30;
+/// Time for a network namespace to be found; a look at the cgroups comes every second.
+const FOUND_LIMIT: Duration = Duration::from_secs(10);
 
 /// Asks a URL with curl.
 pub(super) fn curl(stage: &Stage, who: Who, url: &str) -> Result<String> {
@@ -109,7 +113,7 @@ pub(super) fn addresses(demo: &mut Demo) -> Result<()> {
         ("proxy", "[fd96::10]:80", "fd77::1"),
         ("direct", "[::ffff:10.96.0.11]:80", "::ffff:10.77.0.1"),
     ] {
-        let seen = client::see(&demo.stage, asked.parse()?);
+        let seen = client::see(&demo.stage, Who::App, asked.parse()?);
         let what = match &seen {
             Ok(seen) => {
                 format!("{lane:<6} getpeername() {}, getsockname() {} ({})", seen.peer, seen.own, seen.answer)
@@ -128,6 +132,30 @@ fn is_expected(seen: &Seen, asked: &str, own: &str) -> Result<()> {
     ensure!(seen.peer == asked.parse::<SocketAddr>()?, "the peer should be {asked}");
     ensure!(seen.own.ip() == own.parse::<std::net::IpAddr>()?, "the own address should be {own}");
     is_server(&seen.answer)
+}
+
+pub(super) fn pod(demo: &mut Demo) -> Result<()> {
+    demo.show.step("An application in a network namespace of its own, as a pod");
+    let mut sleep = demo.stage.command(Who::Pod, "sleep");
+    let mut sandbox = spawn(sleep.arg("600"), &stage::file("pod.log"))?;
+    let pid = sandbox.id().to_string();
+    let why = |demo: &Demo| demo.node.ask(&demo.stage, &["why", "10.96.0.10:80", "--process", &pid]);
+    let is_found =
+        stage::until(FOUND_LIMIT, || why(demo).is_ok_and(|said| said.contains("a worker connects")));
+    demo.show.command(&format!("weir why 10.96.0.10:80 --process {pid}"));
+    let said = why(demo)?;
+    demo.show.quote(&said);
+    demo.show.promise("Weir has found its namespace and listens there", {
+        if is_found { Ok(()) } else { Err(anyhow!("it has not, after {FOUND_LIMIT:?}")) }
+    });
+    for (lane, asked) in [("proxy", "10.96.0.10:80"), ("direct", "10.96.0.11:80")] {
+        let seen = client::see(&demo.stage, Who::Pod, asked.parse()?);
+        let what = format!("{lane:<6} it asks {asked} and keeps its own address, 10.78.0.2");
+        demo.show.promise(&what, seen.and_then(|seen| is_expected(&seen, asked, "10.78.0.2")));
+    }
+    sandbox.kill()?;
+    sandbox.wait()?;
+    Ok(())
 }
 
 pub(super) fn redis(demo: &mut Demo) -> Result<()> {

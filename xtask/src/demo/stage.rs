@@ -1,12 +1,14 @@
-//! Where the demo plays: two network namespaces on one cable, cgroups, and a folder. And taking them away.
+//! Where the demo plays: network namespaces on cables, cgroups, and a folder. And taking them away.
 //!
 //! ```text
 //!   namespace weir-demo                        namespace weir-demo-far
 //!   10.77.0.1, fd77::1  (applications, Weir) ── 10.77.0.11, .12, .13 (web), .20 (redis)
-//!   route to 10.96.0.0/16 and fd96::/64: where nobody answers unless Weir does
+//!   namespace weir-demo-pod                      │
+//!   10.78.0.2           (an application) ────────┘
+//!   routes to 10.96.0.0/16 and fd96::/64: where nobody answers unless Weir does
 //! ```
 //!
-//! Neither has a default route, and nothing connects them to the rest of the machine.
+//! None has a default route, and nothing connects them to the rest of the machine.
 
 use std::fs;
 use std::io::Write as _;
@@ -27,6 +29,8 @@ pub(super) const FOLDER: &str = "/run/weir-demo";
 const CGROUP: &str = "weir-demo";
 const NEAR: &str = "weir-demo";
 const FAR: &str = "weir-demo-far";
+const POD: &str = "weir-demo-pod";
+const NAMESPACES: [&str; 3] = [NEAR, FAR, POD];
 /// Time for killed processes to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -35,6 +39,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 pub(super) enum Who {
     /// An application that Weir intercepts.
     App,
+    /// One in a network namespace of its own.
+    Pod,
     /// An application beside it that Weir does not know.
     Outside,
     /// Weir and those who ask it.
@@ -44,20 +50,32 @@ pub(super) enum Who {
 }
 
 impl Who {
-    const ALL: [Self; 4] = [Self::App, Self::Outside, Self::Node, Self::Far];
+    /// A cgroup stands behind the one that it is in.
+    const ALL: [Self; 5] = [Self::App, Self::Pod, Self::Outside, Self::Node, Self::Far];
 
-    /// Name of the cgroup and of the script that enters it.
+    /// Name of the script that enters cgroup and namespace.
     fn as_str(self) -> &'static str {
         match self {
             Self::App => "app",
+            Self::Pod => "pod",
             Self::Outside => "outside",
             Self::Node => "node",
             Self::Far => "far",
         }
     }
 
+    /// Its cgroup below the demo's.
+    fn cgroup(self) -> &'static str {
+        // in the scope, as the cgroups of pods are in the kubelet's
+        if self == Self::Pod { "app/pod" } else { self.as_str() }
+    }
+
     fn netns(self) -> &'static str {
-        if self == Self::Far { FAR } else { NEAR }
+        match self {
+            Self::Far => FAR,
+            Self::Pod => POD,
+            Self::App | Self::Outside | Self::Node => NEAR,
+        }
     }
 }
 
@@ -76,7 +94,7 @@ impl Stage {
     pub(super) fn exists(&self) -> bool {
         self.cgroup.exists()
             || Path::new(FOLDER).exists()
-            || [NEAR, FAR].iter().any(|name| Path::new("/run/netns").join(name).exists())
+            || NAMESPACES.iter().any(|name| Path::new("/run/netns").join(name).exists())
     }
 
     /// A command that enters cgroup and namespace before it becomes `program`; its process id stays the same.
@@ -93,14 +111,14 @@ impl Stage {
         if weir.exists() {
             process::output(Command::new(&weir).arg("detach"))?;
         }
-        for name in [NEAR, FAR] {
+        for name in NAMESPACES {
             if Path::new("/run/netns").join(name).exists() {
                 process::run(Command::new("ip").args(["netns", "del", name]))?;
             }
         }
         if self.cgroup.exists() {
-            for who in Who::ALL {
-                let _ = fs::remove_dir(self.cgroup.join(who.as_str()));
+            for who in Who::ALL.into_iter().rev() {
+                let _ = fs::remove_dir(self.cgroup.join(who.cgroup()));
             }
             fs::remove_dir(&self.cgroup).context("cannot remove the demo's cgroup")?;
         }
@@ -147,7 +165,7 @@ pub(super) fn build(stage: &Stage, weir: &Path, show: &mut Show) -> Result<()> {
     fs::create_dir(FOLDER).with_context(|| format!("cannot make {FOLDER}"))?;
     fs::create_dir(&stage.cgroup).context("cannot make a cgroup")?;
     for who in Who::ALL {
-        let cgroup = stage.cgroup.join(who.as_str());
+        let cgroup = stage.cgroup.join(who.cgroup());
         fs::create_dir(&cgroup).context("cannot make a cgroup")?;
         // `ip netns exec` would hide the cgroups; nsenter changes nothing but the network
         let script = format!(
@@ -167,6 +185,8 @@ pub(super) fn build(stage: &Stage, weir: &Path, show: &mut Show) -> Result<()> {
         show_routes(NEAR, "-6")?,
         show_routes(FAR, "-4")?,
         show_routes(FAR, "-6")?,
+        show_routes(POD, "-4")?,
+        show_routes(POD, "-6")?,
     ];
     show.command("ip -n weir-demo route");
     show.quote(&routes[0]);
@@ -174,12 +194,15 @@ pub(super) fn build(stage: &Stage, weir: &Path, show: &mut Show) -> Result<()> {
     show.promise("no default route: nothing in here can reach anything outside", {
         if has_default { Err(anyhow::anyhow!("there is one")) } else { Ok(()) }
     });
-    show.say(&format!("cgroups below {}: app (intercepted), outside, node, far", stage.cgroup.display()));
+    show.say(&format!(
+        "cgroups below {}: app (intercepted), app/pod, outside, node, far",
+        stage.cgroup.display()
+    ));
     Ok(())
 }
 
 fn networks() -> Result<()> {
-    for name in [NEAR, FAR] {
+    for name in NAMESPACES {
         process::run(Command::new("ip").args(["netns", "add", name]))?;
     }
     let near = format!(
@@ -192,7 +215,15 @@ fn networks() -> Result<()> {
     for host in ["11", "12", "13", "20"] {
         far += &format!("addr add 10.77.0.{host}/24 dev demo0\n");
     }
-    batch(FAR, &far)
+    far += &format!(
+        "link add demo1 type veth peer name demo1 netns {POD}\nlink set demo1 up\naddr add 10.78.0.1/24 dev demo1\n"
+    );
+    batch(FAR, &far)?;
+    batch(
+        POD,
+        "link set lo up\nlink set demo1 up\naddr add 10.78.0.2/24 dev demo1\n\
+         route add 10.77.0.0/24 via 10.78.0.1\nroute add 10.96.0.0/16 via 10.78.0.1\n",
+    )
 }
 
 /// Runs `ip` commands in a namespace.
