@@ -121,10 +121,12 @@ impl Pods {
         let mut pod = Pod { name, netns, share, listeners: Vec::new(), owner, value };
         // Whatever fails from here on is taken back as a whole.
         let result = pod.show(opened, around).await;
-        tracing::info!(netns = pod.name, cookie, worker = owner, "network namespace is served");
         self.served.insert(cookie, pod);
-        if result.is_err() {
-            self.close(cookie, around).await;
+        match &result {
+            Ok(()) => {
+                tracing::info!(netns = wanted.name, cookie, worker = owner, "network namespace is served");
+            }
+            Err(_) => self.close(cookie, around).await,
         }
         result
     }

@@ -1,7 +1,6 @@
 //! Carrying out planned map operations.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use proxy_core::addr::Cidr;
@@ -10,7 +9,7 @@ use proxy_core::snapshot::Scope;
 use proxy_ebpf_common::config::{SCOPE_DEPTH_MAX, Settings};
 use proxy_ebpf_common::key::{Addr, SlotKey};
 use proxy_ebpf_common::value::{AddressValue, SlotValue};
-use proxy_io::netns::Netns;
+use proxy_io::netns::{self, FileId, Netns};
 use proxy_io::sock;
 
 use crate::cgroup::Hierarchy;
@@ -37,8 +36,7 @@ fn hint(error: &io::Error) -> &'static str {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FoundNetns {
     cookie: u64,
-    /// Device and inode: another namespace under the same name has another inode.
-    file: (u64, u64),
+    file: FileId,
 }
 
 /// Writes plans into the maps of the kernel programs.
@@ -151,7 +149,7 @@ impl Applier {
         }
         for index in 0..self.netns.len() {
             let (path, known) = &self.netns[index];
-            if file_of(path).ok() != known.map(|known| known.file) {
+            if netns::file_id(path).ok() != known.map(|known| known.file) {
                 self.forget_netns(maps, index)
                     .map_err(|source| failed("forget a network namespace", source))?;
                 // One that cannot be entered stays among the missing.
@@ -216,7 +214,7 @@ impl Applier {
 
     fn tell_netns(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
         let path = &self.netns[index].0;
-        let file = match file_of(path) {
+        let file = match netns::file_id(path) {
             Ok(file) => file,
             // It may be made later: sweep() looks again.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -280,10 +278,6 @@ impl Applier {
     fn put_settings(&self, maps: &Maps) -> io::Result<()> {
         maps.settings.put(&0, &self.settings)
     }
-}
-
-fn file_of(path: &str) -> io::Result<(u64, u64)> {
-    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 fn put_slots(maps: &Maps, first: SlotKey, slots: &[Slot]) -> io::Result<()> {

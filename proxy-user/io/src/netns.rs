@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -42,6 +43,18 @@ impl Netns {
         let _way_back = WayBack(home);
         Ok(function())
     }
+}
+
+/// Tells one namespace from another by a file that names it, without entering: its device and inode. A namespace made
+/// anew under the same name has another inode.
+pub type FileId = (u64, u64);
+
+/// Reads the [`FileId`] of a namespace's file.
+///
+/// # Errors
+/// `NotFound` if there is no such file.
+pub fn file_id(path: impl AsRef<Path>) -> io::Result<FileId> {
+    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 /// Says whether the loopback interface is up in this thread's namespace. Where it is down, sockets can be bound to its
@@ -100,6 +113,7 @@ mod tests {
     fn the_own_namespace_has_the_own_cookie() {
         let Some(netns) = own() else { return };
         assert_eq!(netns.cookie(), sock::netns_cookie().unwrap());
+        assert_eq!(file_id("/proc/self/ns/net").unwrap(), file_id("/proc/thread-self/ns/net").unwrap());
     }
 
     #[test]

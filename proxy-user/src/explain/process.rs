@@ -3,12 +3,11 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use proxy_bpf::cgroup::{Hierarchy, View};
 use proxy_core::snapshot::Scope;
-use proxy_io::netns::Netns;
+use proxy_io::netns::{Netns, file_id};
 use serde::{Deserialize, Serialize};
 
 /// A process that connects, or might.
@@ -51,7 +50,7 @@ impl Process {
         let cgroup = View::of(&Hierarchy::find()?).of_process(pid)?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm"))?.trim_end().to_owned();
         let file = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        let is_home = is_same_file(&file, Path::new("/proc/self/ns/net"))?;
+        let is_home = file_id(&file)? == file_id("/proc/self/ns/net")?;
         let netns = match is_home {
             true => Place::Home,
             false if is_served(Netns::open(&file)?.cookie())? => Place::Served,
@@ -69,7 +68,8 @@ fn scope_of(scopes: &HashSet<Scope>, cgroup: &str, netns: &Path) -> Option<Strin
     scopes.into_iter().find_map(|scope| match scope {
         Scope::Cgroup(path) => is_below(cgroup, path).then(|| format!("cgroup {path}")),
         Scope::Netns(path) => {
-            let is_same = is_same_file(netns, Path::new(path)).unwrap_or(false);
+            let files = (file_id(netns), file_id(path));
+            let is_same = matches!(files, (Ok(own), Ok(named)) if own == named);
             is_same.then(|| format!("network namespace {path}"))
         }
     })
@@ -78,11 +78,6 @@ fn scope_of(scopes: &HashSet<Scope>, cgroup: &str, netns: &Path) -> Option<Strin
 fn is_below(cgroup: &str, scope: &str) -> bool {
     let scope = scope.trim_end_matches('/');
     cgroup.strip_prefix(scope).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn is_same_file(a: &Path, b: &Path) -> io::Result<bool> {
-    let (a, b) = (fs::metadata(a)?, fs::metadata(b)?);
-    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use proxy_bpf::cgroup::{Hierarchy, View};
 use proxy_core::pod::PodCgroup;
-use proxy_io::netns::Netns;
+use proxy_io::netns::{FileId, Netns, file_id};
 
 use super::Wanted;
 use crate::record::pod;
@@ -23,9 +23,6 @@ use crate::record::pod;
 const SETTLE_TIME: Duration = Duration::from_secs(10);
 /// Processes of one cgroup that are looked at: those of a pod share a namespace.
 const MOST_PROCESSES: usize = 64;
-
-/// Device and inode of a namespace's file.
-type FileId = (u64, u64);
 
 /// The namespaces that were found.
 pub struct Finder {
@@ -65,7 +62,7 @@ impl Finder {
         Ok(Self {
             mount: hierarchy.mount.clone(),
             view: View::of(hierarchy),
-            home: file_of("/proc/self/ns/net")?,
+            home: file_id("/proc/self/ns/net")?,
             found: HashMap::new(),
             seen: HashMap::new(),
         })
@@ -116,7 +113,7 @@ impl Finder {
         let mut known: HashSet<FileId> = self.found.values().map(|found| found.file).collect();
         known.insert(self.home);
         for process in processes(dir) {
-            if file_of(netns_file(process)).is_ok_and(|file| known.insert(file)) {
+            if file_id(netns_file(process)).is_ok_and(|file| known.insert(file)) {
                 self.take_up(dir, process, None);
             }
         }
@@ -126,7 +123,7 @@ impl Finder {
     fn take_up(&mut self, dir: &Path, witness: u32, expected: Option<u64>) {
         // A process may end at any time: then there is nothing to serve, or another one will show.
         let path = netns_file(witness);
-        let (Ok(file), Ok(netns)) = (file_of(&path), Netns::open(&path)) else { return };
+        let (Ok(file), Ok(netns)) = (file_id(&path), Netns::open(&path)) else { return };
         let cookie = netns.cookie();
         if file == self.home || expected.is_some_and(|expected| expected != cookie) {
             return;
@@ -148,7 +145,7 @@ impl Finder {
 impl Found {
     /// Whether somebody still lives in the namespace; finds another witness if the last one is gone.
     fn is_alive(&mut self) -> bool {
-        let lives_in = |process: &u32| file_of(netns_file(*process)).is_ok_and(|file| file == self.file);
+        let lives_in = |process: &u32| file_id(netns_file(*process)).is_ok_and(|file| file == self.file);
         if lives_in(&self.witness) {
             return true;
         }
@@ -187,10 +184,6 @@ fn processes(dir: &Path) -> Vec<u32> {
 
 fn netns_file(process: u32) -> PathBuf {
     format!("/proc/{process}/ns/net").into()
-}
-
-fn file_of(path: impl AsRef<Path>) -> io::Result<FileId> {
-    fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 #[cfg(test)]
