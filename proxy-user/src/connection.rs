@@ -22,7 +22,7 @@ use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::{Attempt, Reason};
 use proxy_core::service::{Endpoint, Load, Service};
-use proxy_core::snapshot::Source;
+use proxy_core::snapshot::{ExplicitListener, Serves, Source};
 use proxy_io::netns::Netns;
 use proxy_io::{Chunk, Socket, sock};
 
@@ -43,8 +43,8 @@ pub(crate) struct Accepted {
     pub(crate) client: ClientAddr,
     /// What the application asked for; for an explicit listener, the listener itself.
     pub(crate) original_dst: OriginalDst,
-    /// Service that the kernel or the listener names.
-    pub(crate) service: ServiceId,
+    /// Which way it came.
+    pub(crate) entry: Entry,
     /// Cgroup of the application; 0 if it was not intercepted.
     pub(crate) cgroup_id: u64,
     /// The client may be on another machine.
@@ -55,6 +55,14 @@ pub(crate) struct Accepted {
     pub(crate) load: LoadGuard,
     /// ... and against the bound on descriptors.
     pub(crate) _budget: BudgetGuard,
+}
+
+/// Which way a connection came, and so what is known of it.
+pub(crate) enum Entry {
+    /// The kernel programs caught it for this service.
+    Intercepted(ServiceId),
+    /// The client connected to a listener of the config.
+    Listener(Arc<ExplicitListener>),
 }
 
 /// Most endpoints that are tried for one connection, whatever the config says: the list of tried ones stays small.
@@ -163,7 +171,14 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
 
 fn find(local: &Local, accepted: &Accepted) -> Option<(Arc<Service>, Arc<ServiceStats>)> {
     let mut routes = local.routes.borrow_mut();
-    let route = routes.route(accepted.service, Some(accepted.original_dst.0), &local.shared.stats)?;
+    let service = match &accepted.entry {
+        Entry::Intercepted(service) => *service,
+        Entry::Listener(listener) => match &listener.serves {
+            Serves::Service(service) => *service,
+            Serves::Routes(_) => return None,
+        },
+    };
+    let route = routes.route(service, Some(accepted.original_dst.0), &local.shared.stats)?;
     Some((Arc::clone(&route.service), Arc::clone(&route.stats)))
 }
 

@@ -2,7 +2,7 @@
 //! programs' loading `proxy-bpf`'s.
 //!
 //! Rooms import downwards only: `main > cli > app > admin, explain, control, pods, health > worker > listener > connection >
-//! forward > upstream`, then `record, stats > config`. Read [`app`] first.
+//! forward > upstream > tls`, then `record, stats > config`. Read [`app`] first.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -18,5 +18,6 @@ pub mod listener;
 pub mod pods;
 pub mod record;
 pub mod stats;
+pub mod tls;
 pub mod upstream;
 pub mod worker;

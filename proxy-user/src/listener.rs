@@ -16,7 +16,7 @@ use proxy_core::outcome::Reason;
 use proxy_io::netns::Netns;
 use proxy_io::{sock, watch};
 
-use crate::connection::{self, Accepted, Handed, Local};
+use crate::connection::{self, Accepted, Entry, Handed, Local};
 use crate::stats::conn::Share;
 
 /// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
@@ -51,8 +51,8 @@ pub enum Purpose {
         /// The listener's part of the key.
         listener: Addr,
     },
-    /// By the listener.
-    Explicit(ServiceId),
+    /// By what the config says of the listener.
+    Explicit,
 }
 
 /// What tells one listener of a worker from the others.
@@ -70,7 +70,7 @@ impl Listening {
     pub fn name(&self) -> ListenerName {
         let netns_cookie = match &self.purpose {
             Purpose::InterceptedIn { netns, .. } => netns.cookie(),
-            Purpose::Intercepted(_) | Purpose::Explicit(_) => 0,
+            Purpose::Intercepted(_) | Purpose::Explicit => 0,
         };
         ListenerName { netns_cookie, address: self.address }
     }
@@ -161,18 +161,21 @@ fn handle_accepted(
     let client = ClientAddr(proxy_core::addr::canonical(peer));
     let share = match purpose {
         Purpose::InterceptedIn { share, .. } => share,
-        Purpose::Intercepted(_) | Purpose::Explicit(_) => &local.shared.home_share,
+        Purpose::Intercepted(_) | Purpose::Explicit => &local.shared.home_share,
     };
     let Some(budget) = share.try_acquire() else {
         return refuse(local, &fd, client, Reason::Limit);
     };
     let load = local.shared.peers.count(local.index);
     let (listener, netns) = match purpose {
-        Purpose::Explicit(service) => {
+        Purpose::Explicit => {
+            let explicit = local.routes.borrow().listener(listener);
+            // Between two versions a connection may come for a listener that is about to be closed.
+            let Some(explicit) = explicit else { return refuse(local, &fd, client, Reason::NoEndpoint) };
             let accepted = Accepted {
                 client,
                 original_dst: OriginalDst(listener),
-                service: *service,
+                entry: Entry::Listener(explicit),
                 cgroup_id: 0,
                 is_remote: true,
                 netns: None,
@@ -192,7 +195,7 @@ fn handle_accepted(
     let accepted = Accepted {
         client,
         original_dst: OriginalDst(found.address.into()),
-        service: ServiceId(found.service),
+        entry: Entry::Intercepted(ServiceId(found.service)),
         cgroup_id: found.cgroup_id,
         is_remote: false,
         netns,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::addr::EndpointAddr;
+use crate::http::HttpLimits;
 use crate::id::{EndpointId, ServiceId, Version};
 use crate::service::{
     Endpoint, EndpointLoss, EndpointState, Fail, HealthCheck, LaneChoice, Limits, Load, Outlier, Policy,
@@ -20,6 +21,9 @@ pub(crate) fn service(id: u32, policy: Policy, weights: &[u32]) -> Service {
         name: format!("test/{id}").into(),
         addresses: vec![service_address(id)],
         protocol: Protocol::Tcp,
+        tls: None,
+        routes: Vec::new(),
+        http: HttpLimits::DEFAULT,
         lane: LaneChoice::Auto,
         endpoints,
         policy,

@@ -48,7 +48,7 @@ impl std::fmt::Display for LaneReason {
             Self::Policy(policy) => write!(f, "balance policy {} is kept by workers only", policy.as_str()),
             Self::Limits => f.write_str("limits are kept by workers only"),
             Self::Family(family) => write!(f, "not every endpoint can be reached from an {family} socket"),
-            Self::Protocol(protocol) => write!(f, "protocol {protocol:?} must be read"),
+            Self::Protocol(protocol) => write!(f, "protocol {} is spoken by workers only", protocol.as_str()),
         }
     }
 }
@@ -76,7 +76,9 @@ pub fn choose(service: &Service, family: Family) -> (Lane, LaneReason) {
 /// endpoint fits.
 #[must_use]
 pub fn obstacle(service: &Service, family: Family) -> Option<LaneReason> {
-    let Protocol::Tcp = service.protocol;
+    if service.protocol != Protocol::Tcp || service.tls.is_some() {
+        return Some(LaneReason::Protocol(service.protocol));
+    }
     if !is_kernel_policy(service.policy) {
         return Some(LaneReason::Policy(service.policy));
     }

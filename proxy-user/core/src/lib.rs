@@ -12,11 +12,15 @@ pub mod balance;
 #[cfg(test)]
 mod fixture;
 pub mod health;
+pub mod http;
 pub mod id;
 pub mod intercept;
 pub mod lane;
 pub mod loss;
 pub mod outcome;
 pub mod pod;
+pub mod retry;
+pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod tls;

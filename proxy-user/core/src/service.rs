@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::addr::{EndpointAddr, Family};
+use crate::http::HttpLimits;
 use crate::id::{EndpointId, ServiceId};
+use crate::tls::ClientTls;
 
 /// A named set of endpoints with the addresses that applications connect to and the policies between the two.
 ///
@@ -22,6 +24,12 @@ pub struct Service {
     pub addresses: Vec<SocketAddr>,
     /// Protocol spoken.
     pub protocol: Protocol,
+    /// TLS to endpoints, if they speak it.
+    pub tls: Option<Arc<ClientTls>>,
+    /// Names of the routes that requests to this service go by; all go to its own endpoints if empty.
+    pub routes: Vec<Arc<str>>,
+    /// Bounds on HTTP.
+    pub http: HttpLimits,
     /// Lane that the config asks for.
     pub lane: LaneChoice,
     /// Everything that can serve, healthy or not, in config order.
@@ -152,6 +160,25 @@ pub enum EndpointState {
 pub enum Protocol {
     /// A stream of bytes.
     Tcp,
+    /// TLS that is passed on as it is, routed by the name that the client asks for.
+    Tls,
+    /// HTTP/1.1.
+    Http,
+    /// Whatever the first bytes say.
+    Auto,
+}
+
+impl Protocol {
+    /// Word in the config.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// Lane asked for in the config; [`crate::lane::choose`] decides.

@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::addr::{Cidr, canonical};
+use crate::http::HttpLimits;
 use crate::id::{ServiceId, Version};
-use crate::service::Service;
+use crate::route::{Route, Router};
+use crate::service::{Protocol, Service};
+use crate::tls::ServerTls;
 
 /// Services, listeners and interception rules at one version.
 ///
@@ -18,9 +21,11 @@ pub struct Snapshot {
     /// Whose connections are caught, and which of them never.
     pub intercept: Intercept,
     /// Ports opened for clients that are not intercepted.
-    pub listeners: Vec<ExplicitListener>,
+    pub listeners: Vec<Arc<ExplicitListener>>,
     services: HashMap<ServiceId, Arc<Service>>,
     by_address: HashMap<SocketAddr, ServiceId>,
+    /// What each list of routes that a listener or a service names decides.
+    routers: HashMap<Vec<Arc<str>>, Arc<Router>>,
 }
 
 impl Snapshot {
@@ -29,13 +34,42 @@ impl Snapshot {
     pub fn new(
         version: Version,
         intercept: Intercept,
-        listeners: Vec<ExplicitListener>,
+        listeners: Vec<Arc<ExplicitListener>>,
         services: impl IntoIterator<Item = Arc<Service>>,
     ) -> Self {
         let services: HashMap<_, _> = services.into_iter().map(|s| (s.id, s)).collect();
         let by_address =
             services.values().flat_map(|s| s.addresses.iter().map(|a| (canonical(*a), s.id))).collect();
-        Self { version, intercept, listeners, services, by_address }
+        Self { version, intercept, listeners, services, by_address, routers: HashMap::new() }
+    }
+
+    /// Compiles routes for everybody who names them; the caller has checked that every name is there.
+    #[must_use]
+    pub fn with_routes(mut self, routes: &[Arc<Route>]) -> Self {
+        let by_name: HashMap<&Arc<str>, &Arc<Route>> = routes.iter().map(|r| (&r.name, r)).collect();
+        let of_listeners = self.listeners.iter().filter_map(|listener| match &listener.serves {
+            Serves::Routes(names) => Some(names),
+            Serves::Service(_) => None,
+        });
+        let lists = of_listeners.chain(self.services.values().map(|s| &s.routes).filter(|r| !r.is_empty()));
+        let compile = |names: &Vec<Arc<str>>| {
+            let routes = names.iter().filter_map(|name| by_name.get(name).map(|r| Arc::clone(r)));
+            (names.clone(), Arc::new(Router::new(routes.collect())))
+        };
+        self.routers = lists.collect::<HashSet<_>>().into_iter().map(compile).collect();
+        self
+    }
+
+    /// Finds what a list of routes decides.
+    #[must_use]
+    pub fn router(&self, names: &[Arc<str>]) -> Option<&Arc<Router>> {
+        self.routers.get(names)
+    }
+
+    /// Finds the listener at an address.
+    #[must_use]
+    pub fn listener(&self, address: SocketAddr) -> Option<&Arc<ExplicitListener>> {
+        self.listeners.iter().find(|listener| listener.address == address)
     }
 
     /// Finds a service by its number.
@@ -100,10 +134,25 @@ pub enum Scope {
 }
 
 /// A real port that Weir serves for clients that are not intercepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ExplicitListener {
     /// Where to listen.
     pub address: SocketAddr,
+    /// What clients speak (inside TLS, if there is any).
+    pub protocol: Protocol,
     /// Whom to serve.
-    pub service: ServiceId,
+    pub serves: Serves,
+    /// TLS that ends here.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Bounds on HTTP.
+    pub http: HttpLimits,
+}
+
+/// Who answers the clients of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Serves {
+    /// One service.
+    Service(ServiceId),
+    /// Whomever these routes name, by request (HTTP) or by the name that a client asks for (TLS).
+    Routes(Vec<Arc<str>>),
 }

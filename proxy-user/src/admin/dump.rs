@@ -1,9 +1,10 @@
 //! The configuration in force, as it would be written into a file.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use proxy_core::service::Service;
-use proxy_core::snapshot::Snapshot;
+use proxy_core::snapshot::{ExplicitListener, Serves, Snapshot};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -33,9 +34,12 @@ pub(super) fn dump(snapshot: &Snapshot, file: &Path) -> DumpPage {
 
 fn fill(config: &mut Config, snapshot: &Snapshot) {
     let name = |id| snapshot.service(id).map(|service| service.name.to_string());
-    let listener = |listener: &proxy_core::snapshot::ExplicitListener| ListenerConfig {
+    let listener = |listener: &Arc<ExplicitListener>| ListenerConfig {
         address: listener.address,
-        service: name(listener.service).unwrap_or_default(),
+        service: match &listener.serves {
+            Serves::Service(id) => name(*id).unwrap_or_default(),
+            Serves::Routes(_) => String::new(),
+        },
     };
     config.listeners = snapshot.listeners.iter().map(listener).collect();
     config.intercept = snapshot.intercept.clone();

@@ -92,7 +92,7 @@ fn service(service: &ServiceConfig) -> file::Service {
         name: At::nowhere(Name(service.name.clone())),
         addresses: service.addresses.iter().map(|address| At::nowhere(Address(*address))).collect(),
         protocol: Some(match service.protocol {
-            Protocol::Tcp => file::Protocol::Tcp,
+            Protocol::Tcp | Protocol::Tls | Protocol::Http | Protocol::Auto => file::Protocol::Tcp,
         }),
         lane: Some(At::nowhere(match service.lane {
             LaneChoice::Auto => file::Lane::Auto,

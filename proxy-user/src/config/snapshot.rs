@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proxy_core::addr::EndpointAddr;
+use proxy_core::http::HttpLimits;
 use proxy_core::id::{EndpointId, Registry, ServiceId, Version};
-use proxy_core::service::{Endpoint, EndpointState, Load, Service};
-use proxy_core::snapshot::{ExplicitListener, Snapshot};
+use proxy_core::service::{Endpoint, EndpointState, Load, Protocol, Service};
+use proxy_core::snapshot::{ExplicitListener, Serves, Snapshot};
 
 use super::{Config, EndpointConfig, ServiceConfig};
 
@@ -34,9 +35,14 @@ impl Config {
                 }
             })
             .collect();
-        let listeners = self.listeners.iter().map(|listener| ExplicitListener {
-            address: listener.address,
-            service: registry.service(&listener.service),
+        let listeners = self.listeners.iter().map(|listener| {
+            Arc::new(ExplicitListener {
+                address: listener.address,
+                protocol: Protocol::Tcp,
+                serves: Serves::Service(registry.service(&listener.service)),
+                tls: None,
+                http: HttpLimits::DEFAULT,
+            })
         });
         Snapshot::new(version, self.intercept.clone(), listeners.collect(), services)
     }
@@ -64,6 +70,9 @@ impl ServiceConfig {
             name: old.map_or_else(|| Arc::from(self.name.as_str()), |old| Arc::clone(&old.name)),
             addresses: self.addresses.clone(),
             protocol: self.protocol,
+            tls: None,
+            routes: Vec::new(),
+            http: HttpLimits::DEFAULT,
             lane: self.lane,
             endpoints: self.endpoints.iter().map(endpoint).collect(),
             policy: self.policy,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proxy_core::balance::Balancer;
 use proxy_core::id::ServiceId;
 use proxy_core::service::Service;
-use proxy_core::snapshot::{Snapshot, Source};
+use proxy_core::snapshot::{ExplicitListener, Snapshot, Source};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
@@ -41,6 +41,12 @@ impl Routes {
         self.built
             .retain(|id, route| snapshot.service(*id).is_some_and(|now| Arc::ptr_eq(now, &route.service)));
         self.snapshot = snapshot;
+    }
+
+    /// What the config says of the listener at an address.
+    #[must_use]
+    pub fn listener(&self, address: SocketAddr) -> Option<Arc<ExplicitListener>> {
+        self.snapshot.listener(address).cloned()
     }
 
     /// Where connections to endpoints leave from.

@@ -9,7 +9,7 @@ use proxy_bpf::abi::config::{LISTENER_COUNT_MAX, LISTENER_COUNT_MIN, listener};
 use proxy_bpf::abi::key::ListenerKey;
 use proxy_bpf::abi::value::{FAMILY_V4, FAMILY_V6};
 use proxy_bpf::maps::Maps;
-use proxy_core::snapshot::{ExplicitListener, Snapshot};
+use proxy_core::snapshot::Snapshot;
 
 use crate::listener::{ListenerName, Listening, Purpose, open, open_proxied};
 use crate::worker::{Command, Worker};
@@ -46,10 +46,11 @@ pub fn open_intercepted(maps: &Maps, netns_cookie: u64, count: u32) -> io::Resul
     Ok(opened)
 }
 
-/// The listeners of the config; all workers accept from each.
+/// The listeners of the config; all workers accept from each. What is done with a connection is looked up when it is
+/// accepted, so only a change of addresses opens or closes anything.
 #[derive(Default)]
 pub struct Listeners {
-    open: HashSet<ExplicitListener>,
+    open: HashSet<SocketAddr>,
 }
 
 impl Listeners {
@@ -60,27 +61,17 @@ impl Listeners {
     /// The first address that cannot be listened on.
     pub async fn open_new(&mut self, workers: &[Worker], snapshot: &Snapshot) -> io::Result<()> {
         let mut sockets = Vec::new();
-        let wanted: HashSet<_> = snapshot.listeners.iter().copied().collect();
-        let new: Vec<_> = wanted.difference(&self.open).copied().collect();
-        for listener in new {
-            // The same address for another service: the old listener must go first.
-            if let Some(old) = self.open.iter().find(|old| old.address == listener.address).copied() {
-                self.open.remove(&old);
-                tell(workers, || Ok(Command::Unlisten(name(old.address)))).await?;
-            }
+        for address in wanted(snapshot).difference(&self.open).copied() {
             let context = |error: io::Error| {
-                io::Error::new(error.kind(), format!("cannot listen on {}: {error}", listener.address))
+                io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
             };
-            sockets.push((listener, retry_in_use(listener.address).await.map_err(context)?));
+            sockets.push((address, retry_in_use(address).await.map_err(context)?));
         }
-        for (listener, socket) in sockets {
-            self.open.insert(listener);
+        for (address, socket) in sockets {
+            self.open.insert(address);
             tell(workers, || {
-                Ok(Command::Listen(Listening {
-                    socket: socket.try_clone()?,
-                    address: listener.address,
-                    purpose: Purpose::Explicit(listener.service),
-                }))
+                let socket = socket.try_clone()?;
+                Ok(Command::Listen(Listening { socket, address, purpose: Purpose::Explicit }))
             })
             .await?;
         }
@@ -89,13 +80,16 @@ impl Listeners {
 
     /// Closes what a snapshot does not want any more.
     pub async fn close_old(&mut self, workers: &[Worker], snapshot: &Snapshot) {
-        let wanted: HashSet<_> = snapshot.listeners.iter().copied().collect();
-        let old: Vec<_> = self.open.difference(&wanted).copied().collect();
-        for listener in old {
-            self.open.remove(&listener);
-            let _ = tell(workers, || Ok(Command::Unlisten(name(listener.address)))).await;
+        let old: Vec<_> = self.open.difference(&wanted(snapshot)).copied().collect();
+        for address in old {
+            self.open.remove(&address);
+            let _ = tell(workers, || Ok(Command::Unlisten(name(address)))).await;
         }
     }
+}
+
+fn wanted(snapshot: &Snapshot) -> HashSet<SocketAddr> {
+    snapshot.listeners.iter().map(|listener| listener.address).collect()
 }
 
 fn name(address: SocketAddr) -> ListenerName {

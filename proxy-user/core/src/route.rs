@@ -1,0 +1,231 @@
+//! Which request goes where. Names and meaning follow HTTPRoute of the Kubernetes Gateway API (v1).
+//!
+//! [`Route`] is what the config says; [`Router`] is what several of them together decide, compiled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::ServiceId;
+use crate::retry::RetryPolicy;
+
+/// A named list of rules for some hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Name in the config.
+    pub name: Arc<str>,
+    /// Hosts that it is for; every host if empty.
+    pub hosts: Vec<HostPattern>,
+    /// What happens with their requests.
+    pub rules: Vec<Arc<Rule>>,
+}
+
+/// Hosts, in lower case and without a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPattern {
+    /// This one.
+    Exact(Box<str>),
+    /// Every name that ends with this, which begins with a dot: one label or more in front, as in HTTPRoute.
+    Suffix(Box<str>),
+}
+
+/// What happens with requests that match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Where it stands: its index within its route, for operators.
+    pub index: usize,
+    /// Name of its route.
+    pub route: Arc<str>,
+    /// Any of these; every request if empty.
+    pub matches: Vec<Match>,
+    /// Changes of the request's headers.
+    pub request_headers: HeaderChanges,
+    /// Changes of the answer's headers.
+    pub response_headers: HeaderChanges,
+    /// How long it may take.
+    pub timeout: Timeouts,
+    /// Whether and when a request is tried again.
+    pub retry: RetryPolicy,
+    /// Services that get copies.
+    pub mirrors: Vec<Mirror>,
+    /// What happens.
+    pub action: Action,
+}
+
+/// Conditions that must all hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// On the path, without the query.
+    pub path: Option<PathPattern>,
+    /// On headers: name in lower case, and value. The first header of that name counts.
+    pub headers: Vec<(Box<str>, TextPattern)>,
+    /// On parameters of the query, undecoded. The first one of that name counts.
+    pub query: Vec<(Box<str>, TextPattern)>,
+    /// Methods; every one if empty.
+    pub methods: Vec<Box<str>>,
+}
+
+/// Condition on a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathPattern {
+    /// The whole path.
+    Exact(Box<str>),
+    /// Whole elements of the path: `/api` fits `/api` and `/api/x`, not `/apis`. Without a slash at its end, except for `/`.
+    Prefix(Box<str>),
+    /// A regular expression that fits the whole path.
+    Regex(Box<str>),
+}
+
+/// Condition on a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TextPattern {
+    /// The whole text.
+    Exact(Box<str>),
+    /// A regular expression that fits the whole text.
+    Regex(Box<str>),
+}
+
+/// What is done to headers: removed, then set (in place of what was there), then added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderChanges {
+    /// Names, in lower case.
+    pub remove: Vec<Box<str>>,
+    /// Names and values.
+    pub set: Vec<(Box<str>, Box<str>)>,
+    /// Names and values.
+    pub add: Vec<(Box<str>, Box<str>)>,
+}
+
+impl HeaderChanges {
+    /// Tells whether nothing is changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
+/// How long a request may take; no bound where absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From its head to the end of the answer, all tries and back-off included.
+    pub request: Option<Duration>,
+    /// One try, from picking an endpoint to the head of its answer.
+    pub per_try: Option<Duration>,
+}
+
+/// A copy of a share of the requests; its answer is thrown away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Whom it goes to.
+    pub service: ServiceId,
+    /// Share of the requests, in parts of 10,000.
+    pub share: u16,
+}
+
+/// What happens with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It goes to one of these services, drawn by weight; 503 if the weights are all zero or none is there.
+    Forward {
+        /// Services and weights.
+        backends: Vec<Backend>,
+        /// What becomes of host and path.
+        rewrite: Rewrite,
+    },
+    /// The client is told to ask elsewhere.
+    Redirect(Redirect),
+    /// Weir answers itself.
+    Respond {
+        /// 200 to 599.
+        status: u16,
+        /// Type of the body.
+        content_type: Box<str>,
+        /// The body.
+        body: Box<str>,
+    },
+}
+
+/// One of several services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Whom it goes to.
+    pub service: ServiceId,
+    /// Share relative to its siblings; 0 is none.
+    pub weight: u32,
+}
+
+/// What becomes of host and path on the way to an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// New host.
+    pub host: Option<Box<str>>,
+    /// New path.
+    pub path: Option<PathRewrite>,
+}
+
+/// New path; the query stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathRewrite {
+    /// This one in place of the whole.
+    Full(Box<str>),
+    /// This one in place of the prefix that matched; only in rules whose matches are all by prefix.
+    Prefix(Box<str>),
+}
+
+/// Where a client is told to ask; what is absent stays as it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<Box<str>>,
+    /// Host.
+    pub host: Option<Box<str>>,
+    /// Port; the scheme's own if the scheme is changed and this is absent.
+    pub port: Option<u16>,
+    /// Path.
+    pub path: Option<PathRewrite>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// What routing looks at in a request.
+pub trait Request {
+    /// Host that is asked for: in lower case, without a port.
+    fn host(&self) -> &str;
+    /// Method.
+    fn method(&self) -> &str;
+    /// Path, beginning with `/`, or `*`; without the query.
+    fn path(&self) -> &str;
+    /// What stands behind the `?`, undecoded; empty if there is none.
+    fn query(&self) -> &str;
+    /// Value of the first header of this name (given in lower case).
+    fn header(&self, name: &str) -> Option<&[u8]>;
+}
+
+/// Several routes, compiled: finds the rule for a request.
+#[derive(Debug, Default)]
+pub struct Router {
+    routes: Vec<Arc<Route>>,
+}
+
+/// The rule for a request.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// Bytes of the path that matched by prefix, for [`PathRewrite::Prefix`]; the whole path if it matched otherwise.
+    pub prefix_bytes: usize,
+}
+
+impl Router {
+    /// Compiles routes; the more specific match wins, whatever the order (Gateway API, HTTPRouteRule).
+    #[must_use]
+    pub fn new(routes: Vec<Arc<Route>>) -> Self {
+        Self { routes }
+    }
+
+    /// Finds the rule for a request.
+    #[must_use]
+    pub fn find(&self, request: &impl Request) -> Option<Found> {
+        let rule = self.routes.iter().flat_map(|route| &route.rules).next()?;
+        Some(Found { rule: Arc::clone(rule), prefix_bytes: request.path().len() })
+    }
+}
