@@ -1,0 +1,51 @@
+//! What can be wrong with a message.
+
+/// Why a message is refused. The peer that sent it loses its connection, nobody else notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A line that does not end with CR LF, or a CR inside one.
+    #[error("a line that does not end with CR LF")]
+    LineEnd,
+    /// The head is longer than allowed.
+    #[error("the head is too large")]
+    HeadTooLarge,
+    /// More headers or trailers than allowed.
+    #[error("too many headers")]
+    TooManyFields,
+    /// The first line is not one of HTTP/1.
+    #[error("malformed first line")]
+    StartLine,
+    /// Another version than 1.0 and 1.1.
+    #[error("unsupported version")]
+    Version,
+    /// A name or value with a forbidden byte, a folded line, a space before the colon.
+    #[error("malformed header")]
+    Field,
+    /// No Host, several, or one with forbidden bytes.
+    #[error("malformed or missing Host")]
+    Host,
+    /// A target that does not fit the method, or with forbidden bytes.
+    #[error("malformed target")]
+    Target,
+    /// Content-Length that is no number, or several.
+    #[error("malformed Content-Length")]
+    ContentLength,
+    /// Both Content-Length and Transfer-Encoding, or Transfer-Encoding in HTTP/1.0.
+    #[error("contradictory framing")]
+    Framing,
+    /// A transfer coding other than `chunked`.
+    #[error("unsupported transfer coding")]
+    TransferCoding,
+    /// A chunk's size line is malformed or too long.
+    #[error("malformed chunk")]
+    Chunk,
+    /// A malformed or forbidden trailer.
+    #[error("malformed trailer")]
+    Trailer,
+    /// The body is longer than allowed.
+    #[error("the body is too large")]
+    BodyTooLarge,
+    /// An expectation other than `100-continue`.
+    #[error("unknown expectation")]
+    Expectation,
+}
