@@ -205,7 +205,7 @@ fn handle_accepted(
     if !is_shared {
         return start(local, fd, accepted);
     }
-    if let Err(Handed { fd, accepted }) = local.shared.peers.try_hand(local.index, Handed { fd, accepted }) {
+    if let Some(Handed { fd, accepted }) = local.shared.peers.hand(local.index, Handed { fd, accepted }) {
         start(local, fd, accepted);
     }
 }

@@ -1,3 +1,4 @@
 //! Connections to endpoints.
 
 pub mod connect;
+pub mod pool;

@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_bpf::abi::config::HEARTBEAT_NS;
 use proxy_core::id::EndpointId;
@@ -15,11 +15,14 @@ use proxy_core::outcome::Reason;
 use proxy_core::snapshot::Snapshot;
 use proxy_io::splice::PipePool;
 use proxy_io::{Driver, DriverCounters, DriverKind, DriverOptions};
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::connection::{Handed, Local, Routes, Shared, TICK};
 use crate::listener::{self, ListenerName, Listening};
+use crate::upstream::pool::UpstreamPool;
 
 /// Commands that may wait for a worker; they come at the pace of config and health, not of traffic.
 const MAILBOX_LEN: usize = 1024;
@@ -84,6 +87,8 @@ pub fn spawn(
             routes: RefCell::new(Routes::new(snapshot)),
             open: Rc::default(),
             pipes: PipePool::new(PIPES),
+            pool: UpstreamPool::default(),
+            rng: RefCell::new(SmallRng::from_os_rng()),
             is_draining: Cell::new(false),
         });
         let _ = ready.send(Ok(()));
@@ -122,10 +127,14 @@ async fn run(
                 Some(Command::Unlisten(name)) => {
                     listeners.retain(|(other, task)| if *other == name { task.abort(); false } else { true });
                 }
-                Some(Command::ResetEndpoint(endpoint)) => local.open.kill_endpoint(endpoint),
+                Some(Command::ResetEndpoint(endpoint)) => {
+                    local.open.kill_endpoint(endpoint);
+                    local.pool.drop_endpoint(endpoint);
+                }
                 Some(Command::Drain(time)) => {
                     listeners.drain(..).for_each(|(_, task)| task.abort());
                     local.is_draining.set(true);
+                    local.open.kill_resting(Reason::Drained);
                     deadline = Some(tokio::time::Instant::now() + time);
                 }
                 // The owner is gone: the process is ending.
@@ -142,6 +151,7 @@ async fn run(
             _ = beats.tick() => beat(&local),
             _ = ticks.tick() => {
                 local.open.handle_tick();
+                local.pool.sweep(Instant::now());
                 *shown.lock().unwrap_or_else(PoisonError::into_inner) = local.driver.counters();
             }
         }

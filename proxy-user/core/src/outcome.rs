@@ -31,13 +31,19 @@ pub enum Reason {
     Drained,
     /// The connection came without a known original destination.
     NoOriginalDst,
+    /// No complete head of a request came in time.
+    HeadTimeout,
+    /// A part of a body that somebody waited for did not come in time.
+    BodyTimeout,
+    /// A peer said something that its protocol does not allow.
+    Protocol,
     /// A system call of ours failed unexpectedly.
     Internal,
 }
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -52,6 +58,9 @@ impl Reason {
         Self::EndpointLost,
         Self::Drained,
         Self::NoOriginalDst,
+        Self::HeadTimeout,
+        Self::BodyTimeout,
+        Self::Protocol,
         Self::Internal,
     ];
 
@@ -73,6 +82,9 @@ impl Reason {
             Self::EndpointLost => "endpoint_lost",
             Self::Drained => "drained",
             Self::NoOriginalDst => "no_original_dst",
+            Self::HeadTimeout => "head_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::Protocol => "protocol",
             Self::Internal => "internal",
         }
     }

@@ -295,6 +295,20 @@ pub struct Limits {
     pub is_set: bool,
 }
 
+impl Limits {
+    /// What holds where the config says nothing, and for connections that belong to no service.
+    pub const DEFAULT: Self = Self {
+        connect_timeout: Duration::from_secs(2),
+        connect_attempts: 3,
+        idle_timeout: Some(Duration::from_secs(3600)),
+        half_close_timeout: Some(Duration::from_secs(300)),
+        user_timeout: Duration::from_secs(900),
+        max_connections: None,
+        max_connections_per_endpoint: None,
+        is_set: false,
+    };
+}
+
 /// Fate of connections that are open to an endpoint that failed or was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointLoss {

@@ -154,6 +154,39 @@ impl Chunk {
         matches!(self.storage, Storage::Lent)
     }
 
+    /// Puts a chunk behind another without copying either; one send carries both.
+    #[must_use]
+    pub fn join(first: Chunk, second: Chunk) -> Chunk {
+        let mut parts = VecDeque::with_capacity(2);
+        for chunk in [first, second] {
+            match chunk.storage {
+                Storage::Bundle(inner) => parts.extend(inner),
+                _ if chunk.is_empty() => {}
+                _ => parts.push_back(chunk),
+            }
+        }
+        Chunk::bundle(parts)
+    }
+
+    /// Adds a copy of `bytes`; what is here moves to the heap if it is not there.
+    pub fn append(&mut self, bytes: &[u8]) {
+        if !self.try_append(bytes) {
+            let mut all = Vec::with_capacity(self.len() + bytes.len());
+            self.parts().for_each(|part| all.extend_from_slice(part));
+            all.extend_from_slice(bytes);
+            *self = Chunk::from(all);
+        }
+    }
+
+    /// Makes one piece of several parts, by copying.
+    pub fn flatten(&mut self) {
+        if self.is_bundle() {
+            let mut all = Vec::with_capacity(self.len());
+            self.parts().for_each(|part| all.extend_from_slice(part));
+            *self = Chunk::from(all);
+        }
+    }
+
     /// Adds a copy of `bytes` if this chunk sits on the heap already; says whether it did.
     pub(crate) fn try_append(&mut self, bytes: &[u8]) -> bool {
         let Storage::Heap(heap) = &mut self.storage else { return false };
@@ -249,6 +282,21 @@ mod tests {
         let mut chunk = bundle();
         chunk.truncate(0);
         assert!(chunk.is_empty() && chunk.parts().next().is_none());
+    }
+
+    #[test]
+    fn chunks_are_joined_and_appended_to() {
+        let text = |chunk: &Chunk| chunk.parts().collect::<Vec<_>>().concat();
+        let of = |bytes: &[u8]| Chunk::from(bytes.to_vec());
+        let mut joined = Chunk::join(Chunk::join(of(b"ab"), of(b"")), Chunk::join(of(b"c"), of(b"d")));
+        joined.advance(1);
+        assert_eq!((joined.len(), text(&joined)), (3, b"bcd".to_vec()));
+        joined.append(b"e");
+        assert_eq!(&joined[..], b"bcde", "in one piece");
+        let mut bundle = Chunk::join(of(b"x"), of(b"y"));
+        bundle.flatten();
+        assert_eq!(&bundle[..], b"xy");
+        assert!(Chunk::join(of(b""), of(b"")).is_empty());
     }
 
     #[test]

@@ -9,11 +9,13 @@ use proxy_core::id::EndpointId;
 use proxy_core::outcome::Attempt;
 use proxy_io::Driver;
 use proxy_io::splice::PipePool;
+use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 
 use super::{OpenConns, Peers, Routes};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget, Share};
+use crate::upstream::pool::UpstreamPool;
 
 /// What all workers share; everything in it is read-mostly or counted rarely.
 pub struct Shared {
@@ -44,5 +46,8 @@ pub(crate) struct Local {
     pub(crate) routes: RefCell<Routes>,
     pub(crate) open: Rc<OpenConns>,
     pub(crate) pipes: PipePool,
+    /// Connections to endpoints between two requests.
+    pub(crate) pool: UpstreamPool,
+    pub(crate) rng: RefCell<SmallRng>,
     pub(crate) is_draining: Cell<bool>,
 }

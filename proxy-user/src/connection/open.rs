@@ -29,8 +29,11 @@ pub struct OpenConn {
     kill: Cell<Option<Reason>>,
     idle_ticks: Cell<u32>,
     idle_limit: Cell<u32>,
+    /// Why it ends when the limit is reached.
+    expiry: Cell<Reason>,
     half_close_limit: u32,
-    is_half_closed: Cell<bool>,
+    /// Between two requests: it may end at any time.
+    is_resting: Cell<bool>,
     is_idle: Cell<bool>,
 }
 
@@ -45,8 +48,9 @@ impl OpenConn {
             kill: Cell::new(None),
             idle_ticks: Cell::new(0),
             idle_limit: Cell::new(ticks(limits.idle_timeout)),
+            expiry: Cell::new(Reason::IdleTimeout),
             half_close_limit: ticks(limits.half_close_timeout),
-            is_half_closed: Cell::new(false),
+            is_resting: Cell::new(false),
             is_idle: Cell::new(false),
         }
     }
@@ -54,6 +58,21 @@ impl OpenConn {
     /// Says to which endpoint the connection goes now.
     pub fn set_endpoint(&self, endpoint: EndpointId) {
         self.endpoint.set(Some(endpoint));
+    }
+
+    /// Says that nothing is under way: the connection may rest for so long, and ends when its worker drains.
+    pub fn rest(&self, limit: Option<Duration>) {
+        self.await_within(limit, Reason::IdleTimeout);
+        self.is_resting.set(true);
+    }
+
+    /// Says what is awaited now: it has to come within this time (in whole ticks, `None` is never), else the connection ends
+    /// with the reason. What makes progress begins the time anew.
+    pub fn await_within(&self, limit: Option<Duration>, reason: Reason) {
+        self.is_resting.set(false);
+        self.idle_ticks.set(0);
+        self.idle_limit.set(ticks(limit));
+        self.expiry.set(reason);
     }
 
     /// Asks the connection to end.
@@ -74,8 +93,7 @@ impl OpenConn {
         let idle = self.idle_ticks.get().saturating_add(1);
         self.idle_ticks.set(idle);
         if idle >= self.idle_limit.get() {
-            let is_half = self.is_half_closed.get();
-            self.kill(if is_half { Reason::HalfCloseTimeout } else { Reason::IdleTimeout });
+            self.kill(self.expiry.get());
         } else if idle == 2 {
             // A whole tick without a byte: time to give back what only a busy connection needs.
             self.is_idle.set(true);
@@ -97,8 +115,10 @@ impl Watch for OpenConn {
     }
 
     fn handle_half_close(&self) {
-        self.is_half_closed.set(true);
-        self.idle_limit.set(self.idle_limit.get().min(self.half_close_limit));
+        if self.half_close_limit < self.idle_limit.get() {
+            self.idle_limit.set(self.half_close_limit);
+        }
+        self.expiry.set(Reason::HalfCloseTimeout);
     }
 
     fn poll_kill(&self, cx: &mut Context<'_>) -> Option<Reason> {
@@ -152,6 +172,15 @@ impl OpenConns {
         let conns = self.conns.borrow();
         let hit = conns.iter().filter(|(_, conn)| conn.endpoint.get() == Some(endpoint));
         hit.for_each(|(_, conn)| conn.kill(Reason::EndpointLost));
+    }
+
+    /// Ends the connections between two requests.
+    pub fn kill_resting(&self, reason: Reason) {
+        self.conns
+            .borrow()
+            .iter()
+            .filter(|(_, conn)| conn.is_resting.get())
+            .for_each(|(_, conn)| conn.kill(reason));
     }
 
     /// Ends all connections.

@@ -64,19 +64,21 @@ impl Peers {
     }
 
     /// Hands a connection over if another worker than `own` has clearly fewer; gives it back if it is to stay.
-    pub(crate) fn try_hand(&self, own: usize, mut handed: Handed) -> Result<(), Handed> {
+    #[must_use]
+    pub(crate) fn hand(&self, own: usize, mut handed: Handed) -> Option<Handed> {
         let load = |index: usize| self.0[index].load.0.load(Ordering::Relaxed);
         let least = (0..self.0.len()).min_by_key(|index| load(*index)).unwrap_or(own);
         if load(own) <= load(least) + SLACK {
-            return Err(handed);
+            return Some(handed);
         }
         // At once, so that the next one of a burst goes elsewhere.
         handed.accepted.load = self.count(least);
-        self.0[least].queue.try_send(handed).map_err(|refused| match refused {
-            TrySendError::Full(mut handed) | TrySendError::Closed(mut handed) => {
+        match self.0[least].queue.try_send(handed) {
+            Ok(()) => None,
+            Err(TrySendError::Full(mut handed) | TrySendError::Closed(mut handed)) => {
                 handed.accepted.load = self.count(own);
-                handed
+                Some(handed)
             }
-        })
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proxy_core::balance::Balancer;
 use proxy_core::id::ServiceId;
+use proxy_core::route::Router;
 use proxy_core::service::Service;
 use proxy_core::snapshot::{ExplicitListener, Snapshot, Source};
 use rand::SeedableRng as _;
@@ -47,6 +48,12 @@ impl Routes {
     #[must_use]
     pub fn listener(&self, address: SocketAddr) -> Option<Arc<ExplicitListener>> {
         self.snapshot.listener(address).cloned()
+    }
+
+    /// What a list of routes decides.
+    #[must_use]
+    pub fn router(&self, names: &[Arc<str>]) -> Option<Arc<Router>> {
+        self.snapshot.router(names).cloned()
     }
 
     /// Where connections to endpoints leave from.

@@ -18,6 +18,8 @@ use proxy_core::outcome::Reason;
 use proxy_io::splice::{Pipe, PipePool};
 use proxy_io::{Chunk, Socket};
 
+use crate::tls::Stream;
+
 /// Full buffers in a row that make a stream bulk.
 const BULK_STREAK: u8 = 8;
 /// Bytes of a chunk that count as a full buffer: the ring driver's buffers are the smaller ones.
@@ -50,16 +52,33 @@ pub struct Ending {
     pub received_bytes: u64,
 }
 
+impl Ending {
+    /// An end before the first byte.
+    #[must_use]
+    pub fn of(reason: Reason) -> Self {
+        Self { reason, sent_bytes: 0, received_bytes: 0 }
+    }
+}
+
 /// Both directions of a connection; a future that ends with the connection.
 ///
-/// The sockets stay with the caller, who closes them in order or with a reset.
+/// The streams stay with the caller, who closes them in order or with a reset.
 pub struct Relay<'a, W> {
-    downstream: &'a mut Socket,
-    upstream: &'a mut Socket,
+    downstream: &'a mut Stream,
+    upstream: &'a mut Stream,
     out: Direction,
     back: Direction,
     pipes: &'a PipePool,
     watch: &'a W,
+}
+
+/// What was read before the relay began.
+#[derive(Default)]
+pub struct Early {
+    /// Of the client.
+    pub downstream: Chunk,
+    /// Of the endpoint.
+    pub upstream: Chunk,
 }
 
 /// Which side an error came from: of a direction, the source or the target.
@@ -73,6 +92,8 @@ enum State {
     /// A chunk that waits to be sent, or nothing.
     Copy(Chunk),
     Splice(Pipe),
+    /// The end of the stream is being passed on.
+    Ending,
     Done,
     Broken(Side, io::ErrorKind),
 }
@@ -93,11 +114,11 @@ struct Direction {
 }
 
 impl<'a, W: Watch> Relay<'a, W> {
-    /// Begins to relay; `early` are bytes of the client that were read already.
+    /// Begins to relay.
     pub fn new(
-        downstream: &'a mut Socket,
-        upstream: &'a mut Socket,
-        early: Chunk,
+        downstream: &'a mut Stream,
+        upstream: &'a mut Stream,
+        early: Early,
         pipes: &'a PipePool,
         watch: &'a W,
     ) -> Self {
@@ -105,7 +126,14 @@ impl<'a, W: Watch> Relay<'a, W> {
             let bytes = chunk.len() as u64;
             Direction { state: State::Copy(chunk), streak: 0, bytes }
         };
-        Self { downstream, upstream, out: direction(early), back: direction(Chunk::default()), pipes, watch }
+        Self {
+            downstream,
+            upstream,
+            out: direction(early.downstream),
+            back: direction(early.upstream),
+            pipes,
+            watch,
+        }
     }
 
     fn ending(&self, reason: Reason) -> Ending {
@@ -199,20 +227,24 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut Socket,
-        target: &mut Socket,
+        source: &mut Stream,
+        target: &mut Stream,
         pipes: &PipePool,
         turn: Turn,
     ) {
         for _ in 0..TURN_CHUNKS {
             let step = match &mut self.state {
-                State::Copy(_) => self.poll_copy(cx, source, target, pipes, turn),
+                State::Copy(_) => self.poll_copy(cx, source, target, pipes),
                 State::Splice(pipe) if turn.is_idle && pipe.is_empty() => {
                     self.state = State::Copy(Chunk::default());
                     self.streak = 0;
                     continue;
                 }
-                State::Splice(_) => self.poll_splice(cx, source, target, turn),
+                State::Splice(_) => match (source.as_plain(), target.as_plain()) {
+                    (Some(source), Some(target)) => self.poll_splice(cx, source, target),
+                    _ => return,
+                },
+                State::Ending => self.poll_ending(cx, target, turn),
                 State::Done | State::Broken(..) => return,
             };
             match step {
@@ -228,24 +260,27 @@ impl Direction {
     fn poll_copy(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut Socket,
-        target: &mut Socket,
+        source: &mut Stream,
+        target: &mut Stream,
         pipes: &PipePool,
-        turn: Turn,
     ) -> Poll<Result<(), (Side, io::Error)>> {
         let State::Copy(chunk) = &mut self.state else { return Poll::Ready(Ok(())) };
         if chunk.is_empty() {
-            if self.streak >= BULK_STREAK {
+            if self.streak >= BULK_STREAK
+                && target.as_plain().is_some()
+                && let Some(socket) = source.as_plain()
+            {
                 // Bulk: let the driver settle what it has in flight and pass that on, then let it read nothing more.
-                ready!(source.pause_recv(cx)).map_err(|error| (Side::Source, error))?;
-                if !source.has_buffered() {
+                ready!(socket.pause_recv(cx)).map_err(|error| (Side::Source, error))?;
+                if !socket.has_buffered() {
                     self.begin_splice(pipes);
                     return Poll::Ready(Ok(()));
                 }
             }
             *chunk = ready!(source.poll_recv_bundle(cx)).map_err(|error| (Side::Source, error))?;
             if chunk.is_empty() {
-                return Poll::Ready(self.finish(target, turn));
+                self.state = State::Ending;
+                return Poll::Ready(Ok(()));
             }
             if self.streak < BULK_STREAK {
                 self.streak = if chunk.len() >= BULK_CHUNK_BYTES { self.streak + 1 } else { 0 };
@@ -256,17 +291,24 @@ impl Direction {
     }
 
     /// Passes the end of the stream on.
-    fn finish(&mut self, target: &mut Socket, turn: Turn) -> Result<(), (Side, io::Error)> {
+    fn poll_ending(
+        &mut self,
+        cx: &mut Context<'_>,
+        target: &mut Stream,
+        turn: Turn,
+    ) -> Poll<Result<(), (Side, io::Error)>> {
+        // Where both are about to be closed, and everything that the target sent was read, close says FIN, too.
+        if !(turn.is_last && target.as_plain().is_some()) {
+            match ready!(target.poll_shutdown_write(cx)) {
+                // The target is gone already; what it says about that comes from reading it.
+                Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                    return Poll::Ready(Err((Side::Target, error)));
+                }
+                _ => {}
+            }
+        }
         self.state = State::Done;
-        if turn.is_last {
-            // Both sockets are about to be closed, and everything that the target sent was read: close says FIN, too.
-            return Ok(());
-        }
-        match target.shutdown_write() {
-            // The target is gone already; what it says about that comes from reading it.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            result => result.map_err(|error| (Side::Target, error)),
-        }
+        Poll::Ready(Ok(()))
     }
 
     /// Switches to splice; the driver has let go of the source and everything that it had read is passed on.
@@ -283,14 +325,16 @@ impl Direction {
         cx: &mut Context<'_>,
         source: &mut Socket,
         target: &mut Socket,
-        turn: Turn,
     ) -> Poll<Result<(), (Side, io::Error)>> {
         let State::Splice(pipe) = &mut self.state else { return Poll::Ready(Ok(())) };
         if !pipe.is_empty() {
             return target.poll_splice_out(cx, pipe).map_err(|error| (Side::Target, error));
         }
         match ready!(source.poll_splice_in(cx, pipe, SPLICE_BYTES)) {
-            Ok(0) => Poll::Ready(self.finish(target, turn)),
+            Ok(0) => {
+                self.state = State::Ending;
+                Poll::Ready(Ok(()))
+            }
             Ok(count) => {
                 self.bytes += count as u64;
                 Poll::Ready(Ok(()))

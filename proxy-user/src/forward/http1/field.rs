@@ -120,6 +120,17 @@ impl<'h, 'b> Fields<'h, 'b> {
         self.items.iter().find(|item| item.name.eq_ignore_ascii_case(name)).map(|item| item.value)
     }
 
+    /// Values of all fields of this name.
+    pub fn find_all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'b [u8]> + 's {
+        self.items.iter().filter(move |item| item.name.eq_ignore_ascii_case(name)).map(|item| item.value)
+    }
+
+    /// Bytes of the head that they stand in.
+    #[must_use]
+    pub fn head_bytes(&self) -> usize {
+        self.head.len()
+    }
+
     /// All fields, in order.
     pub(super) fn items(&self) -> &'h [Header<'b>] {
         self.items

@@ -1,0 +1,156 @@
+//! Finding an endpoint, and a connection to it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use proxy_core::id::EndpointId;
+use proxy_core::outcome::{Attempt, Reason};
+use proxy_core::service::{Endpoint, Load, Service};
+use proxy_core::snapshot::Source;
+use proxy_io::Socket;
+use proxy_io::netns::Netns;
+
+use super::{Accepted, Local, OpenConn};
+use crate::stats::conn::ServiceStats;
+use crate::upstream::connect::{self, ConnectError, Target};
+
+/// Most endpoints that are tried for one connection, whatever the config says: the list of tried ones stays small.
+const MOST_ATTEMPTS: u32 = 16;
+
+/// Gives a count back when the connection is over.
+pub(super) struct Counted(Arc<Load>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+pub(super) fn count(load: &Arc<Load>, most: Option<u32>) -> Option<Counted> {
+    load.try_acquire(most.unwrap_or(u32::MAX)).then(|| Counted(Arc::clone(load)))
+}
+
+/// What an endpoint is wanted for.
+pub(super) struct Wanted<'a> {
+    pub(super) accepted: &'a Accepted,
+    pub(super) service: &'a Service,
+    /// The client has spoken.
+    pub(super) has_early: bool,
+}
+
+/// An open connection to an endpoint.
+pub(super) struct Established {
+    pub(super) socket: Socket,
+    /// Index into [`Service::endpoints`].
+    pub(super) index: usize,
+    pub(super) _counted: Counted,
+}
+
+/// Connects to an endpoint, and to another one if that fails.
+pub(super) async fn establish(
+    local: &Rc<Local>,
+    wants: &Wanted<'_>,
+    stats: &ServiceStats,
+    conn: &OpenConn,
+) -> Result<Established, Reason> {
+    let Wanted { accepted, service, .. } = *wants;
+    let mut tried: Vec<EndpointId> = Vec::new();
+    let mut last_reason = Reason::NoEndpoint;
+    for attempt in 0..service.limits.connect_attempts.clamp(1, MOST_ATTEMPTS) {
+        let Some(index) = pick(local, accepted, service, &tried) else { break };
+        let endpoint = &service.endpoints[index];
+        tried.push(endpoint.id);
+        let Some(counted) = count(&endpoint.load, service.limits.max_connections_per_endpoint) else {
+            last_reason = Reason::Limit;
+            continue;
+        };
+        if attempt > 0 {
+            stats.retried.fetch_add(1, Ordering::Relaxed);
+        }
+        conn.set_endpoint(endpoint.id);
+        match connect(local, wants, endpoint, stats).await {
+            Ok(socket) => return Ok(Established { socket, index, _counted: counted }),
+            Err(reason) => last_reason = reason,
+        }
+    }
+    Err(last_reason)
+}
+
+/// Connects to one endpoint.
+pub(super) async fn connect(
+    local: &Local,
+    wants: &Wanted<'_>,
+    endpoint: &Endpoint,
+    stats: &ServiceStats,
+) -> Result<Socket, Reason> {
+    let Wanted { accepted, service, has_early } = *wants;
+    let target = Target {
+        address: endpoint.address,
+        endpoint: endpoint.id,
+        service: service.id,
+        client: accepted.client,
+        timeout: service.limits.connect_timeout,
+        user_timeout: service.limits.user_timeout,
+        has_early,
+        netns: netns(local, accepted),
+        client_netns_cookie: client_netns_cookie(local, accepted),
+    };
+    connect::connect(&local.driver, local.shared.maps.as_deref(), &target)
+        .await
+        .map_err(|error| handle_failure(local, stats, &endpoint.load, &target, &error))
+}
+
+/// Network namespace that connections to endpoints are made in, if it is not Weir's own.
+pub(super) fn netns<'a>(local: &Local, accepted: &'a Accepted) -> Option<&'a Netns> {
+    let source = local.routes.borrow().source();
+    accepted.netns.as_deref().filter(|_| source == Source::Pod)
+}
+
+fn client_netns_cookie(local: &Local, accepted: &Accepted) -> u64 {
+    accepted.netns.as_ref().map_or(local.shared.netns_cookie, |netns| netns.cookie())
+}
+
+fn handle_failure(
+    local: &Local,
+    stats: &ServiceStats,
+    load: &Load,
+    target: &Target<'_>,
+    error: &ConnectError,
+) -> Reason {
+    stats.connect_failures.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(endpoint = %target.address, %error, "cannot connect");
+    // A pod without a route says nothing about the endpoint.
+    let is_pods = target.netns.is_some() && matches!(error, ConnectError::Unreachable(_));
+    if error.is_upstreams() && !is_pods {
+        load.set_suspect();
+        send_attempt(local, target.endpoint, Attempt::Bad);
+    }
+    error.reason()
+}
+
+/// Picks an endpoint that was not tried yet.
+pub(super) fn pick(
+    local: &Local,
+    accepted: &Accepted,
+    service: &Service,
+    tried: &[EndpointId],
+) -> Option<usize> {
+    let mut routes = local.routes.borrow_mut();
+    let route = routes.route(service.id, None, &local.shared.stats)?;
+    // The snapshot may have changed since the connection was routed; it is then routed by what it came with as far as
+    // that still makes sense: an index of another version must not be used on this one.
+    let index = route.balancer.pick(&route.service, accepted.client, tried).ok()?;
+    let id = route.service.endpoints[index].id;
+    service
+        .endpoints
+        .get(index)
+        .filter(|e| e.id == id)
+        .map(|_| index)
+        .or_else(|| service.endpoints.iter().position(|e| e.id == id))
+}
+
+pub(super) fn send_attempt(local: &Local, endpoint: EndpointId, attempt: Attempt) {
+    // A full channel means that the control side is behind: it has more than enough to judge by.
+    let _ = local.shared.attempts.try_send((endpoint, attempt));
+}

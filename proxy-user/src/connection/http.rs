@@ -1,0 +1,185 @@
+//! One client's HTTP/1.1 connection: requests one after the other, each routed and sent on by itself.
+//!
+//! ```text
+//!   rest ──first byte──> head ──> plan ──> endpoint ──> exchange ──> rest
+//!    │                    │         │          │           └─ cut off: reset, so that nobody takes half for whole
+//!    │                    └─────────┴──────────┴─ refused: an answer of ours with its reason, then rest or close
+//!    └─ idle, drained, FIN: closed
+//! ```
+
+mod answer;
+mod attempt;
+mod plan;
+mod request;
+
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use proxy_core::http::HttpLimits;
+use proxy_core::outcome::Reason;
+use proxy_core::service::{Limits, Service};
+use proxy_io::Chunk;
+
+use self::answer::Answer;
+use super::{Accepted, Entry, Local, OpenConn, Served};
+use crate::forward::http1::{Fault, Scan};
+use crate::forward::l4::{Early, Ending, Watch as _};
+use crate::forward::wire::{HeadBound, NoHead, Wire};
+use crate::stats::conn::ServiceStats;
+use crate::tls::Stream;
+
+/// Time for a client to take its last answer and close, after which nothing more of it is read.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// Bytes that are read and thrown away meanwhile: closing with something unread would be a reset, which can overtake
+/// the answer.
+const LINGER_BYTES: usize = 256 << 10;
+
+/// What all requests of a connection have in common.
+struct Client<'a> {
+    local: &'a Rc<Local>,
+    accepted: &'a Accepted,
+    conn: &'a OpenConn,
+    limits: HttpLimits,
+    /// Service that the connection is for; none if routes decide.
+    service: Option<Arc<Service>>,
+}
+
+/// What comes after a request.
+enum Then {
+    /// The next one.
+    Next,
+    /// The client is told that this was all, and may still read.
+    Close(Reason),
+    /// The client must not take what it has for whole.
+    Abort(Reason),
+    /// Both sides go on in another protocol.
+    Tunnel(Box<Wire>),
+}
+
+/// Serves a client to its end.
+pub(super) async fn serve(
+    local: &Rc<Local>,
+    fd: OwnedFd,
+    accepted: &Accepted,
+    known: Option<(Arc<Service>, Arc<ServiceStats>)>,
+) -> Served {
+    let (service, stats) = match known {
+        Some((service, stats)) => (Some(service), stats),
+        None => (None, Arc::clone(&local.shared.stats.stray)),
+    };
+    let Ok(socket) = local.driver.accepted(fd) else {
+        return Served::nowhere(service, stats, Reason::Internal);
+    };
+    let limits = match (&accepted.entry, &service) {
+        (Entry::Listener(listener), _) => listener.http,
+        (Entry::Intercepted(_), Some(service)) => service.http,
+        (Entry::Intercepted(_), None) => HttpLimits::DEFAULT,
+    };
+    let guard = local.open.add(service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits));
+    let client = Client { local, accepted, conn: &guard.conn, limits, service: service.clone() };
+    let mut down = Wire::new(Stream::Plain(socket), Chunk::default());
+    let ending = match client.run(&mut down).await {
+        Then::Next => Ending::of(Reason::Fin),
+        Then::Close(reason) => {
+            let _ = tokio::time::timeout(LINGER_TIME, linger(&mut down)).await;
+            Ending::of(reason)
+        }
+        Then::Abort(reason) => {
+            down.stream.abort();
+            Ending::of(reason)
+        }
+        Then::Tunnel(up) => {
+            guard.conn.handle_progress();
+            let early = Early { downstream: down.chunk, upstream: up.chunk };
+            super::l4::relay(local, down.stream, up.stream, early, &guard.conn).await
+        }
+    };
+    Served { service, stats, endpoint: None, ending }
+}
+
+impl Client<'_> {
+    async fn run(&self, down: &mut Wire) -> Then {
+        loop {
+            let mut scan = Scan::default();
+            let head_bytes = match self.head(down, &mut scan).await {
+                Ok(bytes) => bytes,
+                Err(none) => return self.handle_no_head(down, none).await,
+            };
+            // Boxed: what a request needs is far larger than what a resting connection may cost.
+            match Box::pin(request::serve(self, down, head_bytes)).await {
+                Then::Next => {}
+                then => return then,
+            }
+        }
+    }
+
+    /// Waits for a request's head.
+    async fn head(&self, down: &mut Wire, scan: &mut Scan) -> Result<usize, NoRequest> {
+        let bound = self.bound();
+        self.conn.rest(self.limits.idle_timeout);
+        let mut has_begun = false;
+        poll_fn(|cx| {
+            if let Some(reason) = self.conn.poll_kill(cx) {
+                return Poll::Ready(Err(NoRequest::Killed(reason)));
+            }
+            let head = down.poll_head(cx, scan, bound).map_err(NoRequest::NoHead);
+            if head.is_pending() && !has_begun && !down.chunk.is_empty() {
+                has_begun = true;
+                // All of the head, however slowly: no byte of it begins the time anew.
+                self.conn.await_within(Some(self.limits.head_timeout), Reason::HeadTimeout);
+            }
+            head
+        })
+        .await
+    }
+
+    async fn handle_no_head(&self, down: &mut Wire, none: NoRequest) -> Then {
+        match none {
+            NoRequest::NoHead(NoHead::Ended) => Then::Next,
+            NoRequest::NoHead(NoHead::Cut | NoHead::Died(_)) => Then::Abort(Reason::DownstreamReset),
+            NoRequest::NoHead(NoHead::Fault(fault)) => self.refuse(down, fault).await,
+            NoRequest::Killed(Reason::HeadTimeout) => {
+                let _ = answer::send(self, down, Answer::new(408, "head_timeout"), true).await;
+                Then::Close(Reason::HeadTimeout)
+            }
+            // Between two requests nothing is lost: a plain end.
+            NoRequest::Killed(reason) if down.chunk.is_empty() => Then::Close(reason),
+            NoRequest::Killed(reason) => Then::Abort(reason),
+        }
+    }
+
+    /// Says what is wrong with a request; where the next one begins nobody knows.
+    async fn refuse(&self, down: &mut Wire, fault: Fault) -> Then {
+        let _ = answer::send(self, down, Answer::of_fault(fault), true).await;
+        Then::Close(Reason::Protocol)
+    }
+
+    fn bound(&self) -> HeadBound {
+        HeadBound { bytes: self.limits.head_bytes as usize, fields: usize::from(self.limits.header_count) }
+    }
+}
+
+/// Why there is no request.
+enum NoRequest {
+    NoHead(NoHead),
+    Killed(Reason),
+}
+
+/// Ends what is sent and waits until the client has closed, too.
+async fn linger(down: &mut Wire) {
+    if poll_fn(|cx| down.stream.poll_shutdown_write(cx)).await.is_err() {
+        return;
+    }
+    let mut left = LINGER_BYTES;
+    while left > 0 && !down.is_ended {
+        down.chunk = Chunk::default();
+        match poll_fn(|cx| down.poll_more(cx)).await {
+            Ok(true) => left = left.saturating_sub(down.chunk.len()),
+            _ => return,
+        }
+    }
+}

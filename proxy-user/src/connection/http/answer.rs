@@ -1,0 +1,128 @@
+//! Answers that Weir makes itself.
+
+use std::future::poll_fn;
+use std::io;
+
+use proxy_io::Chunk;
+
+use super::Client;
+use crate::forward::http1::Fault;
+use crate::forward::l4::Watch as _;
+use crate::forward::wire::Wire;
+
+/// An answer. Its body says the reason in words of the access log and metrics; so does the header `x-weir-reason`.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Word of the reason; none in answers that the config asks for.
+    pub(super) reason: Option<&'static str>,
+    /// Where else to ask.
+    pub(super) location: Option<String>,
+    /// Type and text of the body.
+    pub(super) body: Option<(Box<str>, Box<str>)>,
+    /// The question was HEAD: no body follows, whatever its length says.
+    pub(super) is_head: bool,
+}
+
+impl Answer {
+    pub(super) fn new(status: u16, reason: &'static str) -> Self {
+        Self { status, reason: Some(reason), location: None, body: None, is_head: false }
+    }
+
+    /// What a malformed request is answered with.
+    pub(super) fn of_fault(fault: Fault) -> Self {
+        match fault {
+            Fault::HeadTooLarge | Fault::TooManyFields => Self::new(431, "head_too_large"),
+            Fault::BodyTooLarge => Self::new(413, "request_too_large"),
+            Fault::Version => Self::new(505, "version"),
+            Fault::TransferCoding => Self::new(501, "transfer_coding"),
+            Fault::Expectation => Self::new(417, "expectation"),
+            _ => Self::new(400, "bad_request"),
+        }
+    }
+
+    fn write(&self, is_last: bool) -> Vec<u8> {
+        use std::io::Write as _;
+        let own;
+        let (content_type, body) = match (&self.body, self.reason) {
+            (Some((content_type, body)), _) => (&**content_type, &**body),
+            (None, Some(reason)) => {
+                own = format!("{} {reason}\n", self.status);
+                ("text/plain", own.as_str())
+            }
+            (None, None) => ("", ""),
+        };
+        let mut out = Vec::with_capacity(192 + body.len());
+        // Writing to a Vec does not fail.
+        let _ = write!(
+            out,
+            "HTTP/1.1 {} {}\r\ncontent-length: {}\r\n",
+            self.status,
+            phrase(self.status),
+            body.len()
+        );
+        if !content_type.is_empty() {
+            let _ = write!(out, "content-type: {content_type}\r\n");
+        }
+        if let Some(reason) = self.reason {
+            let _ = write!(out, "x-weir-reason: {reason}\r\n");
+        }
+        if let Some(location) = &self.location {
+            let _ = write!(out, "location: {location}\r\n");
+        }
+        out.extend_from_slice(if is_last { b"connection: close\r\n\r\n" } else { b"\r\n" });
+        if !self.is_head {
+            out.extend_from_slice(body.as_bytes());
+        }
+        out
+    }
+}
+
+/// Sends an answer.
+///
+/// # Errors
+/// What the client's connection died of, or `TimedOut` if the owner ends it first.
+pub(super) async fn send(
+    client: &Client<'_>,
+    down: &mut Wire,
+    answer: Answer,
+    is_last: bool,
+) -> io::Result<()> {
+    let mut out = Chunk::from(answer.write(is_last));
+    poll_fn(|cx| {
+        if client.conn.poll_kill(cx).is_some() && !is_last {
+            return std::task::Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        down.stream.poll_send(cx, &mut out)
+    })
+    .await
+}
+
+/// Words for a status (RFC 9110, 15); they mean nothing to anybody but people.
+fn phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}

@@ -1,0 +1,125 @@
+//! A connection whose bytes are passed on, whatever they mean.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_core::outcome::{Attempt, Reason};
+use proxy_core::service::Endpoint;
+use proxy_io::{Chunk, sock};
+
+use super::endpoint::{Established, Wanted, establish, send_attempt};
+use super::{Known, Local, OpenConn, Served, early_bytes, refuse};
+use crate::forward::l4::{Early, Ending, Relay};
+use crate::tls::Stream;
+
+/// Time that bytes on their way to one side get to arrive before the other side's reset is passed on.
+const FLUSH_TIME: Duration = Duration::from_secs(5);
+
+/// The client's side.
+pub(super) enum Downstream {
+    /// As it was accepted: the driver takes it up only when there is somebody to relay to.
+    Fd(OwnedFd),
+    /// With what was read of it.
+    Stream(Stream, Chunk),
+}
+
+/// Connects to an endpoint and relays to the end.
+pub(super) async fn serve(local: &Rc<Local>, downstream: Downstream, known: Known<'_>) -> Served {
+    let Known { accepted, service, stats } = known;
+    let (downstream, early) = match downstream {
+        Downstream::Fd(fd) => match early_bytes(&fd) {
+            Ok(early) => (Downstream::Fd(fd), early),
+            Err(_) => return Served::nowhere(Some(service), stats, Reason::DownstreamReset),
+        },
+        Downstream::Stream(stream, early) => (Downstream::Stream(stream, Chunk::default()), early),
+    };
+    let guard = local.open.add(&service.limits);
+    let wants = Wanted { accepted, service: &service, has_early: !early.is_empty() };
+    let established = Box::pin(establish(local, &wants, &stats, &guard.conn)).await;
+    let Established { socket: upstream, index, _counted } = match established {
+        Ok(established) => established,
+        Err(reason) => {
+            downstream.refuse();
+            return Served::nowhere(Some(service), stats, reason);
+        }
+    };
+    let ending = match downstream.into_stream(local) {
+        Some(downstream) => {
+            let early = Early { downstream: early, upstream: Chunk::default() };
+            relay(local, downstream, Stream::Plain(upstream), early, &guard.conn).await
+        }
+        None => Ending::of(Reason::Internal),
+    };
+    let endpoint = &service.endpoints[index];
+    report(local, endpoint, &ending);
+    let endpoint = Some((endpoint.id, endpoint.address));
+    Served { endpoint, service: Some(Arc::clone(&service)), stats, ending }
+}
+
+impl Downstream {
+    fn refuse(self) {
+        match self {
+            Self::Fd(fd) => refuse(&fd),
+            Self::Stream(stream, _) => stream.abort(),
+        }
+    }
+
+    fn into_stream(self, local: &Local) -> Option<Stream> {
+        match self {
+            Self::Fd(fd) => local.driver.accepted(fd).ok().map(Stream::Plain),
+            Self::Stream(stream, _) => Some(stream),
+        }
+    }
+}
+
+/// Relays to the end, and closes both sides as a connection without a proxy would have closed.
+pub(super) async fn relay(
+    local: &Local,
+    mut downstream: Stream,
+    mut upstream: Stream,
+    early: Early,
+    conn: &OpenConn,
+) -> Ending {
+    let ending = Relay::new(&mut downstream, &mut upstream, early, &local.pipes, conn).await;
+    // Both ends must learn that a stream is incomplete, and as without a proxy what came before a reset still arrives.
+    match ending.reason {
+        Reason::Fin => {}
+        Reason::UpstreamReset => reset_after_flush(downstream).await,
+        Reason::DownstreamReset => reset_after_flush(upstream).await,
+        _ => {
+            downstream.abort();
+            upstream.abort();
+        }
+    }
+    ending
+}
+
+async fn reset_after_flush(stream: Stream) {
+    let _ = tokio::time::timeout(FLUSH_TIME, flushed(&stream)).await;
+    stream.abort();
+}
+
+async fn flushed(socket: &Stream) {
+    let mut pause = Duration::from_millis(1);
+    while sock::unsent_bytes(&socket.fd()).is_ok_and(|bytes| bytes > 0) {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Tells passive health what the connection says about its endpoint, if that is news.
+fn report(local: &Local, endpoint: &Endpoint, ending: &Ending) {
+    match ending.reason {
+        // A reset before the first byte is how a broken server behind a working port looks.
+        Reason::UpstreamReset if ending.received_bytes == 0 => {
+            endpoint.load.set_suspect();
+            send_attempt(local, endpoint.id, Attempt::Bad);
+        }
+        _ if ending.received_bytes > 0 && endpoint.load.take_suspect() => {
+            send_attempt(local, endpoint.id, Attempt::Good);
+        }
+        _ => {}
+    }
+}
