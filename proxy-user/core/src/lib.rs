@@ -9,6 +9,7 @@
 
 pub mod addr;
 pub mod balance;
+pub mod detect;
 #[cfg(test)]
 mod fixture;
 pub mod health;
