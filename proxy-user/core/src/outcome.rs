@@ -37,13 +37,17 @@ pub enum Reason {
     BodyTimeout,
     /// A peer said something that its protocol does not allow.
     Protocol,
+    /// The TLS handshake with the client or the endpoint failed.
+    TlsHandshake,
+    /// A certificate was refused, by us or by the other side.
+    TlsCertificate,
     /// A system call of ours failed unexpectedly.
     Internal,
 }
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -61,6 +65,8 @@ impl Reason {
         Self::HeadTimeout,
         Self::BodyTimeout,
         Self::Protocol,
+        Self::TlsHandshake,
+        Self::TlsCertificate,
         Self::Internal,
     ];
 
@@ -85,6 +91,8 @@ impl Reason {
             Self::HeadTimeout => "head_timeout",
             Self::BodyTimeout => "body_timeout",
             Self::Protocol => "protocol",
+            Self::TlsHandshake => "tls_handshake",
+            Self::TlsCertificate => "tls_certificate",
             Self::Internal => "internal",
         }
     }

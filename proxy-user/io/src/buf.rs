@@ -144,8 +144,9 @@ impl Chunk {
         matches!(self.storage, Storage::Bundle(_))
     }
 
-    /// Hands the bytes to a socket that sends them; this chunk keeps only its length.
-    pub(crate) fn lend(&mut self) -> Chunk {
+    /// Hands the bytes to whoever sends them; this chunk keeps only its length, until the lender replaces it.
+    #[must_use]
+    pub fn lend(&mut self) -> Chunk {
         let lent = Chunk { storage: Storage::Lent, start: self.start, end: self.end };
         std::mem::replace(self, lent)
     }

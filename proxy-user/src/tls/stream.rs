@@ -2,9 +2,17 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use proxy_io::{Chunk, Socket};
+
+use super::error::Fault;
+use super::handshake::Negotiated;
+use super::seal::PLAIN_BYTES;
+use super::session::Session;
+
+/// Plaintext that is sealed at once: four whole records, which one send carries.
+const SEAL_BYTES: usize = 4 * PLAIN_BYTES;
 
 /// One side of a proxied connection, as those who read and write plain bytes see it.
 ///
@@ -12,16 +20,20 @@ use proxy_io::{Chunk, Socket};
 pub enum Stream {
     /// The bytes are on the wire as they are.
     Plain(Socket),
+    /// The bytes are inside TLS.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
     /// Receives the next bytes, in one piece; an empty chunk is the end of the stream.
     ///
     /// # Errors
-    /// What the connection died of; inside TLS also `UnexpectedEof` for an end that was not announced.
+    /// What the connection died of. Inside TLS also `UnexpectedEof` for an end that was not announced, `ConnectionReset` if
+    /// the peer gave the session up, and `InvalidData` for what is not TLS or was altered.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         match self {
             Self::Plain(socket) => socket.poll_recv(cx),
+            Self::Tls(stream) => stream.poll_recv(cx, Socket::poll_recv),
         }
     }
 
@@ -32,6 +44,7 @@ impl Stream {
     pub fn poll_recv_bundle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         match self {
             Self::Plain(socket) => socket.poll_recv_bundle(cx),
+            Self::Tls(stream) => stream.poll_recv(cx, Socket::poll_recv_bundle),
         }
     }
 
@@ -43,6 +56,7 @@ impl Stream {
     pub fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(socket) => socket.poll_send(cx, chunk),
+            Self::Tls(stream) => stream.poll_send(cx, chunk),
         }
     }
 
@@ -50,9 +64,10 @@ impl Stream {
     ///
     /// # Errors
     /// What the connection died of; `NotConnected` if it is gone already.
-    pub fn poll_shutdown_write(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_shutdown_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(socket) => Poll::Ready(socket.shutdown_write()),
+            Self::Tls(stream) => stream.poll_shutdown_write(cx),
         }
     }
 
@@ -60,6 +75,16 @@ impl Stream {
     pub fn as_plain(&mut self) -> Option<&mut Socket> {
         match self {
             Self::Plain(socket) => Some(socket),
+            Self::Tls(_) => None,
+        }
+    }
+
+    /// What was agreed on, inside TLS.
+    #[must_use]
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(&stream.negotiated),
         }
     }
 
@@ -68,6 +93,7 @@ impl Stream {
     pub fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Plain(socket) => socket.fd(),
+            Self::Tls(stream) => stream.socket.fd(),
         }
     }
 
@@ -75,6 +101,159 @@ impl Stream {
     pub fn abort(self) {
         match self {
             Self::Plain(socket) => socket.abort(),
+            Self::Tls(stream) => stream.socket.abort(),
         }
+    }
+}
+
+/// A socket and the session that runs over it. While nothing is under way it holds no buffer.
+pub struct TlsStream {
+    socket: Socket,
+    session: Session,
+    /// Ciphertext that came with the end of the handshake.
+    early: Chunk,
+    /// Plaintext whose sender has lent it and that is not sealed yet.
+    plain: Chunk,
+    /// Sealed records that the kernel has not accepted yet.
+    sealed: Chunk,
+    /// The sender's chunk is lent.
+    is_sending: bool,
+    is_closed: bool,
+    /// Why the session is over; the peer may still have to be told.
+    fault: Option<Fault>,
+    negotiated: Negotiated,
+}
+
+impl TlsStream {
+    pub(super) fn new(socket: Socket, session: Session, early: Chunk, negotiated: Negotiated) -> Self {
+        Self {
+            socket,
+            session,
+            early,
+            plain: Chunk::default(),
+            sealed: Chunk::default(),
+            is_sending: false,
+            is_closed: false,
+            fault: None,
+            negotiated,
+        }
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        recv: fn(&mut Socket, &mut Context<'_>) -> Poll<io::Result<Chunk>>,
+    ) -> Poll<io::Result<Chunk>> {
+        while self.fault.is_none() {
+            if self.session.is_ended() {
+                return Poll::Ready(Ok(Chunk::default()));
+            }
+            let mut chunk = std::mem::take(&mut self.early);
+            if chunk.is_empty() {
+                chunk = ready!(recv(&mut self.socket, cx))?;
+            }
+            if chunk.is_empty() {
+                let why = "the connection ended in the middle of its TLS session";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
+            }
+            let mut plain = Vec::new();
+            let opened = chunk.parts().try_for_each(|part| self.session.open(part, &mut plain));
+            if let Err(fault) = opened {
+                self.handle_fault(fault);
+            }
+            if !plain.is_empty() {
+                return Poll::Ready(Ok(Chunk::from(plain)));
+            }
+        }
+        self.poll_fault(cx)
+    }
+
+    /// Prepares to tell the peer; nobody may be interrupted in the middle of a record for that.
+    #[cold]
+    fn handle_fault(&mut self, fault: Fault) {
+        if let Some(alert) = fault.alert()
+            && self.sealed.is_empty()
+            && !self.is_closed
+        {
+            let mut sealed = Vec::new();
+            if self.session.fail(alert, &mut sealed).is_ok() {
+                self.sealed = Chunk::from(sealed);
+                self.is_closed = true;
+            }
+        }
+        self.fault = Some(fault);
+    }
+
+    fn poll_fault(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        let Some(fault) = self.fault.clone() else { return Poll::Ready(Ok(Chunk::default())) };
+        if self.is_closed && !self.sealed.is_empty() {
+            // That the peer cannot be told makes nothing worse.
+            let _ = ready!(self.socket.poll_send(cx, &mut self.sealed));
+        }
+        Poll::Ready(Err(fault.into()))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<()>> {
+        if !self.is_sending {
+            if chunk.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.is_closed || self.fault.is_some() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            self.plain = chunk.lend();
+            self.is_sending = true;
+        }
+        let sent = self.poll_send_plain(cx);
+        if sent.is_pending() {
+            // A slow reader must not hold one of the worker's buffers.
+            self.plain.detach();
+        } else {
+            *chunk = Chunk::default();
+            self.plain = Chunk::default();
+            self.is_sending = false;
+        }
+        sent
+    }
+
+    /// Seals and sends what was lent, a few records at a time.
+    fn poll_send_plain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.sealed.is_empty() {
+                ready!(self.socket.poll_send(cx, &mut self.sealed))?;
+            }
+            if self.plain.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.fault.is_some() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let mut sealed = Vec::new();
+            let mut count = 0;
+            for part in self.plain.parts() {
+                let part = &part[..part.len().min(SEAL_BYTES - count)];
+                self.session.seal(part, &mut sealed)?;
+                count += part.len();
+            }
+            self.plain.advance(count);
+            self.sealed = Chunk::from(sealed);
+        }
+    }
+
+    fn poll_shutdown_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_closed {
+            if self.is_sending {
+                let why = "shutdown while a send is in flight would cut it off";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::ResourceBusy, why)));
+            }
+            self.is_closed = true;
+            let mut sealed = Vec::new();
+            self.session.close(&mut sealed)?;
+            self.sealed = Chunk::from(sealed);
+        }
+        if !self.sealed.is_empty() {
+            ready!(self.socket.poll_send(cx, &mut self.sealed))?;
+        }
+        Poll::Ready(self.socket.shutdown_write())
     }
 }

@@ -1,0 +1,140 @@
+//! Weir as a TLS client of endpoints.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proxy_core::tls::ClientTls;
+use proxy_io::{Chunk, Socket};
+use rustls::client::{ClientSessionMemoryCache, Resumption, UnbufferedClientConnection};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::Alpn;
+use super::cert::{self, CertificateStatus, TlsProblem};
+use super::error::TlsError;
+use super::handshake::{self, Connection};
+use super::server::versions;
+use super::stream::Stream;
+
+/// Endpoints whose sessions are remembered; beyond it all are forgotten, which costs full handshakes and no more. About
+/// 10 KiB each.
+const MOST_ENDPOINTS: usize = 4096;
+/// Sessions of one endpoint, in rustls's measure: one name and eight tickets.
+const SESSIONS: usize = 8;
+
+/// One way to speak TLS to endpoints. Shared by all workers.
+pub struct Client {
+    /// Without resumption: what an endpoint remembers of us means nothing to another one.
+    template: ClientConfig,
+    name: Option<ServerName<'static>>,
+    endpoints: Mutex<HashMap<(SocketAddr, Alpn), Arc<ClientConfig>>>,
+}
+
+impl Client {
+    /// Makes what rustls needs of what the config says; reads files.
+    pub(super) fn build(
+        tls: &ClientTls,
+        provider: &Arc<CryptoProvider>,
+        system_roots: &mut SystemRoots,
+    ) -> Result<(Self, Option<CertificateStatus>), Vec<TlsProblem>> {
+        let mut problems = Vec::new();
+        let roots = match &tls.ca {
+            Some(file) => cert::load_roots(file).map(Arc::new),
+            None => Ok(system_roots.load()),
+        };
+        let roots = roots.unwrap_or_else(|problem| {
+            problems.push(problem);
+            Arc::new(RootCertStore::empty())
+        });
+        let loaded = tls.certificate.as_ref().map(|files| cert::load(files, provider)).transpose();
+        let loaded = loaded.unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let (own, status) = loaded.map(|loaded| (loaded.key, loaded.status)).unzip();
+        let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(versions(tls.min_version))
+            .expect("the provider has suites for both versions")
+            .with_root_certificates(roots);
+        let mut template = match own {
+            Some(key) => {
+                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        template.enable_secret_extraction = true;
+        template.resumption = Resumption::disabled();
+        let name = tls.sni.as_ref().and_then(|name| ServerName::try_from(name.clone()).ok());
+        Ok((Self { template, name, endpoints: Mutex::default() }, status))
+    }
+
+    /// What rustls needs to speak to an endpoint: what it resumes is that endpoint's.
+    #[must_use]
+    pub fn config(&self, endpoint: SocketAddr, alpn: Alpn) -> Arc<ClientConfig> {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if endpoints.len() >= MOST_ENDPOINTS {
+            endpoints.clear();
+        }
+        let made = endpoints.entry((endpoint, alpn)).or_insert_with(|| {
+            let mut config = self.template.clone();
+            config.alpn_protocols = alpn.protocols();
+            config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS)));
+            Arc::new(config)
+        });
+        Arc::clone(made)
+    }
+
+    /// Name that an endpoint must show a certificate for.
+    #[must_use]
+    pub fn server_name(&self, endpoint: SocketAddr) -> ServerName<'static> {
+        self.name.clone().unwrap_or_else(|| ServerName::IpAddress(endpoint.ip().into()))
+    }
+
+    /// Begins TLS on a connection to an endpoint. Dropping the future closes the connection; the caller bounds the time.
+    ///
+    /// # Errors
+    /// Why there is no session.
+    pub async fn connect(
+        &self,
+        endpoint: SocketAddr,
+        alpn: Alpn,
+        socket: Socket,
+    ) -> Result<Stream, TlsError> {
+        let config = self.config(endpoint, alpn);
+        let client =
+            UnbufferedClientConnection::new(config, self.server_name(endpoint)).map_err(TlsError::Keys)?;
+        Box::pin(handshake::run(Connection::Client(client), socket, Chunk::default())).await
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The system's authorities, read when they are first needed.
+#[derive(Default)]
+pub(super) struct SystemRoots(Option<Arc<RootCertStore>>);
+
+impl SystemRoots {
+    fn load(&mut self) -> Arc<RootCertStore> {
+        let roots = self.0.get_or_insert_with(|| {
+            let found = rustls_native_certs::load_native_certs();
+            let mut roots = RootCertStore::empty();
+            // Bundles hold some that nobody can use any more; the others still count.
+            let (added, _) = roots.add_parsable_certificates(found.certs);
+            if added == 0 {
+                tracing::warn!(errors = ?found.errors, "this system has no TLS authorities: endpoints without `ca` are refused");
+            }
+            Arc::new(roots)
+        });
+        Arc::clone(roots)
+    }
+}
