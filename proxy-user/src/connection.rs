@@ -6,6 +6,7 @@
 //!                   └────────────┴────────────┴────────────┴───> reset, with a reason
 //! ```
 
+mod detect;
 mod endpoint;
 mod http;
 mod l4;
@@ -24,8 +25,9 @@ use std::time::Instant;
 use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::Reason;
-use proxy_core::service::{Protocol, Service};
+use proxy_core::service::{Limits, Protocol, Service};
 use proxy_core::snapshot::{ExplicitListener, Serves};
+use proxy_core::tls::ServerTls;
 use proxy_io::netns::Netns;
 use proxy_io::{Chunk, sock};
 
@@ -34,6 +36,7 @@ use self::l4::Downstream;
 use crate::forward::l4::Ending;
 use crate::record::access::AccessRecord;
 use crate::stats::conn::{BudgetGuard, ServiceStats};
+use crate::tls::Stream;
 
 pub(crate) use self::local::Local;
 pub use self::local::Shared;
@@ -125,46 +128,73 @@ struct Known<'a> {
 }
 
 async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
-    if let Entry::Listener(listener) = &accepted.entry
-        && let Serves::Routes(_) = listener.serves
-    {
-        return serve_routes(local, fd, accepted, listener).await;
-    }
-    let Some((service, stats)) = find(local, accepted) else {
-        let stats = Arc::clone(&local.shared.stats.stray);
-        stats.opened.fetch_add(1, Ordering::Relaxed);
+    let listener = match &accepted.entry {
+        Entry::Listener(listener) => Some(listener),
+        Entry::Intercepted(_) => None,
+    };
+    let known = find(local, accepted);
+    let has_routes = listener.is_some_and(|listener| matches!(listener.serves, Serves::Routes(_)));
+    let stats = known.as_ref().map_or(&local.shared.stats.stray, |(_, stats)| stats);
+    let (stats, service) = (Arc::clone(stats), known.map(|(service, _)| service));
+    stats.opened.fetch_add(1, Ordering::Relaxed);
+    if service.is_none() && !has_routes {
         refuse(&fd);
         return Served::nowhere(None, stats, Reason::NoEndpoint);
-    };
-    stats.opened.fetch_add(1, Ordering::Relaxed);
-    let Some(_counted) = count(&service.load, service.limits.max_connections) else {
+    }
+    let limits = service.as_ref().map_or(Limits::DEFAULT, |service| service.limits);
+    let counted = service.as_ref().map(|service| count(&service.load, limits.max_connections));
+    if let Some(None) = counted {
         refuse(&fd);
-        return Served::nowhere(Some(service), stats, Reason::Limit);
-    };
+        return Served::nowhere(service, stats, Reason::Limit);
+    }
     if accepted.is_remote {
         // Without it the client is given up later, by the kernel's own count of retransmits.
-        let _ = sock::set_user_timeout(&fd, service.limits.user_timeout);
+        let _ = sock::set_user_timeout(&fd, limits.user_timeout);
     }
-    let protocol = match &accepted.entry {
-        Entry::Intercepted(_) => service.protocol,
-        Entry::Listener(listener) => listener.protocol,
+    let protocol = match (listener, &service) {
+        (Some(listener), _) => listener.protocol,
+        (None, service) => service.as_ref().map_or(Protocol::Tcp, |service| service.protocol),
     };
-    match protocol {
-        Protocol::Http => http::serve(local, fd, accepted, Some((service, stats))).await,
-        Protocol::Tcp | Protocol::Tls | Protocol::Auto => {
-            l4::serve(local, Downstream::Fd(fd), Known { accepted, service, stats }).await
+    let downstream = match listener.and_then(|listener| Some((listener, listener.tls.as_ref()?))) {
+        None => Downstream::Fd(fd),
+        Some((listener, tls)) => match secure(local, fd, listener, tls).await {
+            Ok(stream) => Downstream::Stream(stream, Chunk::default()),
+            Err(reason) => return Served::nowhere(service, stats, reason),
+        },
+    };
+    match (protocol, service) {
+        (Protocol::Tcp, Some(service)) => {
+            l4::serve(local, downstream, Known { accepted, service, stats }).await
         }
+        (Protocol::Http, service) => match downstream.into_wire(local) {
+            Some(down) => http::serve(local, down, accepted, service, stats).await,
+            None => Served::nowhere(service, stats, Reason::Internal),
+        },
+        (Protocol::Tls | Protocol::Auto, service) => {
+            detect::serve(local, downstream, accepted, protocol, service, stats).await
+        }
+        (Protocol::Tcp, None) => Served::nowhere(None, stats, Reason::NoEndpoint),
     }
 }
 
-/// Serves a client of a listener whose routes decide by request.
-async fn serve_routes(
-    local: &Rc<Local>,
+/// Ends the client's TLS here.
+async fn secure(
+    local: &Local,
     fd: OwnedFd,
-    accepted: &Accepted,
-    _listener: &Arc<ExplicitListener>,
-) -> Served {
-    http::serve(local, fd, accepted, None).await
+    listener: &ExplicitListener,
+    tls: &ServerTls,
+) -> Result<Stream, Reason> {
+    let config = local.tls.borrow().server(tls, listener.protocol).cloned().ok_or(Reason::Internal)?;
+    let socket = local.driver.accepted(fd).map_err(|_| Reason::Internal)?;
+    let accepting = crate::tls::accept(&config, socket, Chunk::default());
+    match tokio::time::timeout(listener.http.head_timeout, accepting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(listener = %listener.address, %error, "no TLS session");
+            Err(error.reason())
+        }
+        Err(_) => Err(Reason::HeadTimeout),
+    }
 }
 
 fn find(local: &Local, accepted: &Accepted) -> Option<(Arc<Service>, Arc<ServiceStats>)> {

@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use proxy_core::outcome::Reason;
 use proxy_io::splice::PipePool;
-use proxy_io::{Chunk, Driver, DriverKind, DriverOptions};
+use proxy_io::{Driver, DriverKind, DriverOptions};
 use proxy_tests::node;
 use proxy_tests::skip;
 use proxy_tests::stream::{self, Check};
 use proxy_tests::upstream::{End, Server};
-use proxy_user::forward::l4::{Ending, Relay, Watch};
+use proxy_user::forward::l4::{Early, Ending, Relay, Watch};
+use proxy_user::tls::Stream;
 
 const SEEN: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
@@ -127,7 +128,7 @@ async fn relay(
     upstream.set_nonblocking(true).unwrap();
     upstream.set_nodelay(true).unwrap();
     downstream.set_nodelay(true).unwrap();
-    let socket = |stream: TcpStream| driver.socket(OwnedFd::from(stream)).unwrap();
+    let socket = |stream: TcpStream| Stream::Plain(driver.socket(OwnedFd::from(stream)).unwrap());
     let (mut downstream, mut upstream) = (socket(downstream), socket(upstream));
     let owner = Owner::default();
     let killed = async {
@@ -141,7 +142,7 @@ async fn relay(
         }
         std::future::pending::<()>().await;
     };
-    let relayed = Relay::new(&mut downstream, &mut upstream, Chunk::default(), pipes, &owner);
+    let relayed = Relay::new(&mut downstream, &mut upstream, Early::default(), pipes, &owner);
     let ending = tokio::select! {
         ending = relayed => ending,
         () = killed => unreachable!("it never ends"),

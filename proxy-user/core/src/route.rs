@@ -228,4 +228,26 @@ impl Router {
         let rule = self.routes.iter().flat_map(|route| &route.rules).next()?;
         Some(Found { rule: Arc::clone(rule), prefix_bytes: request.path().len() })
     }
+
+    /// Finds the rule for a host alone.
+    #[must_use]
+    pub fn find_host(&self, _host: &str) -> Option<Found> {
+        let rule = self.routes.iter().flat_map(|route| &route.rules).next()?;
+        Some(Found { rule: Arc::clone(rule), prefix_bytes: 0 })
+    }
+}
+
+impl Rule {
+    /// Draws a backend by weight.
+    #[must_use]
+    pub fn pick_backend(&self, draw: u32) -> Option<&Backend> {
+        let Action::Forward { backends, .. } = &self.action else { return None };
+        let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        let mut left = (u64::from(draw) * total) >> 32;
+        backends.iter().find(|backend| {
+            let is_it = left < u64::from(backend.weight);
+            left = left.saturating_sub(u64::from(backend.weight));
+            is_it
+        })
+    }
 }

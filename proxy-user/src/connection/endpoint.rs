@@ -8,11 +8,11 @@ use proxy_core::id::EndpointId;
 use proxy_core::outcome::{Attempt, Reason};
 use proxy_core::service::{Endpoint, Load, Service};
 use proxy_core::snapshot::Source;
-use proxy_io::Socket;
 use proxy_io::netns::Netns;
 
 use super::{Accepted, Local, OpenConn};
 use crate::stats::conn::ServiceStats;
+use crate::tls::{self, Alpn, Stream};
 use crate::upstream::connect::{self, ConnectError, Target};
 
 /// Most endpoints that are tried for one connection, whatever the config says: the list of tried ones stays small.
@@ -41,7 +41,7 @@ pub(super) struct Wanted<'a> {
 
 /// An open connection to an endpoint.
 pub(super) struct Established {
-    pub(super) socket: Socket,
+    pub(super) stream: Stream,
     /// Index into [`Service::endpoints`].
     pub(super) index: usize,
     pub(super) _counted: Counted,
@@ -69,21 +69,21 @@ pub(super) async fn establish(
             stats.retried.fetch_add(1, Ordering::Relaxed);
         }
         conn.set_endpoint(endpoint.id);
-        match connect(local, wants, endpoint, stats).await {
-            Ok(socket) => return Ok(Established { socket, index, _counted: counted }),
+        match open(local, wants, endpoint, stats).await {
+            Ok(stream) => return Ok(Established { stream, index, _counted: counted }),
             Err(reason) => last_reason = reason,
         }
     }
     Err(last_reason)
 }
 
-/// Connects to one endpoint.
-pub(super) async fn connect(
+/// Connects to one endpoint, and begins TLS if it speaks that.
+pub(super) async fn open(
     local: &Local,
     wants: &Wanted<'_>,
     endpoint: &Endpoint,
     stats: &ServiceStats,
-) -> Result<Socket, Reason> {
+) -> Result<Stream, Reason> {
     let Wanted { accepted, service, has_early } = *wants;
     let target = Target {
         address: endpoint.address,
@@ -92,13 +92,34 @@ pub(super) async fn connect(
         client: accepted.client,
         timeout: service.limits.connect_timeout,
         user_timeout: service.limits.user_timeout,
-        has_early,
+        // Inside TLS it is our hello that comes first, at once.
+        has_early: has_early || service.tls.is_some(),
         netns: netns(local, accepted),
         client_netns_cookie: client_netns_cookie(local, accepted),
     };
-    connect::connect(&local.driver, local.shared.maps.as_deref(), &target)
-        .await
-        .map_err(|error| handle_failure(local, stats, &endpoint.load, &target, &error))
+    let connected = connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await;
+    let socket = connected.map_err(|error| handle_failure(local, stats, &endpoint.load, &target, &error))?;
+    let Some(client) = tls_client(local, service) else { return Ok(Stream::Plain(socket)) };
+    // A hello is small and answered at once by whoever accepts connections at all: as long as for connecting.
+    let connecting = client.connect(endpoint.address.0, Alpn::of(service.protocol), socket);
+    let failed = match tokio::time::timeout(service.limits.connect_timeout, connecting).await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(endpoint = %target.address, %error, "no TLS session");
+            error.reason()
+        }
+        Err(_) => Reason::ConnectTimeout,
+    };
+    stats.connect_failures.fetch_add(1, Ordering::Relaxed);
+    endpoint.load.set_suspect();
+    send_attempt(local, endpoint.id, Attempt::Bad);
+    Err(failed)
+}
+
+/// How a service's endpoints are spoken to inside TLS, if they are.
+pub(super) fn tls_client(local: &Local, service: &Service) -> Option<Arc<tls::Client>> {
+    let store = local.tls.borrow();
+    service.tls.as_ref().and_then(|tls| store.client(tls)).cloned()
 }
 
 /// Network namespace that connections to endpoints are made in, if it is not Weir's own.

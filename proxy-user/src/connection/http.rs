@@ -13,7 +13,6 @@ mod plan;
 mod request;
 
 use std::future::poll_fn;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -30,7 +29,6 @@ use crate::forward::http1::{Fault, Scan};
 use crate::forward::l4::{Early, Ending, Watch as _};
 use crate::forward::wire::{HeadBound, NoHead, Wire};
 use crate::stats::conn::ServiceStats;
-use crate::tls::Stream;
 
 /// Time for a client to take its last answer and close, after which nothing more of it is read.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -63,17 +61,11 @@ enum Then {
 /// Serves a client to its end.
 pub(super) async fn serve(
     local: &Rc<Local>,
-    fd: OwnedFd,
+    mut down: Wire,
     accepted: &Accepted,
-    known: Option<(Arc<Service>, Arc<ServiceStats>)>,
+    service: Option<Arc<Service>>,
+    stats: Arc<ServiceStats>,
 ) -> Served {
-    let (service, stats) = match known {
-        Some((service, stats)) => (Some(service), stats),
-        None => (None, Arc::clone(&local.shared.stats.stray)),
-    };
-    let Ok(socket) = local.driver.accepted(fd) else {
-        return Served::nowhere(service, stats, Reason::Internal);
-    };
     let limits = match (&accepted.entry, &service) {
         (Entry::Listener(listener), _) => listener.http,
         (Entry::Intercepted(_), Some(service)) => service.http,
@@ -81,7 +73,6 @@ pub(super) async fn serve(
     };
     let guard = local.open.add(service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits));
     let client = Client { local, accepted, conn: &guard.conn, limits, service: service.clone() };
-    let mut down = Wire::new(Stream::Plain(socket), Chunk::default());
     let ending = match client.run(&mut down).await {
         Then::Next => Ending::of(Reason::Fin),
         Then::Close(reason) => {

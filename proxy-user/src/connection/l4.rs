@@ -12,6 +12,7 @@ use proxy_io::{Chunk, sock};
 use super::endpoint::{Established, Wanted, establish, send_attempt};
 use super::{Known, Local, OpenConn, Served, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
+use crate::forward::wire::Wire;
 use crate::tls::Stream;
 
 /// Time that bytes on their way to one side get to arrive before the other side's reset is passed on.
@@ -38,7 +39,7 @@ pub(super) async fn serve(local: &Rc<Local>, downstream: Downstream, known: Know
     let guard = local.open.add(&service.limits);
     let wants = Wanted { accepted, service: &service, has_early: !early.is_empty() };
     let established = Box::pin(establish(local, &wants, &stats, &guard.conn)).await;
-    let Established { socket: upstream, index, _counted } = match established {
+    let Established { stream: upstream, index, _counted } = match established {
         Ok(established) => established,
         Err(reason) => {
             downstream.refuse();
@@ -48,7 +49,7 @@ pub(super) async fn serve(local: &Rc<Local>, downstream: Downstream, known: Know
     let ending = match downstream.into_stream(local) {
         Some(downstream) => {
             let early = Early { downstream: early, upstream: Chunk::default() };
-            relay(local, downstream, Stream::Plain(upstream), early, &guard.conn).await
+            relay(local, downstream, upstream, early, &guard.conn).await
         }
         None => Ending::of(Reason::Internal),
     };
@@ -59,7 +60,17 @@ pub(super) async fn serve(local: &Rc<Local>, downstream: Downstream, known: Know
 }
 
 impl Downstream {
-    fn refuse(self) {
+    /// For those who read what is sent.
+    pub(super) fn into_wire(self, local: &Local) -> Option<Wire> {
+        match self {
+            Self::Fd(fd) => {
+                local.driver.accepted(fd).ok().map(|s| Wire::new(Stream::Plain(s), Chunk::default()))
+            }
+            Self::Stream(stream, early) => Some(Wire::new(stream, early)),
+        }
+    }
+
+    pub(super) fn refuse(self) {
         match self {
             Self::Fd(fd) => refuse(&fd),
             Self::Stream(stream, _) => stream.abort(),
@@ -110,7 +121,7 @@ async fn flushed(socket: &Stream) {
 }
 
 /// Tells passive health what the connection says about its endpoint, if that is news.
-fn report(local: &Local, endpoint: &Endpoint, ending: &Ending) {
+pub(super) fn report(local: &Local, endpoint: &Endpoint, ending: &Ending) {
     match ending.reason {
         // A reset before the first byte is how a broken server behind a working port looks.
         Reason::UpstreamReset if ending.received_bytes == 0 => {

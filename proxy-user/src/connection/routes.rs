@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use proxy_core::balance::Balancer;
 use proxy_core::id::ServiceId;
@@ -12,12 +13,15 @@ use proxy_core::snapshot::{ExplicitListener, Snapshot, Source};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
+use super::detect::MEMORY;
 use crate::stats::conn::{ConnStats, ServiceStats};
 
 /// The snapshot in force with the balancers that were needed so far.
 pub struct Routes {
     snapshot: Arc<Snapshot>,
     built: HashMap<ServiceId, Route>,
+    /// Services of unknown protocol whose server spoke first, and until when that is believed.
+    server_first: HashMap<ServiceId, Instant>,
 }
 
 /// A service with this worker's way of choosing its endpoints.
@@ -34,7 +38,7 @@ impl Routes {
     /// Begins with a snapshot.
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot, built: HashMap::new() }
+        Self { snapshot, built: HashMap::new(), server_first: HashMap::new() }
     }
 
     /// Takes up a snapshot; balancers of services that are unchanged stay as they are.
@@ -54,6 +58,18 @@ impl Routes {
     #[must_use]
     pub fn router(&self, names: &[Arc<str>]) -> Option<Arc<Router>> {
         self.snapshot.router(names).cloned()
+    }
+
+    /// Tells whether a service is known as one whose server speaks first.
+    #[must_use]
+    pub fn is_server_first(&self, id: ServiceId, now: Instant) -> bool {
+        self.server_first.get(&id).is_some_and(|until| now < *until)
+    }
+
+    /// Remembers that a service's server spoke first, for a while.
+    pub fn set_server_first(&mut self, id: ServiceId, now: Instant) {
+        self.server_first.retain(|_, until| now < *until);
+        self.server_first.insert(id, now + MEMORY);
     }
 
     /// Where connections to endpoints leave from.

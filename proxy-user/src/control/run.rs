@@ -2,6 +2,7 @@
 
 mod pods;
 mod reset;
+mod tls;
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -91,6 +92,7 @@ pub struct Control {
     losses: Losses,
     listeners: Listeners,
     pods: Pods,
+    tls: tls::Tls,
     watch: FileWatch,
     requests: mpsc::Receiver<Request>,
     checks: JoinSet<(EndpointId, Result<(), String>)>,
@@ -127,6 +129,7 @@ impl Control {
             losses: Losses::new(),
             listeners: Listeners::default(),
             pods: Pods::default(),
+            tls: tls::Tls::default(),
             watch: FileWatch::new(parts.source.path()),
             requests,
             checks: JoinSet::new(),
@@ -285,7 +288,7 @@ impl Control {
             next = next.with_services(changed);
             next.version = version;
         }
-        let result = self.publish(next).await;
+        let result = self.publish_with_tls(next).await;
         if result.is_err() || !knows_next {
             // Health goes by what is in force.
             self.tracker.handle_snapshot(Instant::now(), &self.snapshot);
@@ -293,6 +296,18 @@ impl Control {
         result?;
         self.parts.status.drain_timeout = drain_timeout;
         Ok(version)
+    }
+
+    async fn publish_with_tls(&mut self, next: Snapshot) -> Result<(), String> {
+        let old = Arc::clone(&self.tls.store);
+        let store = Arc::new(tls::build(&old, &next)?);
+        // First: a connection must not come for a listener whose certificate its worker does not have.
+        self.put_tls(store).await;
+        let result = self.publish(next).await;
+        if result.is_err() {
+            self.put_tls(old).await;
+        }
+        result
     }
 
     /// Publishes what health has changed, if anything.
@@ -417,6 +432,7 @@ impl Control {
         if self.watch.poll_changed() {
             let _ = self.reload().await;
         }
+        self.look_at_certificates().await;
     }
 
     /// Sets the direct lane's loads to what is really open: a crash between two steps must not count for ever.

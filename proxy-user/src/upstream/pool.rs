@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use proxy_core::id::EndpointId;
 
-use crate::tls::Stream;
+use crate::tls::{Client, Stream};
 
 /// Connections that rest for one key, on one worker; the oldest goes first.
 const MOST_PER_KEY: usize = 128;
@@ -21,8 +22,18 @@ const MOST_REST: Duration = Duration::from_secs(60);
 pub struct Key {
     /// Where it goes.
     pub endpoint: EndpointId,
-    /// Network namespace that it was made in.
+    /// Network namespace that it was made in; 0 is Weir's own.
     pub netns_cookie: u64,
+    /// Where the way to speak TLS that it was made with lives, which [`Kept::tls`] keeps from being somebody else's; 0 is none.
+    pub tls_address: usize,
+}
+
+impl Key {
+    /// A connection to an endpoint.
+    #[must_use]
+    pub fn new(endpoint: EndpointId, netns_cookie: u64, tls: Option<&Arc<Client>>) -> Self {
+        Self { endpoint, netns_cookie, tls_address: tls.map_or(0, |tls| Arc::as_ptr(tls).addr()) }
+    }
 }
 
 /// A connection that rests.
@@ -31,6 +42,8 @@ pub struct Kept {
     pub stream: Stream,
     /// Plain bytes that were sent on it so far.
     pub sent_bytes: u64,
+    /// How TLS is spoken on it, if it is.
+    pub tls: Option<Arc<Client>>,
     /// Since when it rests.
     pub since: Instant,
 }

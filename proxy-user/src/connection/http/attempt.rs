@@ -1,17 +1,18 @@
 //! A connection to an endpoint for one request: one that rests, or a new one.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::Reason;
-use proxy_core::service::Endpoint;
 use proxy_io::Chunk;
+use proxy_io::netns::Netns;
 
 use super::Client;
 use super::plan::Plan;
 use crate::connection::endpoint::{self, Counted, Wanted, count, pick};
 use crate::forward::wire::Wire;
-use crate::tls::Stream;
+use crate::tls;
 use crate::upstream::pool::{Kept, Key};
 
 /// A connection for one request.
@@ -24,15 +25,16 @@ pub(super) struct Upstream {
     /// Plain bytes that were sent on it before.
     pub(super) sent_bytes: u64,
     key: Key,
+    tls: Option<Arc<tls::Client>>,
     _counted: Counted,
 }
 
 impl Upstream {
     /// Gives the connection back for the next request.
     pub(super) fn keep(self, client: &Client<'_>, sent_bytes: u64) {
-        let Self { wire, key, .. } = self;
-        let kept =
-            Kept { stream: wire.stream, sent_bytes: self.sent_bytes + sent_bytes, since: Instant::now() };
+        let Self { wire, key, tls, .. } = self;
+        let sent_bytes = self.sent_bytes + sent_bytes;
+        let kept = Kept { stream: wire.stream, sent_bytes, tls, since: Instant::now() };
         client.local.pool.put(key, kept);
     }
 }
@@ -48,30 +50,31 @@ pub(super) async fn acquire(
 ) -> Result<Upstream, Reason> {
     let index = pick(client.local, client.accepted, &plan.service, tried).ok_or(Reason::NoEndpoint)?;
     let endpoint = &plan.service.endpoints[index];
-    let acquired = acquire_of(client, plan, endpoint).await;
+    let acquired = acquire_of(client, plan, index).await;
     if acquired.is_err() {
         tried.push(endpoint.id);
     }
-    let (stream, key, is_reused, sent_bytes, counted) = acquired?;
-    let wire = Wire::new(stream, Chunk::default());
-    Ok(Upstream { wire, index, is_reused, sent_bytes, key, _counted: counted })
+    acquired
 }
 
-async fn acquire_of(
-    client: &Client<'_>,
-    plan: &Plan,
-    endpoint: &Endpoint,
-) -> Result<(Stream, Key, bool, u64, Counted), Reason> {
+async fn acquire_of(client: &Client<'_>, plan: &Plan, index: usize) -> Result<Upstream, Reason> {
+    let endpoint = &plan.service.endpoints[index];
     let limits = &plan.service.limits;
     let counted = count(&endpoint.load, limits.max_connections_per_endpoint).ok_or(Reason::Limit)?;
     client.conn.set_endpoint(endpoint.id);
     let netns = endpoint::netns(client.local, client.accepted);
-    let key = Key { endpoint: endpoint.id, netns_cookie: netns.map_or(0, |netns| netns.cookie()) };
-    if let Some(kept) = client.local.pool.checkout(key) {
-        return Ok((kept.stream, key, true, kept.sent_bytes, counted));
-    }
-    let wants = Wanted { accepted: client.accepted, service: &plan.service, has_early: true };
-    let connecting = endpoint::connect(client.local, &wants, endpoint, &plan.stats);
-    let socket = Box::pin(connecting).await?;
-    Ok((Stream::Plain(socket), key, false, 0, counted))
+    let tls = endpoint::tls_client(client.local, &plan.service);
+    let key = Key::new(endpoint.id, netns.map_or(0, Netns::cookie), tls.as_ref());
+    let kept = client.local.pool.checkout(key);
+    let (is_reused, sent_bytes) = (kept.is_some(), kept.as_ref().map_or(0, |kept| kept.sent_bytes));
+    let stream = match kept {
+        Some(kept) => kept.stream,
+        None => {
+            let wants = Wanted { accepted: client.accepted, service: &plan.service, has_early: true };
+            // Boxed: most requests find a connection that rests.
+            Box::pin(endpoint::open(client.local, &wants, endpoint, &plan.stats)).await?
+        }
+    };
+    let wire = Wire::new(stream, Chunk::default());
+    Ok(Upstream { wire, index, is_reused, sent_bytes, key, tls, _counted: counted })
 }

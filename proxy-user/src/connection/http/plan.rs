@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use proxy_core::id::ServiceId;
-use proxy_core::route::{self, Action, Rule};
+use proxy_core::route::{self, Rule};
 use proxy_core::service::Service;
 use proxy_core::snapshot::Serves;
 use rand::Rng as _;
@@ -118,10 +118,8 @@ fn find(client: &Client<'_>, asked: &Asked<'_, '_, '_>) -> Option<(Option<Arc<Ru
         (_, None) => return None,
     };
     let rule = router.find(asked)?.rule;
-    let service = match &rule.action {
-        Action::Forward { backends, .. } => backends.first().map(|backend| backend.service),
-        Action::Redirect(_) | Action::Respond { .. } => None,
-    };
+    let draw = client.local.rng.borrow_mut().random();
+    let service = rule.pick_backend(draw).map(|backend| backend.service);
     Some((Some(rule), service))
 }
 
