@@ -74,6 +74,14 @@ impl Client {
         Ok((Self { template, name, endpoints: Mutex::default() }, status))
     }
 
+    /// Makes one of a given configuration, with the name that `tls` says.
+    #[cfg(test)]
+    pub(super) fn with_template(tls: &ClientTls, mut template: ClientConfig) -> Self {
+        template.enable_secret_extraction = true;
+        let name = tls.sni.as_ref().and_then(|name| ServerName::try_from(name.clone()).ok());
+        Self { template, name, endpoints: Mutex::default() }
+    }
+
     /// What rustls needs to speak to an endpoint: what it resumes is that endpoint's.
     #[must_use]
     pub fn config(&self, endpoint: SocketAddr, alpn: Alpn) -> Arc<ClientConfig> {

@@ -23,6 +23,8 @@ use super::stream::{Stream, TlsStream};
 /// Most that a peer's handshake may hold of this process's memory: a message of 64 KiB, the most that rustls takes, in
 /// records that are not tiny.
 const MOST_BYTES: usize = 128 << 10;
+/// Most that a record may have after its head in any version (RFC 5246, 6.2.3).
+const MOST_RECORD_BYTES: usize = (1 << 14) + 2048;
 /// Time for a peer to read why it was refused and close, so that a reset does not take the answer from it.
 const ALERT_LINGER: Duration = Duration::from_millis(500);
 /// What it may send meanwhile.
@@ -86,7 +88,9 @@ pub(super) async fn run(connection: Connection, socket: Socket, early: Chunk) ->
     match handshake.drive().await {
         Ok(()) => handshake.establish(),
         Err(error) => {
-            handshake.refuse().await;
+            if let TlsError::Protocol(_) | TlsError::Certificate(_) = error {
+                handshake.refuse().await;
+            }
             Err(error)
         }
     }
@@ -142,7 +146,7 @@ impl Handshake {
         let length = usize::from(u16::from_be_bytes([head[3], head[4]]));
         let end = self.shown_bytes + HEAD_BYTES + length;
         // Of what cannot be TLS, rustls needs no more than the head to refuse it.
-        let is_plausible = (20..=24).contains(&head[0]) && head[1] == 3;
+        let is_plausible = (20..=24).contains(&head[0]) && head[1] == 3 && length <= MOST_RECORD_BYTES;
         if end > self.input.len() && is_plausible {
             return false;
         }
@@ -178,7 +182,8 @@ impl Handshake {
 
     /// Tells the peer why it is refused, as far as rustls has words for it, and gives it time to read them.
     async fn refuse(mut self) {
-        while let Ok(Step::Progress) = self.step() {}
+        // Once: what it is refused for must not be looked at again.
+        let _ = self.step();
         if self.output.is_empty() {
             return;
         }

@@ -90,6 +90,11 @@ impl Session {
         self.is_ended
     }
 
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.body.capacity() + self.message.capacity()
+    }
+
     /// Opens what has come; plaintext is appended to `out`. What belongs to an incomplete record is kept.
     ///
     /// After an error the session is over; what was appended before is good.

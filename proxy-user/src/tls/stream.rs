@@ -139,6 +139,12 @@ impl TlsStream {
         }
     }
 
+    /// Memory that it holds for bytes under way.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.session.held_bytes() + self.early.len() + self.plain.len() + self.sealed.len()
+    }
+
     fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
