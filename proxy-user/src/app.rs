@@ -33,6 +33,7 @@ use crate::control::{self, Control, Handle, NamesFile, Parts, Phase, Publisher, 
 use crate::pods::Finder;
 use crate::record::access::{self, AccessSink};
 use crate::stats::conn::{ConnStats, DescriptorBudget};
+use crate::tls::TlsCell;
 use crate::worker::{self, Command, Worker};
 
 pub use self::lock::{AlreadyRunning, RUN_DIR, RunLock};
@@ -166,6 +167,7 @@ impl Node {
             attempts: attempts_in,
             access,
             peers,
+            tls: TlsCell::default(),
         });
         let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));
         let (driver, driver_note) = choose_driver(options.io.unwrap_or(config.io))?;

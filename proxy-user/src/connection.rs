@@ -184,7 +184,8 @@ async fn secure(
     listener: &ExplicitListener,
     tls: &ServerTls,
 ) -> Result<Stream, Reason> {
-    let config = local.tls.borrow().server(tls, listener.protocol).cloned().ok_or(Reason::Internal)?;
+    let config =
+        local.shared.tls.current().server(tls, listener.protocol).cloned().ok_or(Reason::Internal)?;
     let socket = local.driver.accepted(fd).map_err(|_| Reason::Internal)?;
     let accepting = crate::tls::accept(&config, socket, Chunk::default());
     match tokio::time::timeout(listener.http.head_timeout, accepting).await {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty};
@@ -15,9 +16,12 @@ use proxy_bpf::abi::config::WEIR_MARK;
 use proxy_core::health::Check;
 use proxy_core::service::Probe;
 use proxy_io::sock;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use crate::tls::{Alpn, Client};
 
 /// Part of a body that is searched; health pages are short.
 const BODY_BYTES: usize = 64 << 10;
@@ -29,7 +33,11 @@ const LINGER: Duration = Duration::from_millis(20);
 /// Name in the logs of the servers that are checked.
 const AGENT: &str = concat!("weir-health/", env!("CARGO_PKG_VERSION"));
 
-/// Carries out one check: connects to the endpoint and asks what its service says, all within the check's timeout.
+/// How to speak TLS to the endpoints of a service that wants it: as its connections do, certificates and all.
+pub type Tls = (Arc<Client>, Alpn);
+
+/// Carries out one check: connects to the endpoint, through TLS if its service says so, and asks what the service says, all
+/// within the check's timeout.
 ///
 /// A good answer may come up to [`LINGER`] later than that, while the connection is closed in an orderly way.
 ///
@@ -37,9 +45,9 @@ const AGENT: &str = concat!("weir-health/", env!("CARGO_PKG_VERSION"));
 ///
 /// # Errors
 /// Why the endpoint does not count as good, in words for an operator.
-pub async fn run_check(check: &Check) -> Result<(), String> {
+pub async fn run_check(check: &Check, tls: Option<&Tls>) -> Result<(), String> {
     let timeout = check.check.timeout;
-    match tokio::time::timeout(timeout, ask(check)).await {
+    match tokio::time::timeout(timeout, ask(check, tls)).await {
         Ok(Ok(mut rest)) => {
             let _ = tokio::time::timeout(LINGER, rest.finish()).await;
             Ok(())
@@ -56,6 +64,8 @@ enum CheckError {
     Timeout(Duration),
     #[error("{}", connect_text(.0))]
     Connect(#[source] io::Error),
+    #[error("TLS failed: {0}")]
+    Tls(#[source] io::Error),
     #[error("{}", http_text(.0))]
     Http(#[source] hyper::Error),
     #[error("cannot ask: {0}")]
@@ -66,9 +76,14 @@ enum CheckError {
     Body { wanted: String, searched: usize },
 }
 
+/// A connection, inside TLS or not.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
 /// What is open after a good answer.
 enum Rest {
-    Tcp(TcpStream),
+    Tcp(Box<dyn Transport>),
     /// The body, and the task that owns its connection.
     Http(Incoming, JoinSet<hyper::Result<()>>),
 }
@@ -90,8 +105,16 @@ impl Rest {
     }
 }
 
-async fn ask(check: &Check) -> Result<Rest, CheckError> {
+async fn ask(check: &Check, tls: Option<&Tls>) -> Result<Rest, CheckError> {
     let stream = connect(check.address).await.map_err(CheckError::Connect)?;
+    let stream: Box<dyn Transport> = match tls {
+        None => Box::new(stream),
+        Some((client, alpn)) => {
+            let connector = TlsConnector::from(client.config(check.address, *alpn));
+            let connected = connector.connect(client.server_name(check.address), stream).await;
+            Box::new(connected.map_err(CheckError::Tls)?)
+        }
+    };
     match &check.check.probe {
         Probe::Tcp => Ok(Rest::Tcp(stream)),
         Probe::Http { path, host, status, body } => {
@@ -126,7 +149,7 @@ fn request(path: &str, host: &str) -> Result<Request<Empty<Bytes>>, hyper::http:
 
 /// Asks; the connection lives in `driving`, which must outlive the body.
 async fn get(
-    stream: TcpStream,
+    stream: Box<dyn Transport>,
     request: Request<Empty<Bytes>>,
     driving: &mut JoinSet<hyper::Result<()>>,
 ) -> Result<Response<Incoming>, CheckError> {
@@ -211,18 +234,22 @@ fn ranges(expected: &[(u16, u16)]) -> String {
 mod tests {
     use proxy_core::id::{EndpointId, ServiceId};
     use proxy_core::service::HealthCheck;
+    use proxy_core::tls::ClientTls;
     use tokio::net::TcpListener;
     use tokio::sync::oneshot;
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::tls::tests::peer;
+    use crate::tls::tests::pki::Pki;
 
     #[tokio::test]
     async fn tcp_asks_for_nothing_but_a_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(run_check(&check(address, Probe::Tcp)).await, Ok(()));
+        assert_eq!(run_check(&check(address, Probe::Tcp), None).await, Ok(()));
         drop(listener);
-        assert_eq!(run_check(&check(address, Probe::Tcp)).await, Err("connection refused".to_owned()));
+        assert_eq!(run_check(&check(address, Probe::Tcp), None).await, Err("connection refused".to_owned()));
     }
 
     #[tokio::test]
@@ -236,7 +263,7 @@ mod tests {
             let result = stream.read(&mut [0; 8]).await;
             let _ = told.send(result.map_err(|error| error.kind()));
         });
-        assert_eq!(run_check(&check(address, Probe::Tcp)).await, Ok(()));
+        assert_eq!(run_check(&check(address, Probe::Tcp), None).await, Ok(()));
         assert_eq!(ended.await.unwrap(), Ok(0), "an orderly end");
     }
 
@@ -249,7 +276,7 @@ mod tests {
             status: vec![(200, 204)],
             body: None,
         };
-        assert_eq!(run_check(&check(address, probe)).await, Ok(()));
+        assert_eq!(run_check(&check(address, probe), None).await, Ok(()));
         let asked = asked.await.unwrap();
         assert!(asked.starts_with("GET /healthz?full=1 HTTP/1.1\r\n"), "{asked}");
         assert!(
@@ -262,7 +289,7 @@ mod tests {
     async fn without_a_host_the_address_is_the_host() {
         let (address, asked) = server("HTTP/1.0 200 OK\r\n\r\nok").await;
         assert_eq!(
-            run_check(&check(address, http(None))).await,
+            run_check(&check(address, http(None)), None).await,
             Ok(()),
             "an answer that ends with the connection"
         );
@@ -273,7 +300,7 @@ mod tests {
     async fn a_status_outside_the_ranges_is_named_with_them() {
         let (address, _) = server("HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy").await;
         assert_eq!(
-            run_check(&check(address, http(None))).await,
+            run_check(&check(address, http(None)), None).await,
             Err("status 503, expected 200 or 301-302".to_owned())
         );
     }
@@ -283,10 +310,10 @@ mod tests {
         let answer =
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nstat\r\n5\r\nus:ok\r\n0\r\n\r\n";
         let (address, _) = server(answer).await;
-        assert_eq!(run_check(&check(address, http(Some("status:ok")))).await, Ok(()));
+        assert_eq!(run_check(&check(address, http(Some("status:ok"))), None).await, Ok(()));
         let (address, _) = server(answer).await;
         assert_eq!(
-            run_check(&check(address, http(Some("ready")))).await,
+            run_check(&check(address, http(Some("ready"))), None).await,
             Err("the first 9 bytes of the body do not contain \"ready\"".to_owned())
         );
     }
@@ -296,12 +323,12 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\n\r\n";
         let late: &'static str = format!("{head}{}ready", "x".repeat(BODY_BYTES)).leak();
         let (address, _) = server(late).await;
-        let error = run_check(&check(address, http(Some("ready")))).await.unwrap_err();
+        let error = run_check(&check(address, http(Some("ready"))), None).await.unwrap_err();
         assert!(error.starts_with("the first 65536 bytes"), "{error}");
         let last: &'static str =
             format!("{head}{}ready{}", "x".repeat(BODY_BYTES - 5), "y".repeat(99)).leak();
         let (address, _) = server(last).await;
-        assert_eq!(run_check(&check(address, http(Some("ready")))).await, Ok(()));
+        assert_eq!(run_check(&check(address, http(Some("ready"))), None).await, Ok(()));
     }
 
     #[tokio::test]
@@ -310,12 +337,45 @@ mod tests {
         let silent = listener.local_addr().unwrap();
         let mut silent = check(silent, http(None));
         silent.check.timeout = Duration::from_millis(30);
-        assert_eq!(run_check(&silent).await, Err("timed out after 30ms".to_owned()));
+        assert_eq!(run_check(&silent, None).await, Err("timed out after 30ms".to_owned()));
         let (address, _) = server("SSH-2.0-OpenSSH_9.6\r\n").await;
-        assert_eq!(run_check(&check(address, http(None))).await, Err("the answer is not HTTP/1".to_owned()));
+        assert_eq!(
+            run_check(&check(address, http(None)), None).await,
+            Err("the answer is not HTTP/1".to_owned())
+        );
         let (address, _) = server("").await;
-        let error = run_check(&check(address, http(None))).await.unwrap_err();
+        let error = run_check(&check(address, http(None)), None).await.unwrap_err();
         assert_eq!(error, "connection closed before the answer was complete");
+    }
+
+    #[tokio::test]
+    async fn checks_go_through_tls_and_verify_as_connections_do() {
+        let pki = Pki::new();
+        let acceptor = TlsAcceptor::from(peer::server_config(&pki.server()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.unwrap() > 0 {}
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        let good = (Arc::new(peer::client(&pki.client())), Alpn::Http1);
+        let wrong = ClientTls { sni: Some("db.shop".to_owned()), ..pki.client() };
+        let wrong = (Arc::new(peer::client(&wrong)), Alpn::None);
+        for probe in [Probe::Tcp, http(Some("ok"))] {
+            let check = check(address, probe);
+            assert_eq!(run_check(&check, Some(&good)).await, Ok(()));
+            let error = run_check(&check, Some(&wrong)).await.unwrap_err();
+            assert!(error.starts_with("TLS failed: ") && error.contains("not valid for name"), "{error}");
+        }
+        let (plain, _) = server("HTTP/1.1 200 OK\r\n\r\n").await;
+        let mut silent = check(plain, Probe::Tcp);
+        silent.check.timeout = Duration::from_millis(30);
+        assert!(run_check(&silent, Some(&good)).await.is_err(), "a port is not enough");
     }
 
     /// Answers one connection, after its request is complete, and hands the request out.

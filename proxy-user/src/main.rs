@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, Parser as _};
 use proxy_user::admin::client;
 use proxy_user::cli::{Check, Cli, Command, Doctor, Io, LogLevel, Output, Run};
 use proxy_user::config::{self, IoChoice, LogFormat, Source};
+use proxy_user::tls::TlsProblem;
 use proxy_user::{app, explain};
 use tracing_subscriber::EnvFilter;
 
@@ -103,7 +104,13 @@ fn start_log(level: config::LogLevel, format: LogFormat) {
 }
 
 fn check(args: &Check) -> ExitCode {
-    match (config::load(&args.file), args.output) {
+    let config = config::load(&args.file);
+    if let Ok(config) = &config
+        && let Err(problems) = explain::read_certificates(config)
+    {
+        return print_problems(&problems, args.output);
+    }
+    match (config, args.output) {
         (Ok(config), Output::Table) => {
             println!("OK: {} services, {} listeners", config.services.len(), config.listeners.len());
             ExitCode::SUCCESS
@@ -121,6 +128,17 @@ fn check(args: &Check) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells of certificates and keys that cannot be used, in a file that is right otherwise.
+fn print_problems(problems: &[TlsProblem], output: Output) -> ExitCode {
+    match output {
+        Output::Table => problems.iter().for_each(|problem| println!("{problem}")),
+        Output::Json => {
+            println!("{}", serde_json::to_string_pretty(problems).unwrap_or_else(|error| error.to_string()));
+        }
+    }
+    ExitCode::FAILURE
 }
 
 fn doctor(args: &Doctor) -> ExitCode {

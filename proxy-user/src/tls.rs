@@ -20,7 +20,7 @@ pub use self::client::Client;
 pub use self::error::TlsError;
 pub use self::handshake::{Negotiated, PeerIdentity};
 pub use self::server::accept;
-pub use self::store::{TlsStore, TlsWatch};
+pub use self::store::{TlsCell, TlsStore, TlsWatch};
 pub use self::stream::{Stream, TlsStream};
 
 /// What is offered as the protocol inside TLS.
@@ -51,4 +51,4 @@ impl Alpn {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,7 +22,6 @@ use tokio::task::LocalSet;
 
 use crate::connection::{Handed, Local, Routes, Shared, TICK};
 use crate::listener::{self, ListenerName, Listening};
-use crate::tls::TlsStore;
 use crate::upstream::pool::UpstreamPool;
 
 /// Commands that may wait for a worker; they come at the pace of config and health, not of traffic.
@@ -35,8 +34,6 @@ const PIPES: usize = 128;
 pub enum Command {
     /// Route new connections by this.
     Snapshot(Arc<Snapshot>),
-    /// Begin TLS by this.
-    Tls(Arc<TlsStore>),
     /// Accept from this socket, too.
     Listen(Listening),
     /// Stop accepting from this listener.
@@ -90,7 +87,6 @@ pub fn spawn(
             routes: RefCell::new(Routes::new(snapshot)),
             open: Rc::default(),
             pipes: PipePool::new(PIPES),
-            tls: RefCell::default(),
             pool: UpstreamPool::default(),
             rng: RefCell::new(SmallRng::from_os_rng()),
             is_draining: Cell::new(false),
@@ -123,7 +119,6 @@ async fn run(
             result = &mut driving => return result.unwrap_or_else(|error| Err(io::Error::other(error))),
             command = commands.recv() => match command {
                 Some(Command::Snapshot(snapshot)) => local.routes.borrow_mut().handle_snapshot(snapshot),
-                Some(Command::Tls(store)) => drop(local.tls.replace(store)),
                 Some(Command::Listen(listening)) => {
                     let name = listening.name();
                     let task = tokio::task::spawn_local(listener::serve(Rc::clone(&local), listening));

@@ -24,6 +24,7 @@ use crate::record::cgroup::Application;
 use crate::record::pod::PodName;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::stats::kernel::{KernelReader, KernelReading};
+use crate::tls::TlsCell;
 
 const CONFIG: &str = r#"
 listeners: [{address: "127.0.0.1:15432", service: shop/db}]
@@ -65,6 +66,7 @@ impl FakeNode {
             attempts: mpsc::channel(1).0,
             access: AccessSink::off(),
             peers: Peers::new(1).0,
+            tls: TlsCell::default(),
         };
         Self(Arc::new(Inner {
             snapshot: Arc::new(snapshot),

@@ -1,6 +1,7 @@
 //! One scrape: everything that is counted, gathered from where it is counted.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use proxy_core::health::EndpointReport;
@@ -8,10 +9,11 @@ use proxy_core::snapshot::Snapshot;
 
 use super::source::Source;
 use crate::control::Phase;
-use crate::stats::family::{ConfigReading, Reading, render};
+use crate::stats::family::{ConfigReading, Reading, TlsReading, render};
 use crate::stats::kernel::KernelReader;
 use crate::stats::label::{MOST_ENDPOINTS, Names};
 use crate::stats::process::ProcessReading;
+use crate::tls::TlsStore;
 
 /// Makes the text of `/metrics`; blocks.
 pub(super) fn text(
@@ -37,8 +39,17 @@ pub(super) fn text(
         is_ready: status.phase == Phase::Ready,
         descriptors: (shared.budget.open(), shared.budget.most()),
         access_log_dropped: shared.access.dropped(),
+        tls: tls(&shared.tls.current()),
         process: ProcessReading::read(status.started),
     }))
+}
+
+fn tls(store: &TlsStore) -> TlsReading {
+    let text = |file: &Path| file.display().to_string();
+    TlsReading {
+        certificates: store.certificates().iter().map(|one| (text(&one.file), one.not_after)).collect(),
+        bad_files: store.problems().map(|problem| text(&problem.file)).collect(),
+    }
 }
 
 /// Names of what is in force; endpoints only if they are few enough for series of their own.

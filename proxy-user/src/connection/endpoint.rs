@@ -118,8 +118,8 @@ pub(super) async fn open(
 
 /// How a service's endpoints are spoken to inside TLS, if they are.
 pub(super) fn tls_client(local: &Local, service: &Service) -> Option<Arc<tls::Client>> {
-    let store = local.tls.borrow();
-    service.tls.as_ref().and_then(|tls| store.client(tls)).cloned()
+    let tls = service.tls.as_ref()?;
+    local.shared.tls.current().client(tls).cloned()
 }
 
 /// Network namespace that connections to endpoints are made in, if it is not Weir's own.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::{OpenConns, Peers, Routes};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget, Share};
-use crate::tls::TlsStore;
+use crate::tls::TlsCell;
 use crate::upstream::pool::UpstreamPool;
 
 /// What all workers share; everything in it is read-mostly or counted rarely.
@@ -36,6 +36,8 @@ pub struct Shared {
     pub access: AccessSink,
     /// All workers, as they see each other.
     pub peers: Peers,
+    /// Certificates and keys in force.
+    pub tls: TlsCell,
 }
 
 /// Everything that a worker's tasks share on their thread.
@@ -47,8 +49,6 @@ pub(crate) struct Local {
     pub(crate) routes: RefCell<Routes>,
     pub(crate) open: Rc<OpenConns>,
     pub(crate) pipes: PipePool,
-    /// What new connections begin TLS with.
-    pub(crate) tls: RefCell<Arc<TlsStore>>,
     /// Connections to endpoints between two requests.
     pub(crate) pool: UpstreamPool,
     pub(crate) rng: RefCell<SmallRng>,

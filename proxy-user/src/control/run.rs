@@ -35,6 +35,7 @@ use crate::connection::Shared;
 use crate::health;
 use crate::pods::{Finder, Pods};
 use crate::record::kernel as kernel_records;
+use crate::tls::TlsWatch;
 use crate::worker::Worker;
 
 /// Time between two looks at everything that has no event of its own.
@@ -92,8 +93,8 @@ pub struct Control {
     losses: Losses,
     listeners: Listeners,
     pods: Pods,
-    tls: tls::Tls,
     watch: FileWatch,
+    tls_watch: TlsWatch,
     requests: mpsc::Receiver<Request>,
     checks: JoinSet<(EndpointId, Result<(), String>)>,
     waiting_checks: std::collections::VecDeque<Check>,
@@ -129,8 +130,8 @@ impl Control {
             losses: Losses::new(),
             listeners: Listeners::default(),
             pods: Pods::default(),
-            tls: tls::Tls::default(),
             watch: FileWatch::new(parts.source.path()),
+            tls_watch: TlsWatch::default(),
             requests,
             checks: JoinSet::new(),
             waiting_checks: std::collections::VecDeque::new(),
@@ -271,9 +272,11 @@ impl Control {
     /// Puts into force what the config file says.
     async fn publish_config(&mut self) -> Result<Version, String> {
         let version = Version(self.snapshot.version.0 + 1);
-        let Parts { source, names: (file, registry), .. } = &mut self.parts;
+        let Parts { source, shared, names: (file, registry), .. } = &mut self.parts;
         let mut next = source.config().snapshot(registry, version, Some(&self.snapshot));
         let drain_timeout = source.config().drain_timeout;
+        let old_tls = shared.tls.current();
+        let tls = tls::load(&old_tls, &next)?;
         if let Err(error) = file.save(registry) {
             tracing::warn!(%error, "cannot save the names of services; statistics would lose them in a restart");
         }
@@ -288,7 +291,10 @@ impl Control {
             next = next.with_services(changed);
             next.version = version;
         }
-        let result = self.publish_with_tls(next).await;
+        // A worker that has not heard of the change yet goes by what was.
+        self.parts.shared.tls.set(Arc::new(tls.with_old(&old_tls)));
+        let result = self.publish(next).await;
+        self.parts.shared.tls.set(if result.is_ok() { tls } else { old_tls });
         if result.is_err() || !knows_next {
             // Health goes by what is in force.
             self.tracker.handle_snapshot(Instant::now(), &self.snapshot);
@@ -296,18 +302,6 @@ impl Control {
         result?;
         self.parts.status.drain_timeout = drain_timeout;
         Ok(version)
-    }
-
-    async fn publish_with_tls(&mut self, next: Snapshot) -> Result<(), String> {
-        let old = Arc::clone(&self.tls.store);
-        let store = Arc::new(tls::build(&old, &next)?);
-        // First: a connection must not come for a listener whose certificate its worker does not have.
-        self.put_tls(store).await;
-        let result = self.publish(next).await;
-        if result.is_err() {
-            self.put_tls(old).await;
-        }
-        result
     }
 
     /// Publishes what health has changed, if anything.
@@ -369,7 +363,8 @@ impl Control {
     fn start_checks(&mut self) {
         while self.checks.len() < MOST_CHECKS {
             let Some(check) = self.waiting_checks.pop_front() else { return };
-            self.checks.spawn(async move { (check.endpoint, health::run_check(&check).await) });
+            let tls = self.check_tls(&check);
+            self.checks.spawn(async move { (check.endpoint, health::run_check(&check, tls.as_ref()).await) });
         }
     }
 
@@ -432,7 +427,7 @@ impl Control {
         if self.watch.poll_changed() {
             let _ = self.reload().await;
         }
-        self.look_at_certificates().await;
+        self.look_for_certificates();
     }
 
     /// Sets the direct lane's loads to what is really open: a crash between two steps must not count for ever.

@@ -10,7 +10,7 @@ use proxy_bpf::cgroup::Hierarchy;
 use proxy_core::snapshot::Scope;
 
 use super::finding::{Finding, Report};
-use super::{machine, rights, sockets};
+use super::{certificates, machine, rights, sockets};
 use crate::config::{self, Config};
 
 /// Where a running Weir answers unless its configuration says otherwise.
@@ -41,7 +41,8 @@ pub fn doctor(config_path: Option<&Path>) -> Report {
     findings.push(machine::congestion());
     match (&config, &hierarchy) {
         (Some((path, Ok(config))), Ok(hierarchy)) => {
-            findings.extend(scopes(path, config, hierarchy, is_running))
+            findings.extend(scopes(path, config, hierarchy, is_running));
+            findings.extend(certificates::findings(config));
         }
         (Some((path, Err(errors))), _) => findings.push(Finding::problem(
             "configuration",

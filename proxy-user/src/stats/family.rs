@@ -4,7 +4,7 @@
 //! workers, who also know the connections of explicit listeners and why they ended. Times and retransmits of all lanes
 //! are the kernel's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,8 +48,19 @@ pub struct Reading {
     pub descriptors: (u64, u64),
     /// Records that the access log lost.
     pub access_log_dropped: u64,
+    /// Certificates in force.
+    pub tls: TlsReading,
     /// What the process uses.
     pub process: ProcessReading,
+}
+
+/// Files of certificates and keys; as many as the config names.
+#[derive(Clone, Debug, Default)]
+pub struct TlsReading {
+    /// File of each chain, and when it ends, in seconds since 1970.
+    pub certificates: Vec<(String, i64)>,
+    /// Files that can no longer be used, while what was read from them before stays in force.
+    pub bad_files: BTreeSet<String>,
 }
 
 /// Where configuration stands.
@@ -85,6 +96,7 @@ impl Collector for Reading {
         self.endpoints(&mut table)?;
         self.interception(&mut table)?;
         self.configuration(&mut table)?;
+        self.certificates(&mut table)?;
         self.drivers(&mut table)?;
         self.process(&mut table)
     }
@@ -291,6 +303,17 @@ impl Reading {
         table.gauge(name, help, [], [([], u64::from(self.is_ready))])?;
         let version = [([env!("CARGO_PKG_VERSION")], 1)];
         table.gauge("weir_build_info", "Version of this program", ["version"], version)
+    }
+
+    fn certificates(&self, table: &mut Table<'_>) -> fmt::Result {
+        let TlsReading { certificates, bad_files } = &self.tls;
+        let ends = certificates.iter().map(|(file, end)| ([file.as_str()], u64::try_from(*end).unwrap_or(0)));
+        let (name, help) =
+            ("weir_tls_certificate_expiry_seconds", "When the first certificate of a chain ends, since 1970");
+        table.gauge(name, help, ["file"], ends)?;
+        let (name, help) =
+            ("weir_tls_file_bad", "Files that cannot be used; what they held before stays in force");
+        table.gauge(name, help, ["file"], bad_files.iter().map(|file| ([file.as_str()], 1)))
     }
 
     fn drivers(&self, table: &mut Table<'_>) -> fmt::Result {

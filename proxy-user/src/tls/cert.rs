@@ -28,6 +28,7 @@ pub struct TlsProblem {
     /// The file.
     pub file: PathBuf,
     /// What is wrong with it.
+    #[serde(rename = "problem")]
     pub what: String,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use proxy_core::service::Protocol;
@@ -88,6 +88,19 @@ impl TlsStore {
         if builder.errors.is_empty() { Ok(builder.next) } else { Err(builder.errors.into_iter().collect()) }
     }
 
+    /// The same with what only `old` has, for the time in which not every worker knows of the change.
+    #[must_use]
+    pub fn with_old(&self, old: &TlsStore) -> TlsStore {
+        let mut both = self.clone();
+        for (tls, entry) in &old.servers {
+            both.servers.entry(Arc::clone(tls)).or_insert_with(|| entry.clone());
+        }
+        for (tls, entry) in &old.clients {
+            both.clients.entry(Arc::clone(tls)).or_insert_with(|| entry.clone());
+        }
+        both
+    }
+
     /// What [`super::accept`] needs for a listener of this protocol.
     #[must_use]
     pub fn server(&self, tls: &ServerTls, protocol: Protocol) -> Option<&Arc<ServerConfig>> {
@@ -118,6 +131,23 @@ impl TlsStore {
         certificates.sort_by(|one, other| one.file.cmp(&other.file));
         certificates.dedup_by(|one, other| one.file == other.file);
         certificates
+    }
+}
+
+/// Where all workers find the store in force. Asked once per TLS connection.
+#[derive(Debug, Default)]
+pub struct TlsCell(RwLock<Arc<TlsStore>>);
+
+impl TlsCell {
+    /// The store in force.
+    #[must_use]
+    pub fn current(&self) -> Arc<TlsStore> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another one into force, for new connections.
+    pub fn set(&self, store: Arc<TlsStore>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = store;
     }
 }
 

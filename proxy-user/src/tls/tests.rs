@@ -1,8 +1,9 @@
 //! TLS over real sockets on both drivers, against rustls's own stream and OpenSSL.
 
 mod certificates;
+mod measure;
 mod openssl;
-mod peer;
-mod pki;
+pub(crate) mod peer;
+pub(crate) mod pki;
 mod store;
 mod streams;

@@ -1,49 +1,59 @@
-//! Certificates: read with the configuration, and again when their files change.
+//! Certificates and keys: read with the configuration, and again when their files change.
 
 use std::sync::Arc;
 
+use proxy_core::health::Check;
 use proxy_core::snapshot::Snapshot;
 
 use super::Control;
-use crate::tls::{TlsProblem, TlsStore, TlsWatch};
-use crate::worker::Command;
+use crate::health::Tls;
+use crate::tls::{Alpn, TlsProblem, TlsStore};
 
-/// What is in force of TLS.
-#[derive(Default)]
-pub(super) struct Tls {
-    pub(super) store: Arc<TlsStore>,
-    watch: TlsWatch,
+/// Reads what a snapshot needs; what is in force is taken over as far as its files look as they did.
+///
+/// # Errors
+/// Everything that is wrong with the files, one a line.
+pub(super) fn load(old: &TlsStore, snapshot: &Snapshot) -> Result<Arc<TlsStore>, String> {
+    // A few files of a few KiB.
+    let built = tokio::task::block_in_place(|| TlsStore::build(Some(old), snapshot));
+    let store =
+        built.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    tell_news(old, &store);
+    Ok(Arc::new(store))
 }
 
-/// Reads what a snapshot needs beside what is in force.
-pub(super) fn build(previous: &TlsStore, next: &Snapshot) -> Result<TlsStore, String> {
-    let built = tokio::task::block_in_place(|| TlsStore::build(Some(previous), next));
-    built.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+/// Says once which files went bad, and which are good again.
+fn tell_news(old: &TlsStore, new: &TlsStore) {
+    let is_in = |store: &TlsStore, problem: &TlsProblem| store.problems().any(|one| one == problem);
+    for problem in new.problems().filter(|problem| !is_in(old, problem)) {
+        tracing::warn!("{problem}; what was read before stays in force");
+    }
+    for problem in old.problems().filter(|problem| !is_in(new, problem)) {
+        tracing::info!(file = %problem.file.display(), "a TLS file is in order again, or no longer needed");
+    }
 }
 
 impl Control {
-    /// Gives the workers what new connections begin TLS with; open ones keep what they have.
-    pub(super) async fn put_tls(&mut self, store: Arc<TlsStore>) {
-        for worker in self.parts.workers.iter() {
-            let _ = worker.mailbox.send(Command::Tls(Arc::clone(&store))).await;
-        }
-        self.tls.store = store;
-    }
-
-    /// Reads files again that have changed. What is no longer good stays in force as it was, and is named once.
-    pub(super) async fn look_at_certificates(&mut self) {
-        if !self.tls.watch.poll_changed(&self.tls.store) {
+    /// Takes up certificates whose files have changed: new connections use them, open ones go on.
+    pub(super) fn look_for_certificates(&mut self) {
+        let old = self.parts.shared.tls.current();
+        if !self.tls_watch.poll_changed(&old) {
             return;
         }
-        let next = match build(&self.tls.store, &self.snapshot) {
-            Ok(next) => next,
-            Err(error) => return tracing::error!("TLS files were not read again:\n{error}"),
-        };
-        let known: Vec<TlsProblem> = self.tls.store.problems().cloned().collect();
-        for problem in next.problems().filter(|problem| !known.contains(problem)) {
-            tracing::error!(%problem, "a TLS file is no longer good; what it said before stays in force");
+        match load(&old, &self.snapshot) {
+            Ok(store) => {
+                tracing::info!(bad = store.problems().count(), "TLS files read again");
+                self.parts.shared.tls.set(store);
+            }
+            // Everything that is needed was there before.
+            Err(error) => tracing::error!("TLS files not taken up: {error}"),
         }
-        tracing::info!("TLS files have changed: new connections go by them");
-        self.put_tls(Arc::new(next)).await;
+    }
+
+    /// How to speak TLS to the endpoint of a check, if its service does.
+    pub(super) fn check_tls(&self, check: &Check) -> Option<Tls> {
+        let service = self.snapshot.service(check.service)?;
+        let client = self.parts.shared.tls.current().client(service.tls.as_deref()?).cloned()?;
+        Some((client, Alpn::of(service.protocol)))
     }
 }

@@ -84,6 +84,8 @@ fn figures_of_the_node_are_there() {
         "weir_config_reload_failures_total 1",
         "weir_config_last_reload_successful 0",
         "weir_access_log_dropped_total 13",
+        r#"weir_tls_certificate_expiry_seconds{file="/etc/weir/web.pem"} 1800000000"#,
+        r#"weir_tls_file_bad{file="/etc/weir/web.key"} 1"#,
         r#"weir_driver_submissions_total{worker="1"} 21"#,
         "process_resident_memory_bytes 4096",
         "process_cpu_seconds_total 1.5",
@@ -143,6 +145,10 @@ fn reading() -> Reading {
         is_ready: true,
         descriptors: (3, 1000),
         access_log_dropped: 13,
+        tls: TlsReading {
+            certificates: vec![("/etc/weir/web.pem".to_owned(), 1_800_000_000)],
+            bad_files: ["/etc/weir/web.key".to_owned()].into(),
+        },
         process: ProcessReading {
             resident_bytes: 4096,
             cpu_seconds: 1.5,

@@ -20,7 +20,7 @@ use crate::tls::{Alpn, Stream, TlsError, server};
 const HANG: Duration = Duration::from_secs(60);
 
 /// Runs a test on epoll, and on io_uring where there is one.
-pub(super) fn on_each_driver(test: impl AsyncFn(Driver)) {
+pub(crate) fn on_each_driver(test: impl AsyncFn(Driver)) {
     for kind in [DriverKind::Epoll, DriverKind::Ring] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
@@ -38,11 +38,11 @@ pub(super) fn on_each_driver(test: impl AsyncFn(Driver)) {
 }
 
 /// Runs blocking code beside the worker, which goes on driving its sockets.
-pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-pub(super) fn connected() -> (TcpStream, TcpStream) {
+pub(crate) fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let near = listener.accept().unwrap().0;
@@ -54,49 +54,49 @@ pub(super) fn connected() -> (TcpStream, TcpStream) {
 }
 
 /// A connection, one end of it on the driver.
-pub(super) fn pair(driver: &Driver) -> (TcpStream, Socket) {
+pub(crate) fn pair(driver: &Driver) -> (TcpStream, Socket) {
     let (far, near) = connected();
     (far, driver.socket(near.into()).unwrap())
 }
 
-pub(super) fn server_config(tls: &ServerTls) -> Arc<ServerConfig> {
+pub(crate) fn server_config(tls: &ServerTls) -> Arc<ServerConfig> {
     Arc::new(server::build(tls, &provider()).unwrap().0)
 }
 
-pub(super) fn client(tls: &ClientTls) -> Client {
+pub(crate) fn client(tls: &ClientTls) -> Client {
     Client::build(tls, &provider(), &mut SystemRoots::default()).unwrap().0
 }
 
 /// A client of rustls's with everything that this one's config says.
-pub(super) fn client_config(tls: &ClientTls) -> ClientConfig {
+pub(crate) fn client_config(tls: &ClientTls) -> ClientConfig {
     (*client(tls).config(endpoint(), Alpn::None)).clone()
 }
 
 /// Endpoint that a connection of [`pair`] stands for.
-pub(super) fn endpoint() -> SocketAddr {
+pub(crate) fn endpoint() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 443))
 }
 
-pub(super) async fn accept(config: &Arc<ServerConfig>, socket: Socket) -> Result<Stream, TlsError> {
+pub(crate) async fn accept(config: &Arc<ServerConfig>, socket: Socket) -> Result<Stream, TlsError> {
     server::accept(config, socket, Chunk::default()).await
 }
 
 /// The far side as a client.
-pub(super) type FarClient = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type FarClient = StreamOwned<ClientConnection, TcpStream>;
 /// The far side as a server.
-pub(super) type FarServer = StreamOwned<ServerConnection, TcpStream>;
+pub(crate) type FarServer = StreamOwned<ServerConnection, TcpStream>;
 
-pub(super) fn far_client(config: ClientConfig, name: &str, stream: TcpStream) -> FarClient {
+pub(crate) fn far_client(config: ClientConfig, name: &str, stream: TcpStream) -> FarClient {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
 }
 
-pub(super) fn far_server(config: &Arc<ServerConfig>, stream: TcpStream) -> FarServer {
+pub(crate) fn far_server(config: &Arc<ServerConfig>, stream: TcpStream) -> FarServer {
     StreamOwned::new(ServerConnection::new(Arc::clone(config)).unwrap(), stream)
 }
 
 /// Writes and reads back `total` bytes in pieces of many sizes, ends its side, and reads to the announced end.
-pub(super) fn ping_to_the_end<C, S>(stream: &mut StreamOwned<C, TcpStream>, total: usize) -> Vec<u8>
+pub(crate) fn ping_to_the_end<C, S>(stream: &mut StreamOwned<C, TcpStream>, total: usize) -> Vec<u8>
 where
     C: std::ops::DerefMut<Target = rustls::ConnectionCommon<S>>,
     S: rustls::SideData,
@@ -121,7 +121,7 @@ where
 }
 
 /// Echoes to the end, and then says something more: each direction ends on its own.
-pub(super) fn echo_blocking<C, S>(stream: &mut StreamOwned<C, TcpStream>)
+pub(crate) fn echo_blocking<C, S>(stream: &mut StreamOwned<C, TcpStream>)
 where
     C: std::ops::DerefMut<Target = rustls::ConnectionCommon<S>>,
     S: rustls::SideData,
@@ -141,10 +141,10 @@ where
     }
 }
 
-pub(super) const LAST_WORDS: &[u8] = b"that was all";
+pub(crate) const LAST_WORDS: &[u8] = b"that was all";
 
 /// The same on a stream of ours.
-pub(super) async fn echo(stream: &mut Stream) {
+pub(crate) async fn echo(stream: &mut Stream) {
     let mut is_bundling = false;
     loop {
         is_bundling = !is_bundling;
@@ -162,18 +162,18 @@ pub(super) async fn echo(stream: &mut Stream) {
     poll_fn(|cx| stream.poll_shutdown_write(cx)).await.unwrap();
 }
 
-pub(super) async fn send(stream: &mut Stream, bytes: Vec<u8>) -> io::Result<()> {
+pub(crate) async fn send(stream: &mut Stream, bytes: Vec<u8>) -> io::Result<()> {
     let mut chunk = Chunk::from(bytes);
     poll_fn(|cx| stream.poll_send(cx, &mut chunk)).await?;
     assert!(chunk.is_empty());
     Ok(())
 }
 
-pub(super) async fn recv(stream: &mut Stream) -> io::Result<Vec<u8>> {
+pub(crate) async fn recv(stream: &mut Stream) -> io::Result<Vec<u8>> {
     poll_fn(|cx| stream.poll_recv(cx)).await.map(|chunk| chunk.to_vec())
 }
 
-pub(super) async fn recv_exactly(stream: &mut Stream, count: usize) -> Vec<u8> {
+pub(crate) async fn recv_exactly(stream: &mut Stream, count: usize) -> Vec<u8> {
     let mut received = Vec::new();
     while received.len() < count {
         let bytes = recv(stream).await.unwrap();
@@ -184,6 +184,6 @@ pub(super) async fn recv_exactly(stream: &mut Stream, count: usize) -> Vec<u8> {
 }
 
 /// Bytes whose period is a prime, so that a lost or doubled record shows.
-pub(super) fn patterned(from: usize, len: usize) -> Vec<u8> {
+pub(crate) fn patterned(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|offset| u8::try_from(offset % 251).unwrap()).collect()
 }

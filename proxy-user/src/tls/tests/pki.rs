@@ -8,7 +8,7 @@ use proxy_core::tls::{CertificateFiles, ClientAuth, ClientTls, ServerTls, TlsVer
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-pub(super) struct Pki {
+pub(crate) struct Pki {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -21,7 +21,7 @@ impl Drop for Pki {
 
 impl Pki {
     /// Makes an authority; its certificate is `ca.pem`.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("weir-tls-{}-{count}", std::process::id()));
@@ -35,20 +35,20 @@ impl Pki {
         Self { dir, issuer: Issuer::new(params, key) }
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    pub(super) fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.path("ca.pem")
     }
 
     /// Writes a certificate for these names, `NAME.pem` and `NAME.key`; those with `://` are URIs.
-    pub(super) fn certificate(&self, name: &str, names: &[&str]) -> CertificateFiles {
+    pub(crate) fn certificate(&self, name: &str, names: &[&str]) -> CertificateFiles {
         self.certificate_until(name, names, 2050)
     }
 
-    pub(super) fn certificate_until(&self, name: &str, names: &[&str], year: i32) -> CertificateFiles {
+    pub(crate) fn certificate_until(&self, name: &str, names: &[&str], year: i32) -> CertificateFiles {
         let (uris, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains("://"));
         let others: Vec<String> = others.into_iter().map(str::to_owned).collect();
         let mut params = CertificateParams::new(others).unwrap();
@@ -68,18 +68,18 @@ impl Pki {
     }
 
     /// A server with one certificate, for `web.shop` and 127.0.0.1.
-    pub(super) fn server(&self) -> ServerTls {
+    pub(crate) fn server(&self) -> ServerTls {
         server_of(vec![self.certificate("web", &["web.shop", "127.0.0.1"])])
     }
 
     /// The same, which asks clients for certificates of this authority.
-    pub(super) fn asking_server(&self, is_required: bool, san: &[&str]) -> ServerTls {
+    pub(crate) fn asking_server(&self, is_required: bool, san: &[&str]) -> ServerTls {
         let san = san.iter().map(|name| (*name).to_owned()).collect();
         ServerTls { client_auth: Some(ClientAuth { ca: self.ca(), is_required, san }), ..self.server() }
     }
 
     /// A client that believes this authority and asks for `web.shop`.
-    pub(super) fn client(&self) -> ClientTls {
+    pub(crate) fn client(&self) -> ClientTls {
         ClientTls {
             ca: Some(self.ca()),
             sni: Some("web.shop".to_owned()),
@@ -89,17 +89,17 @@ impl Pki {
     }
 }
 
-pub(super) fn server_of(certificates: Vec<CertificateFiles>) -> ServerTls {
+pub(crate) fn server_of(certificates: Vec<CertificateFiles>) -> ServerTls {
     ServerTls { certificates, min_version: TlsVersion::V1_2, client_auth: None, is_resuming: true }
 }
 
 /// Writes a file in place of another one: it never looks the same, however fast this is.
-pub(super) fn write(path: &Path, text: impl AsRef<[u8]>) {
+pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();
 }
 
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
