@@ -77,7 +77,13 @@ impl Sealer {
         self.key.seq >= self.limit
     }
 
-    /// Appends one record with `parts` as its plaintext, [`PLAIN_BYTES`] at most in sum.
+    /// Lets the key wear out after this many more records.
+    #[cfg(test)]
+    pub(super) fn set_left(&mut self, records: u64) {
+        self.limit = self.key.seq + records;
+    }
+
+    /// Appends one record with `plain` in it, [`PLAIN_BYTES`] at most.
     pub(super) fn seal(&mut self, kind: ContentType, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         let Key { key, iv, form, seq } = &mut self.key;
         let nonce = nonce_of(iv, *seq);

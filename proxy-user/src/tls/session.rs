@@ -91,6 +91,11 @@ impl Session {
     }
 
     #[cfg(test)]
+    pub(super) fn sealer(&mut self) -> &mut Sealer {
+        &mut self.sealer
+    }
+
+    #[cfg(test)]
     pub(super) fn held_bytes(&self) -> usize {
         self.body.capacity() + self.message.capacity()
     }

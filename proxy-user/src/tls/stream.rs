@@ -139,6 +139,11 @@ impl TlsStream {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
     /// Memory that it holds for bytes under way.
     #[cfg(test)]
     pub(super) fn held_bytes(&self) -> usize {

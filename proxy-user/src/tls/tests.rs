@@ -1,7 +1,6 @@
 //! TLS over real sockets on both drivers, against rustls's own stream and OpenSSL.
 
 mod certificates;
-mod measure;
 mod openssl;
 pub(crate) mod peer;
 pub(crate) mod pki;

@@ -210,6 +210,38 @@ fn keys_are_changed_when_the_peer_changes_its_own() {
 }
 
 #[test]
+fn a_key_is_changed_before_it_is_worn_out_and_without_a_way_to_do_so_the_stream_ends() {
+    let pki = Pki::new();
+    let (server, client) = (pki.server(), pki.client());
+    on_each_driver(async |driver| {
+        for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+            let (far, near) = pair(&driver);
+            let config = only_config(&client, version);
+            let client = thread::spawn(move || {
+                let mut far = far_client(config, "web.shop", far);
+                let mut received = Vec::new();
+                let _ = far.read_to_end(&mut received);
+                received
+            });
+            let mut stream = accept(&server_config(&server), near).await.unwrap();
+            let Stream::Tls(inner) = &mut stream else { panic!("plain") };
+            inner.session().sealer().set_left(3);
+            let mut sent = Vec::new();
+            for round in 0..6 {
+                if let Err(error) = send(&mut stream, vec![round; 5]).await {
+                    assert!(error.to_string().contains("worn out"), "{error}");
+                    break;
+                }
+                sent.extend([round; 5]);
+            }
+            assert_eq!(sent.len(), if version == TlsVersion::V1_2 { 15 } else { 30 });
+            drop(stream);
+            assert_eq!(on_thread(|| client.join().unwrap()).await, sent);
+        }
+    });
+}
+
+#[test]
 fn a_flood_of_key_changes_ends_the_session() {
     let pki = Pki::new();
     let (server, client) = (pki.server(), pki.client());
