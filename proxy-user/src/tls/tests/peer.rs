@@ -6,10 +6,14 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::tls::{ClientTls, ServerTls};
+use proxy_core::tls::{ClientTls, ServerTls, TlsVersion};
 use proxy_io::{Chunk, Driver, DriverKind, DriverOptions, Socket};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, ProtocolVersion, ServerConfig, ServerConnection, StreamOwned,
+    SupportedCipherSuite,
+};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::pki::provider;
@@ -186,4 +190,49 @@ pub(crate) async fn recv_exactly(stream: &mut Stream, count: usize) -> Vec<u8> {
 /// Bytes whose period is a prime, so that a lost or doubled record shows.
 pub(crate) fn patterned(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|offset| u8::try_from(offset % 251).unwrap()).collect()
+}
+
+/// Only with ECDSA keys, as [`Pki`] makes them, or without a say in it.
+pub(crate) fn is_ecdsa(suite: &SupportedCipherSuite) -> bool {
+    !format!("{:?}", suite.suite()).contains("RSA")
+}
+
+pub(crate) fn with_suite(tls: &ClientTls, suite: SupportedCipherSuite) -> ClientConfig {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![suite];
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = crate::tls::cert::load_roots(tls.ca.as_ref().unwrap()).unwrap();
+    roots.extend(ca.roots);
+    ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[suite.version()])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// A far client that speaks one version only.
+pub(crate) fn only_config(tls: &ClientTls, version: TlsVersion) -> ClientConfig {
+    let wanted = match version {
+        TlsVersion::V1_2 => ProtocolVersion::TLSv1_2,
+        TlsVersion::V1_3 => ProtocolVersion::TLSv1_3,
+    };
+    let is_wanted = |suite: &&SupportedCipherSuite| suite.version().version == wanted && is_ecdsa(suite);
+    with_suite(tls, *aws_lc_rs::ALL_CIPHER_SUITES.iter().find(is_wanted).unwrap())
+}
+
+/// A client of ours that speaks one version only.
+pub(crate) fn only(tls: &ClientTls, version: TlsVersion) -> crate::tls::Client {
+    crate::tls::Client::with_template(tls, only_config(tls, version))
+}
+
+pub(crate) fn only_server(tls: &ServerTls, version: TlsVersion) -> Arc<ServerConfig> {
+    let versions = match version {
+        TlsVersion::V1_2 => &[&rustls::version::TLS12],
+        TlsVersion::V1_3 => &[&rustls::version::TLS13],
+    };
+    let resolver = Arc::clone(&server_config(tls).cert_resolver);
+    let builder = ServerConfig::builder_with_provider(provider());
+    Arc::new(
+        builder.with_protocol_versions(versions).unwrap().with_no_client_auth().with_cert_resolver(resolver),
+    )
 }
