@@ -17,6 +17,7 @@ mod error;
 mod file;
 mod layout;
 mod resolve;
+mod route;
 mod shape;
 mod snapshot;
 mod source;
@@ -32,11 +33,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proxy_core::http::HttpLimits;
 use proxy_core::service::{EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Protocol};
 use proxy_core::snapshot::Intercept;
+use proxy_core::tls::{ClientTls, ServerTls};
 use serde::Deserialize;
 
 pub use error::{ConfigErrors, MAX_SHOWN, Mistake, Position};
+pub use route::{ActionConfig, BackendConfig, MirrorConfig, RouteConfig, RuleConfig};
 pub use source::{Source, Way};
 
 use error::{Finding, Mistakes};
@@ -52,6 +56,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Whose connections are caught, and which of them never.
     pub intercept: Intercept,
+    /// Routes in the order of the file, names unique.
+    pub routes: Vec<RouteConfig>,
     /// Services in the order of the file, names unique.
     pub services: Vec<ServiceConfig>,
     /// Number of worker threads.
@@ -75,8 +81,23 @@ pub struct Config {
 pub struct ListenerConfig {
     /// Where to listen.
     pub address: SocketAddr,
+    /// What clients speak.
+    pub protocol: Protocol,
+    /// Whom to serve.
+    pub serves: ServesConfig,
+    /// TLS that ends here.
+    pub tls: Option<ServerTls>,
+    /// Bounds on HTTP.
+    pub http: HttpLimits,
+}
+
+/// Who answers the clients of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServesConfig {
     /// Name of a service in [`Config::services`].
-    pub service: String,
+    Service(String),
+    /// Names of routes in [`Config::routes`].
+    Routes(Vec<String>),
 }
 
 /// One service as configured: a [`proxy_core::service::Service`] without numbers, states and loads.
@@ -88,6 +109,12 @@ pub struct ServiceConfig {
     pub addresses: Vec<SocketAddr>,
     /// Protocol spoken.
     pub protocol: Protocol,
+    /// TLS to endpoints.
+    pub tls: Option<ClientTls>,
+    /// Names of routes in [`Config::routes`] that requests to the service go by.
+    pub routes: Vec<String>,
+    /// Bounds on HTTP.
+    pub http: HttpLimits,
     /// Lane asked for.
     pub lane: LaneChoice,
     /// Servers, in the order of the file, addresses unique.
@@ -207,27 +234,33 @@ pub enum LogFormat {
 /// # Errors
 /// Everything that is wrong with it; or that it cannot be read, is too large or is not UTF-8.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    parse(&path.display().to_string(), &read_file(path)?)
+    parse_laid_out(&path.display().to_string(), &folder(path), &read_file(path)?).map(|(config, _)| config)
 }
 
-/// Reads a config from a text; `name` is the file's name in messages.
+/// Reads a config from a text; `name` is the file's name in messages, and its folder is what relative paths begin at.
 ///
 /// Time and memory grow with the length of the text and no faster; no text panics.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
-    parse_laid_out(name, text).map(|(config, _)| config)
+    parse_laid_out(name, Path::new(name).parent().unwrap_or(Path::new("")), text).map(|(config, _)| config)
+}
+
+/// The folder of a file, as an absolute path: what relative paths in it begin at.
+fn folder(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path);
+    absolute.ok().as_deref().and_then(Path::parent).map_or_else(PathBuf::new, Path::to_owned)
 }
 
 /// As [`parse`], and tells where in the text each service stands if that can be told.
-fn parse_laid_out(name: &str, text: &str) -> Result<(Config, Option<Layout>), ConfigErrors> {
+fn parse_laid_out(name: &str, folder: &Path, text: &str) -> Result<(Config, Option<Layout>), ConfigErrors> {
     if text.len() > MAX_FILE_BYTES {
         return Err(too_large(name));
     }
     let text = without_mark(text);
     let mut mistakes = Mistakes::default();
-    match read(text, &mut mistakes) {
+    match read(text, folder, &mut mistakes) {
         Some(read) if mistakes.is_empty() => Ok(read),
         _ => Err(mistakes.into_errors(name, text)),
     }
@@ -265,7 +298,7 @@ pub fn schema() -> serde_json::Value {
     schema
 }
 
-fn read(text: &str, mistakes: &mut Mistakes) -> Option<(Config, Option<Layout>)> {
+fn read(text: &str, folder: &Path, mistakes: &mut Mistakes) -> Option<(Config, Option<Layout>)> {
     if let Some(position) = control_character(text) {
         let finding = Finding::new("a control character; only tabs and line ends are allowed");
         mistakes.push(position, String::new, finding);
@@ -286,7 +319,7 @@ fn read(text: &str, mistakes: &mut Mistakes) -> Option<(Config, Option<Layout>)>
     }
     match file::File::deserialize(&root) {
         Ok(file) => {
-            let config = resolve::resolve(&file);
+            let config = resolve::resolve(&file, folder);
             check::check(&file, &config, &tree, mistakes);
             Some((config, Layout::of(text, &tree, &root)))
         }

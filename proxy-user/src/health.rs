@@ -417,6 +417,7 @@ mod tests {
                 healthy: 2,
                 unhealthy: 2,
                 probe,
+                is_tls: false,
                 port: None,
             },
         }

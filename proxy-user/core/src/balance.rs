@@ -59,7 +59,7 @@ impl Balancer {
         let table = match service.policy {
             Policy::RoundRobin => Table::RoundRobin(RoundRobin::new(&weights, &mut rng)),
             Policy::Random => Table::Random(Draws::new(weights)),
-            Policy::LeastRequest => Table::LeastRequest(Draws::new(weights)),
+            Policy::LeastRequest | Policy::LeastLatency => Table::LeastRequest(Draws::new(weights)),
             Policy::Maglev => {
                 let addresses = service.endpoints.iter().map(|e| e.address);
                 Table::Maglev(maglev::table(&addresses.zip(weights).collect::<Vec<_>>()))

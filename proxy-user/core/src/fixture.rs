@@ -72,6 +72,7 @@ pub(crate) fn service_address(id: u32) -> SocketAddr {
 pub(crate) fn outlier() -> Outlier {
     Outlier {
         consecutive_failures: 3,
+        consecutive_5xx: 0,
         base_ejection: Duration::from_secs(10),
         max_ejection: Duration::from_secs(60),
         max_ejected_percent: 50,
@@ -88,6 +89,9 @@ pub(crate) fn limits() -> Limits {
         user_timeout: Duration::from_secs(30),
         max_connections: None,
         max_connections_per_endpoint: None,
+        max_requests: None,
+        max_pending: None,
+        max_retries: None,
         is_set: false,
     }
 }
@@ -100,6 +104,7 @@ pub(crate) fn check() -> HealthCheck {
         healthy: 2,
         unhealthy: 3,
         probe: Probe::Tcp,
+        is_tls: false,
         port: None,
     }
 }

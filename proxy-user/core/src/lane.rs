@@ -38,6 +38,8 @@ pub enum LaneReason {
     Family(Family),
     /// The protocol must be read.
     Protocol(Protocol),
+    /// Endpoints are spoken to in TLS.
+    Tls,
 }
 
 impl std::fmt::Display for LaneReason {
@@ -49,13 +51,14 @@ impl std::fmt::Display for LaneReason {
             Self::Limits => f.write_str("limits are kept by workers only"),
             Self::Family(family) => write!(f, "not every endpoint can be reached from an {family} socket"),
             Self::Protocol(protocol) => write!(f, "protocol {} is spoken by workers only", protocol.as_str()),
+            Self::Tls => f.write_str("TLS to endpoints is spoken by workers only"),
         }
     }
 }
 
 /// Chooses the lane for connections to a service's addresses of one family.
 ///
-/// `auto` is direct only if the protocol is tcp, the kernel knows the policy, no limit is set, and every endpoint that
+/// `auto` is direct only if the protocol is tcp, endpoints speak no TLS, the kernel knows the policy, no limit is set, and every endpoint that
 /// serves (weight above 0) has the family of the socket. Health does not matter: a lane that changed with it would be
 /// a surprise.
 #[must_use]
@@ -76,8 +79,11 @@ pub fn choose(service: &Service, family: Family) -> (Lane, LaneReason) {
 /// endpoint fits.
 #[must_use]
 pub fn obstacle(service: &Service, family: Family) -> Option<LaneReason> {
-    if service.protocol != Protocol::Tcp || service.tls.is_some() {
+    if service.protocol != Protocol::Tcp {
         return Some(LaneReason::Protocol(service.protocol));
+    }
+    if service.tls.is_some() {
+        return Some(LaneReason::Tls);
     }
     if !is_kernel_policy(service.policy) {
         return Some(LaneReason::Policy(service.policy));
@@ -111,7 +117,7 @@ mod tests {
 
     #[test]
     fn auto_is_proxy_for_policies_that_only_workers_keep() {
-        for policy in [Policy::RoundRobin, Policy::RingHash] {
+        for policy in [Policy::RoundRobin, Policy::LeastLatency, Policy::RingHash] {
             let service = fixture::service(1, policy, &[1, 2]);
             assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::Policy(policy)));
         }
@@ -122,6 +128,21 @@ mod tests {
         let mut service = fixture::service(1, Policy::Random, &[1]);
         service.limits.is_set = true;
         assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::Limits));
+    }
+
+    #[test]
+    fn auto_is_proxy_when_bytes_must_be_read_or_encrypted() {
+        let mut service = fixture::service(1, Policy::Random, &[1]);
+        service.protocol = Protocol::Http;
+        assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::Protocol(Protocol::Http)));
+        service.protocol = Protocol::Tcp;
+        service.tls = Some(std::sync::Arc::new(crate::tls::ClientTls {
+            ca: None,
+            sni: None,
+            certificate: None,
+            min_version: crate::tls::TlsVersion::V1_2,
+        }));
+        assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::Tls));
     }
 
     #[test]

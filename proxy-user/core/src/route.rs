@@ -2,11 +2,15 @@
 //!
 //! [`Route`] is what the config says; [`Router`] is what several of them together decide, compiled.
 
+mod pattern;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::ServiceId;
 use crate::retry::RetryPolicy;
+
+pub use pattern::{MAX_REGEX_BYTES, RegexError, regex};
 
 /// A named list of rules for some hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +224,12 @@ impl Router {
     #[must_use]
     pub fn new(routes: Vec<Arc<Route>>) -> Self {
         Self { routes }
+    }
+
+    /// Tells whether it was made of these very routes.
+    #[must_use]
+    pub fn is_of(&self, routes: &[Arc<Route>]) -> bool {
+        self.routes.len() == routes.len() && self.routes.iter().zip(routes).all(|(a, b)| Arc::ptr_eq(a, b))
     }
 
     /// Finds the rule for a request.

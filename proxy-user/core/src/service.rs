@@ -201,6 +201,8 @@ pub enum Policy {
     Random,
     /// The less loaded of two drawn at random, weighted (Mitzenmacher 2001).
     LeastRequest,
+    /// The one of two drawn at random, weighted, that promises the shorter wait: latency as observed, times what is under way.
+    LeastLatency,
     /// Consistent hash of the client's address (Eisenbud et al., NSDI 2016).
     Maglev,
     /// Consistent hash of the client's address on a ring (Karger et al. 1997).
@@ -215,6 +217,7 @@ impl Policy {
             Self::RoundRobin => "round_robin",
             Self::Random => "random",
             Self::LeastRequest => "least_request",
+            Self::LeastLatency => "least_latency",
             Self::Maglev => "maglev",
             Self::RingHash => "ring_hash",
         }
@@ -236,6 +239,8 @@ pub struct HealthCheck {
     pub unhealthy: u32,
     /// What is asked.
     pub probe: Probe,
+    /// Whether an HTTP probe is asked inside TLS, as the service's endpoints speak it ([`Service::tls`]).
+    pub is_tls: bool,
     /// Port to check instead of the endpoint's own.
     pub port: Option<u16>,
 }
@@ -263,6 +268,11 @@ pub enum Probe {
 pub struct Outlier {
     /// Connect failures or resets in a row that eject an endpoint; 0 switches ejection off.
     pub consecutive_failures: u32,
+    /// Answers of 500 and above in a row that eject an endpoint; 0, which is usual, switches that off.
+    ///
+    /// Not on by itself, as it is not in Envoy without outlier detection: without a proxy nobody would take such an answer for
+    /// the end of a server, and a client that repeats a request which fails everywhere could eject half of the endpoints.
+    pub consecutive_5xx: u32,
     /// Length of the first ejection; the n-th lasts n times as long.
     pub base_ejection: Duration,
     /// Longest ejection.
@@ -291,6 +301,12 @@ pub struct Limits {
     pub max_connections: Option<u32>,
     /// Open connections to one endpoint.
     pub max_connections_per_endpoint: Option<u32>,
+    /// Requests under way in the service; more are answered 503.
+    pub max_requests: Option<u32>,
+    /// Those of them that wait for a connection to an endpoint; more are answered 503.
+    pub max_pending: Option<u32>,
+    /// Retries under way in the service, whatever the budgets of its rules allow.
+    pub max_retries: Option<u32>,
     /// True if the config set any of these: then the direct lane cannot honour the service.
     pub is_set: bool,
 }
@@ -305,6 +321,9 @@ impl Limits {
         user_timeout: Duration::from_secs(900),
         max_connections: None,
         max_connections_per_endpoint: None,
+        max_requests: None,
+        max_pending: None,
+        max_retries: None,
         is_set: false,
     };
 }

@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub intercept: Intercept,
     /// Ports opened for clients that are not intercepted.
     pub listeners: Vec<Arc<ExplicitListener>>,
+    /// Everything that routes say, whether anybody names them or not.
+    pub routes: Vec<Arc<Route>>,
     services: HashMap<ServiceId, Arc<Service>>,
     by_address: HashMap<SocketAddr, ServiceId>,
     /// What each list of routes that a listener or a service names decides.
@@ -40,12 +42,21 @@ impl Snapshot {
         let services: HashMap<_, _> = services.into_iter().map(|s| (s.id, s)).collect();
         let by_address =
             services.values().flat_map(|s| s.addresses.iter().map(|a| (canonical(*a), s.id))).collect();
-        Self { version, intercept, listeners, services, by_address, routers: HashMap::new() }
+        Self {
+            version,
+            intercept,
+            listeners,
+            routes: Vec::new(),
+            services,
+            by_address,
+            routers: HashMap::new(),
+        }
     }
 
-    /// Compiles routes for everybody who names them; the caller has checked that every name is there.
+    /// Compiles routes for everybody who names them; the caller has checked that every name is there. What is made of the very
+    /// same routes in `previous` is taken from there.
     #[must_use]
-    pub fn with_routes(mut self, routes: &[Arc<Route>]) -> Self {
+    pub fn with_routes(mut self, routes: Vec<Arc<Route>>, previous: Option<&Self>) -> Self {
         let by_name: HashMap<&Arc<str>, &Arc<Route>> = routes.iter().map(|r| (&r.name, r)).collect();
         let of_listeners = self.listeners.iter().filter_map(|listener| match &listener.serves {
             Serves::Routes(names) => Some(names),
@@ -54,9 +65,16 @@ impl Snapshot {
         let lists = of_listeners.chain(self.services.values().map(|s| &s.routes).filter(|r| !r.is_empty()));
         let compile = |names: &Vec<Arc<str>>| {
             let routes = names.iter().filter_map(|name| by_name.get(name).map(|r| Arc::clone(r)));
-            (names.clone(), Arc::new(Router::new(routes.collect())))
+            let routes: Vec<_> = routes.collect();
+            let old = previous.and_then(|previous| previous.router(names));
+            let router = match old.filter(|old| old.is_of(&routes)) {
+                Some(old) => Arc::clone(old),
+                None => Arc::new(Router::new(routes)),
+            };
+            (names.clone(), router)
         };
         self.routers = lists.collect::<HashSet<_>>().into_iter().map(compile).collect();
+        self.routes = routes;
         self
     }
 

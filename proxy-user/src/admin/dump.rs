@@ -8,10 +8,10 @@ use proxy_core::snapshot::{ExplicitListener, Serves, Snapshot};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{Config, EndpointConfig, ListenerConfig, ServiceConfig};
+use crate::config::{Config, EndpointConfig, ListenerConfig, RouteConfig, ServesConfig, ServiceConfig};
 
 /// Parts of the file that a snapshot holds; the others need a restart to change and stand in the file.
-const PARTS: [&str; 3] = ["intercept", "listeners", "services"];
+const PARTS: [&str; 4] = ["intercept", "listeners", "routes", "services"];
 
 /// `/config_dump`.
 #[derive(Debug, Serialize)]
@@ -33,16 +33,21 @@ pub(super) fn dump(snapshot: &Snapshot, file: &Path) -> DumpPage {
 }
 
 fn fill(config: &mut Config, snapshot: &Snapshot) {
-    let name = |id| snapshot.service(id).map(|service| service.name.to_string());
+    let name = |id| snapshot.service(id).map(|service| service.name.to_string()).unwrap_or_default();
+    let names = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();
     let listener = |listener: &Arc<ExplicitListener>| ListenerConfig {
         address: listener.address,
-        service: match &listener.serves {
-            Serves::Service(id) => name(*id).unwrap_or_default(),
-            Serves::Routes(_) => String::new(),
+        protocol: listener.protocol,
+        serves: match &listener.serves {
+            Serves::Service(id) => ServesConfig::Service(name(*id)),
+            Serves::Routes(routes) => ServesConfig::Routes(names(routes)),
         },
+        tls: listener.tls.as_deref().cloned(),
+        http: listener.http,
     };
     config.listeners = snapshot.listeners.iter().map(listener).collect();
     config.intercept = snapshot.intercept.clone();
+    config.routes = snapshot.routes.iter().map(|route| RouteConfig::of(route, &name)).collect();
     config.services = snapshot.services().map(|service| self::service(service)).collect();
     config.services.sort_by(|a, b| a.name.cmp(&b.name));
 }
@@ -57,6 +62,9 @@ fn service(service: &Service) -> ServiceConfig {
         name: service.name.to_string(),
         addresses: service.addresses.clone(),
         protocol: service.protocol,
+        tls: service.tls.as_deref().cloned(),
+        routes: service.routes.iter().map(ToString::to_string).collect(),
+        http: service.http,
         lane: service.lane,
         endpoints: service.endpoints.iter().map(endpoint).collect(),
         policy: service.policy,

@@ -7,11 +7,12 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::path::Path;
 
 use super::error::Mistakes;
 use super::layout::{Layout, Touched};
 use super::yaml::MAX_VALUES;
-use super::{Config, check, read};
+use super::{Config, RuleConfig, ServesConfig, check, read};
 
 /// A part is read if it is at most this share (a half) of the whole, which is read besides if that was in vain.
 const MOST_SHARE: usize = 2;
@@ -32,13 +33,18 @@ impl Change {
     ///
     /// `old` is a text without mistakes, `config` and `layout` what it says. Costs one comparison of the texts, one look at
     /// every service, and the reading of those that changed.
-    pub(super) fn read(config: &Config, layout: &Layout, old: &str, new: &str) -> Option<Self> {
+    pub(super) fn read(
+        config: &Config,
+        layout: &Layout,
+        folder: &Path,
+        (old, new): (&str, &str),
+    ) -> Option<Self> {
         let touched = layout.touched(old, new)?;
         let part = Part::new(config, layout, &touched, old, new);
         if part.text.len() > new.len() / MOST_SHARE {
             return None;
         }
-        let (changed, places) = part.read(config)?;
+        let (changed, places) = part.read(config, folder)?;
         let change = Self {
             starts: places.starts.iter().map(|at| at - part.changed.start + touched.new.start).collect(),
             values_count: layout.values_count + places.values_count,
@@ -78,17 +84,17 @@ impl Change {
 /// The new text without the services that stayed as they were.
 struct Part {
     text: String,
-    /// Services that stayed and are there all the same, because listeners name them; before the changed ones.
-    listened: Vec<usize>,
+    /// Services that stayed and are there all the same, because listeners or routes name them; before the changed ones.
+    named: Vec<usize>,
     /// Where the changed ones stand.
     changed: Range<usize>,
 }
 
 impl Part {
     fn new(config: &Config, layout: &Layout, touched: &Touched, old: &str, new: &str) -> Self {
-        let listened = listened(config, &touched.items);
+        let named = named(config, &touched.items);
         let mut text = old[..layout.start(0)].to_owned();
-        for index in &listened {
+        for index in &named {
             text.push_str(&old[layout.start(*index)..layout.start(index + 1)]);
             if !text.ends_with('\n') {
                 text.push('\n');
@@ -98,20 +104,20 @@ impl Part {
         text.push_str(&new[touched.new.clone()]);
         let changed = start..text.len();
         text.push_str(&old[layout.end..]);
-        Self { text, listened, changed }
+        Self { text, named, changed }
     }
 
     /// Reads the part and gives what is in it of the changed services, which stand exactly where they were put.
-    fn read(&self, config: &Config) -> Option<(Config, Layout)> {
+    fn read(&self, config: &Config, folder: &Path) -> Option<(Config, Layout)> {
         let mut mistakes = Mistakes::default();
-        let (mut changed, places) = read(&self.text, &mut mistakes)?;
+        let (mut changed, places) = read(&self.text, folder, &mut mistakes)?;
         let mut places = places.filter(|_| mistakes.is_empty())?;
-        let count = self.listened.len();
+        let count = self.named.len();
         if places.starts.get(count) != Some(&self.changed.start) || places.end != self.changed.end {
             return None;
         }
-        let mut listened = self.listened.iter().map(|index| &config.services[*index]);
-        if !changed.services.drain(..count).all(|service| listened.next() == Some(&service)) {
+        let mut named = self.named.iter().map(|index| &config.services[*index]);
+        if !changed.services.drain(..count).all(|service| named.next() == Some(&service)) {
             return None;
         }
         places.starts.drain(..count);
@@ -119,13 +125,18 @@ impl Part {
     }
 }
 
-/// Services that listeners name, without those that were touched.
-fn listened(config: &Config, touched: &Range<usize>) -> Vec<usize> {
-    let names: HashSet<&str> = config.listeners.iter().map(|l| l.service.as_str()).collect();
+/// Services that listeners and routes name, without those that were touched.
+fn named(config: &Config, touched: &Range<usize>) -> Vec<usize> {
+    let of_listeners = config.listeners.iter().filter_map(|listener| match &listener.serves {
+        ServesConfig::Service(name) => Some(name.as_str()),
+        ServesConfig::Routes(_) => None,
+    });
+    let rules = config.routes.iter().flat_map(|route| &route.rules);
+    let names: HashSet<&str> = of_listeners.chain(rules.flat_map(RuleConfig::services)).collect();
     if names.is_empty() {
         return Vec::new();
     }
     let services = config.services.iter().enumerate();
-    let named = services.filter(|(_, service)| names.contains(service.name.as_str()));
-    named.map(|(index, _)| index).filter(|index| !touched.contains(index)).collect()
+    let all = services.filter(|(_, service)| names.contains(service.name.as_str()));
+    all.map(|(index, _)| index).filter(|index| !touched.contains(index)).collect()
 }

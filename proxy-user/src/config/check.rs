@@ -3,6 +3,9 @@
 //! Runs on what the earlier steps left. A check that complains of something missing therefore asks first whether the
 //! place is whole: what was cut out as wrong is not missing.
 
+mod http;
+mod route;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -32,6 +35,10 @@ pub(super) fn check(file: &file::File, config: &Config, tree: &Tree<'_>, mistake
         check.lane(&service.value, resolved);
     }
     check.listeners();
+    check.references();
+    check.speakers(config);
+    check.routes(config);
+    check.passed_on();
     check.unreachable_services();
     check.own_addresses();
     check.loops();
@@ -146,8 +153,8 @@ impl<'c> Check<'c, '_> {
     }
 
     fn endpoints(&mut self, service: &file::Service) {
-        let mut seen: HashMap<SocketAddr, Origin> = HashMap::with_capacity(service.endpoints.value.len());
-        for endpoint in &service.endpoints.value {
+        let mut seen: HashMap<SocketAddr, Origin> = HashMap::new();
+        for endpoint in service.endpoints.iter().flat_map(|at| &at.value) {
             let address = &endpoint.address;
             self.unicast(address);
             if let Some(first) = seen.get(&address.value.0) {
@@ -159,7 +166,7 @@ impl<'c> Check<'c, '_> {
                 seen.insert(address.value.0, address.origin);
             }
         }
-        let endpoints = &service.endpoints;
+        let Some(endpoints) = &service.endpoints else { return };
         let serves = endpoints.value.iter().any(|endpoint| endpoint.weight.unwrap_or(default::WEIGHT) > 0);
         if !serves && !endpoints.value.is_empty() && self.tree.is_whole(endpoints.origin) {
             self.report(endpoints.origin, Finding::new("every endpoint has weight 0, so none ever serves"));
@@ -209,7 +216,7 @@ impl<'c> Check<'c, '_> {
             let is_asked = resolved.addresses.iter().any(|address| Family::of(*address) == family);
             let is_served =
                 resolved.endpoints.iter().any(|e| e.weight > 0 && Family::of(e.address) == family);
-            let is_whole = self.tree.is_whole(service.endpoints.origin);
+            let is_whole = service.endpoints.as_ref().is_some_and(|at| self.tree.is_whole(at.origin));
             let problem = match lane::obstacle(&candidate, family) {
                 None => continue,
                 Some(LaneReason::Family(_)) if !is_asked || is_served || !is_whole => continue,
@@ -223,16 +230,19 @@ impl<'c> Check<'c, '_> {
         }
     }
 
+    /// A listener is for one service or for routes.
     fn listeners(&mut self) {
-        let names: HashSet<&str> = self.services().map(|service| service.name.value.0.as_str()).collect();
-        let knows_all = self.tree.is_whole(self.file.services.origin);
-        for listener in &self.file.listeners {
-            let name = listener.service.value.0.as_str();
-            if knows_all && !names.contains(name) {
-                let suggestion = self.similar(name);
-                let finding =
-                    Finding::new(format!("there is no service {}", quoted(name))).suggest(suggestion);
-                self.report(listener.service.origin, finding);
+        for at in &self.file.listeners {
+            match (&at.value.service, &at.value.routes) {
+                (Some(_), Some(routes)) => {
+                    let problem = "both service and routes are given; a listener has one of them";
+                    self.report(routes.origin, Finding::new(problem));
+                }
+                (None, None) if self.tree.is_whole(at.origin) => {
+                    let finding = Finding::new("nobody answers here").expected("service or routes");
+                    self.report(at.origin, finding);
+                }
+                _ => {}
             }
         }
     }
@@ -244,14 +254,19 @@ impl<'c> Check<'c, '_> {
     }
 
     fn unreachable_services(&mut self) {
-        let listened: HashSet<&str> =
-            self.file.listeners.iter().map(|l| l.service.value.0.as_str()).collect();
+        let of_listeners = self.file.listeners.iter().filter_map(|at| at.value.service.as_ref());
+        let rules = self.file.routes.iter().flat_map(|at| &at.value).flat_map(|at| &at.value.rules);
+        let of_rules = rules.flat_map(|at| {
+            let backends = at.value.backends.iter().flat_map(|at| &at.value).map(|at| &at.value.service);
+            backends
+                .chain(at.value.mirror.iter().flat_map(|at| at.value.values()).map(|mirror| &mirror.service))
+        });
+        let named: HashSet<&str> = of_listeners.chain(of_rules).map(|name| name.value.0.as_str()).collect();
         for service in &self.file.services.value {
             let name = &service.value.name;
-            let is_reachable =
-                !service.value.addresses.is_empty() || listened.contains(name.value.0.as_str());
+            let is_reachable = !service.value.addresses.is_empty() || named.contains(name.value.0.as_str());
             if !is_reachable && self.tree.is_whole(service.origin) {
-                let problem = "nobody can reach this service: it has no addresses and no listener";
+                let problem = "nobody can reach this service: it has no addresses, no listener and no route";
                 self.report(service.origin, Finding::new(problem));
             }
         }
@@ -275,7 +290,9 @@ impl<'c> Check<'c, '_> {
             admin.map(|a| a.origin),
         );
         let metrics = self.file.metrics.iter().map(|m| (&m.address, "metrics"));
-        for (address, what) in metrics.chain(self.file.listeners.iter().map(|l| (&l.address, "a listener"))) {
+        for (address, what) in
+            metrics.chain(self.file.listeners.iter().map(|l| (&l.value.address, "a listener")))
+        {
             let at = address.value.0;
             if at.ip().is_multicast() {
                 let finding = Finding::new("nobody can listen on a multicast address").found(at.to_string());
@@ -300,9 +317,11 @@ impl<'c> Check<'c, '_> {
         let addresses: HashMap<SocketAddr, (&At<Name>, Origin)> = all().collect();
         let mut listeners = Taken::default();
         for listener in &self.file.listeners {
-            listeners.add(listener.address.value.0, "", Some(listener.address.origin));
+            let address = &listener.value.address;
+            listeners.add(address.value.0, "", Some(address.origin));
         }
-        for endpoint in self.services().flat_map(|service| &service.endpoints.value) {
+        for endpoint in self.services().flat_map(|service| service.endpoints.iter().flat_map(|at| &at.value))
+        {
             let at = endpoint.address.value.0;
             if let Some((name, origin)) = addresses.get(&at) {
                 let (name, line) = (quoted(&name.value.0), self.line(*origin));

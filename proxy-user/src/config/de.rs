@@ -5,9 +5,10 @@ use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::{Error, MapAccessDeserializer, MapDeserializer, SeqDeserializer};
-use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer, forward_to_deserialize_any};
 
+use super::text::TextType;
 use super::yaml::{Entry, Node, Origin, Value};
 
 /// A value that remembers where it was written.
@@ -152,5 +153,140 @@ impl<'de> SeqAccess<'de> for OriginThenValue<'de, '_> {
             return seed.deserialize(origin.0.into_deserializer()).map(Some);
         }
         self.node.take().map(|node| seed.deserialize(node)).transpose()
+    }
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug)]
+pub(super) enum OneOrMany<T> {
+    One(T),
+    Many(Vec<At<T>>),
+}
+
+impl<T> At<OneOrMany<T>> {
+    /// Lists the values, each with its place.
+    pub(super) fn each(&self) -> Vec<(Origin, &T)> {
+        match &self.value {
+            OneOrMany::One(value) => vec![(self.origin, value)],
+            OneOrMany::Many(values) => values.iter().map(|at| (at.origin, &at.value)).collect(),
+        }
+    }
+}
+
+impl<T> OneOrMany<T> {
+    /// Makes a list of values that come from no file.
+    pub(super) fn nowhere(values: impl IntoIterator<Item = T>) -> Self {
+        Self::Many(values.into_iter().map(At::nowhere).collect())
+    }
+
+    /// Lists the values.
+    pub(super) fn values(&self) -> Vec<&T> {
+        match self {
+            Self::One(value) => vec![value],
+            Self::Many(values) => values.iter().map(|at| &at.value).collect(),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value or a list of them")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<OneOrMany<T>, E> {
+                T::deserialize(text.into_deserializer()).map(OneOrMany::One)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OneOrMany<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(OneOrMany::One)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<OneOrMany<T>, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = items.next_element()? {
+                    values.push(value);
+                }
+                Ok(OneOrMany::Many(values))
+            }
+        }
+        deserializer.deserialize_any(Visit(PhantomData))
+    }
+}
+
+impl<T: Serialize> Serialize for OneOrMany<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::One(value) => value.serialize(serializer),
+            Self::Many(values) => values.serialize(serializer),
+        }
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("OneOrMany{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<T>();
+        schemars::json_schema!({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]})
+    }
+}
+
+/// A mapping whose keys are free, in the order of the file.
+#[derive(Clone, Debug)]
+pub(super) struct Pairs<K, V>(pub(super) Vec<(K, V)>);
+
+impl<'de, K: TextType, V: Deserialize<'de>> Deserialize<'de> for Pairs<K, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit<K, V>(PhantomData<(K, V)>);
+        impl<'de, K: TextType, V: Deserialize<'de>> Visitor<'de> for Visit<K, V> {
+            type Value = Pairs<K, V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<K, V>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, V>()? {
+                    let key = K::parse(&key).map_err(|_| serde::de::Error::custom(K::EXPECTED))?;
+                    pairs.push((key, value));
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Visit(PhantomData))
+    }
+}
+
+impl<K: fmt::Display, V: Serialize> Serialize for Pairs<K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key.to_string(), value)))
+    }
+}
+
+impl<K: TextType, V: JsonSchema> JsonSchema for Pairs<K, V> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("{}To{}", K::FORMAT, V::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<V>();
+        let key = serde_json::json!({"type": "string", "format": K::FORMAT});
+        schemars::json_schema!({"type": "object", "additionalProperties": value, "propertyNames": key})
     }
 }

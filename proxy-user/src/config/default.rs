@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proxy_core::service::{Outlier, Policy};
 use proxy_core::snapshot::Source;
+use proxy_core::tls::TlsVersion;
 
 /// Endpoints see the application's address, as without a proxy.
 pub(super) const SOURCE: Source = Source::Pod;
@@ -40,8 +41,10 @@ pub(super) const STATUS: (u16, u16) = (200, 200);
 /// As Envoy: five failures in a row are no coincidence, ten seconds outlast a restart, five minutes are noticed.
 /// At most half are ejected: when more fail, the network or the client is the cause.
 /// Panic is off: when all endpoints are sick, an answer at once (refused) is worth more than a hanging connection.
+/// Answers of 500 and above eject nobody unless asked for: see [`Outlier::consecutive_5xx`].
 pub(super) const OUTLIER: Outlier = Outlier {
     consecutive_failures: 5,
+    consecutive_5xx: 0,
     base_ejection: Duration::from_secs(10),
     max_ejection: Duration::from_secs(300),
     max_ejected_percent: 50,
@@ -63,6 +66,24 @@ pub(super) const HALF_CLOSE_TIMEOUT: Option<Duration> = Some(Duration::from_secs
 /// About what Linux does by itself (`tcp_retries2` = 15, 924 s). Not shorter, because the time that a slow reader keeps
 /// its window shut counts as well.
 pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// Every request is copied unless the share says otherwise.
+pub(super) const MIRROR_SHARE: u16 = 10_000;
+
+/// As HTTPRoute: nothing that a browser would remember.
+pub(super) const REDIRECT_STATUS: u16 = 302;
+
+/// What people write by hand.
+pub(super) const CONTENT_TYPE: &str = "text/plain";
+
+/// Versions before it are broken (RFC 8996).
+pub(super) const MIN_TLS_VERSION: TlsVersion = TlsVersion::V1_2;
+
+/// Whoever names an authority means clients to have its certificates.
+pub(super) const CLIENT_CERTIFICATE_REQUIRED: bool = true;
+
+/// A resumed handshake costs a fifth of a full one, and keys of tickets rotate.
+pub(super) const RESUMPTION: bool = true;
 
 /// As Kubernetes' grace period for a pod, which most applications finish their requests in.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,5 +1,8 @@
 //! From a [`Config`] back to what one would write: for `/config_dump`, and to prove that nothing is lost on the way in.
 
+mod http;
+mod route;
+
 use std::time::Duration;
 
 use proxy_core::service::{
@@ -12,7 +15,10 @@ use super::text::{
     Address, BodyPart, CgroupPath, FilePath, HttpPath, Name, Network, SocketPath, StatusRange, Time,
     TimeOrOff, TimeOrZero, Word,
 };
-use super::{Config, IoChoice, LogFormat, LogLevel, ServiceConfig, Workers, default, file};
+use super::{
+    Config, IoChoice, ListenerConfig, LogFormat, LogLevel, ServesConfig, ServiceConfig, Workers, default,
+    file,
+};
 
 impl Config {
     /// Prints the config in force, defaults included, in the form of the file: it reads back as the same config.
@@ -24,13 +30,11 @@ impl Config {
 }
 
 fn file(config: &Config) -> file::File {
-    let listener = |listener: &super::ListenerConfig| file::Listener {
-        address: At::nowhere(Address(listener.address)),
-        service: At::nowhere(Name(listener.service.clone())),
-    };
     file::File {
-        listeners: config.listeners.iter().map(listener).collect(),
+        listeners: config.listeners.iter().map(|l| At::nowhere(listener(l))).collect(),
         intercept: intercept(&config.intercept),
+        routes: (!config.routes.is_empty())
+            .then(|| At::nowhere(config.routes.iter().map(|r| At::nowhere(route::route(r))).collect())),
         services: At::nowhere(config.services.iter().map(|s| At::nowhere(service(s))).collect()),
         workers: Some(match config.workers {
             Workers::Auto => file::Workers::Auto(file::Auto::Auto),
@@ -52,6 +56,35 @@ fn file(config: &Config) -> file::File {
         }),
         log: file::Log { level: Some(level(config.log.level)), format: Some(format(config.log.format)) },
         drain_timeout: Some(TimeOrZero(config.drain_timeout)),
+    }
+}
+
+fn listener(listener: &ListenerConfig) -> file::Listener {
+    let (service, routes) = match &listener.serves {
+        ServesConfig::Service(name) => (Some(At::nowhere(Name(name.clone()))), None),
+        ServesConfig::Routes(routes) => (None, names(routes)),
+    };
+    file::Listener {
+        address: At::nowhere(Address(listener.address)),
+        protocol: Some(protocol(listener.protocol)),
+        service,
+        routes,
+        tls: listener.tls.as_ref().map(http::server_tls),
+        http: http::limits(&listener.http),
+    }
+}
+
+fn names(names: &[String]) -> Option<At<Vec<At<Name>>>> {
+    let name = |name: &String| At::nowhere(Name(name.clone()));
+    (!names.is_empty()).then(|| At::nowhere(names.iter().map(name).collect()))
+}
+
+fn protocol(protocol: Protocol) -> file::Protocol {
+    match protocol {
+        Protocol::Tcp => file::Protocol::Tcp,
+        Protocol::Tls => file::Protocol::Tls,
+        Protocol::Http => file::Protocol::Http,
+        Protocol::Auto => file::Protocol::Auto,
     }
 }
 
@@ -91,25 +124,26 @@ fn service(service: &ServiceConfig) -> file::Service {
     file::Service {
         name: At::nowhere(Name(service.name.clone())),
         addresses: service.addresses.iter().map(|address| At::nowhere(Address(*address))).collect(),
-        protocol: Some(match service.protocol {
-            Protocol::Tcp | Protocol::Tls | Protocol::Http | Protocol::Auto => file::Protocol::Tcp,
-        }),
+        protocol: Some(protocol(service.protocol)),
+        tls: service.tls.as_ref().map(http::client_tls),
+        routes: names(&service.routes),
+        http: http::limits(&service.http),
         lane: Some(At::nowhere(match service.lane {
             LaneChoice::Auto => file::Lane::Auto,
             LaneChoice::Direct => file::Lane::Direct,
             LaneChoice::Proxy => file::Lane::Proxy,
         })),
-        endpoints: At::nowhere(service.endpoints.iter().map(endpoint).collect()),
+        endpoints: Some(At::nowhere(service.endpoints.iter().map(endpoint).collect())),
         balance: Some(file::Balance { policy: Some(policy(service.policy)) }),
         health: service.health.as_ref().map(|health| At::nowhere(self::health(health))),
         outlier: Some(At::nowhere(outlier(service.outlier))),
         limits: limits(&service.limits),
         on_endpoint_loss: Some(on_endpoint_loss),
         drain_timeout,
-        fail: Some(match service.fail {
+        fail: Some(At::nowhere(match service.fail {
             Fail::Open => file::Fail::Open,
             Fail::Closed => file::Fail::Closed,
-        }),
+        })),
     }
 }
 
@@ -118,6 +152,7 @@ fn policy(policy: Policy) -> file::Policy {
         Policy::RoundRobin => file::Policy::RoundRobin,
         Policy::Random => file::Policy::Random,
         Policy::LeastRequest => file::Policy::LeastRequest,
+        Policy::LeastLatency => file::Policy::LeastLatency,
         Policy::Maglev => file::Policy::Maglev,
         Policy::RingHash => file::Policy::RingHash,
     }
@@ -143,6 +178,7 @@ fn health(health: &HealthCheck) -> file::Health {
         healthy: Some(health.healthy),
         unhealthy: Some(health.unhealthy),
         port: health.port,
+        tls: http.is_some().then(|| At::nowhere(health.is_tls)),
         tcp,
         http,
     }
@@ -155,6 +191,7 @@ fn status((first, last): (u16, u16)) -> file::Status {
 fn outlier(outlier: Outlier) -> file::Outlier {
     file::Outlier {
         consecutive_failures: Some(outlier.consecutive_failures),
+        consecutive_5xx: Some(At::nowhere(outlier.consecutive_5xx)),
         base_ejection: Some(At::nowhere(Time(outlier.base_ejection))),
         max_ejection: Some(At::nowhere(Time(outlier.max_ejection))),
         max_ejected_percent: Some(outlier.max_ejected_percent),
@@ -178,6 +215,9 @@ fn limits(limits: &Limits) -> Option<file::Limits> {
         user_timeout: Some(Time(limits.user_timeout)),
         max_connections: limits.max_connections,
         max_connections_per_endpoint: limits.max_connections_per_endpoint,
+        max_requests: limits.max_requests.map(At::nowhere),
+        max_pending: limits.max_pending.map(At::nowhere),
+        max_retries: limits.max_retries.map(At::nowhere),
     })
 }
 

@@ -1,6 +1,10 @@
 //! The file as it is written. The only description of its keys: the JSON Schema, the check that finds mistakes and the
 //! reader are all derived from these types. Doc comments here are the help that editors show.
 
+mod http;
+mod route;
+mod tls;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +14,13 @@ use super::text::{
     TimeOrOff, TimeOrZero, Word,
 };
 
+pub(super) use http::HttpLimits;
+pub(super) use route::{
+    BackOff, Backend, HeaderChanges, Match, Mirror, PathMatch, PathRewrite, Redirect, Respond, Retry,
+    RetryOn, Rewrite, Route, Rule, Scheme, TextMatch, TextMatchKind, Timeout,
+};
+pub(super) use tls::{CertificateFiles, ClientAuth, ClientTls, ServerTls, TlsVersion};
+
 /// Configuration of Weir.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -17,10 +28,13 @@ use super::text::{
 pub(super) struct File {
     /// Ports that Weir opens for clients that are not intercepted.
     #[serde(default)]
-    pub(super) listeners: Vec<Listener>,
+    pub(super) listeners: Vec<At<Listener>>,
     /// Whose connections are intercepted, and which of them never.
     #[serde(default)]
     pub(super) intercept: Intercept,
+    /// What happens with HTTP requests, and with TLS that is passed on, where a listener or a service says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) routes: Option<At<Vec<At<Route>>>>,
     /// What applications connect to, and who serves it.
     pub(super) services: At<Vec<At<Service>>>,
     /// Worker threads: `auto` (one for each CPU that Weir may use) or a number. Default: `auto`.
@@ -46,14 +60,28 @@ pub(super) struct File {
     pub(super) drain_timeout: Option<TimeOrZero>,
 }
 
-/// A port that Weir opens.
+/// A port that Weir opens: for one service or for some routes.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Listener {
     /// Where to listen. `0.0.0.0` means every IPv4 address of the machine, `[::]` every IPv6 address.
     pub(super) address: At<Address>,
-    /// Name of the service that answers.
-    pub(super) service: At<Name>,
+    /// What clients speak (inside TLS, if `tls` is given). Default: `tcp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) protocol: Option<Protocol>,
+    /// Name of the service that answers everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) service: Option<At<Name>>,
+    /// Names of the routes that say who answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub(super) routes: Option<At<Vec<At<Name>>>>,
+    /// TLS that ends here. With `protocol: tls` it is passed on instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<At<ServerTls>>,
+    /// Bounds on HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) http: Option<At<HttpLimits>>,
 }
 
 /// Interception.
@@ -117,11 +145,22 @@ pub(super) struct Service {
     /// What is spoken. Default: `tcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) protocol: Option<Protocol>,
+    /// TLS to the endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<At<ClientTls>>,
+    /// Names of the routes that requests go by which are caught on their way to this service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub(super) routes: Option<At<Vec<At<Name>>>>,
+    /// Bounds on HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) http: Option<At<HttpLimits>>,
     /// Who moves the bytes. Default: `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lane: Option<At<Lane>>,
-    /// Who serves. May be empty: then connections are refused.
-    pub(super) endpoints: At<Vec<Endpoint>>,
+    /// Who serves. May be empty: then connections are refused. May be left out where routes say who serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) endpoints: Option<At<Vec<Endpoint>>>,
     /// How an endpoint is chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) balance: Option<Balance>,
@@ -140,9 +179,9 @@ pub(super) struct Service {
     /// Time that open connections get with `on_endpoint_loss: drain`. Default: `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) drain_timeout: Option<TimeOrZero>,
-    /// What happens to new connections while Weir is not running. Default: `open`.
+    /// What happens to new connections while Weir is not running. Default: `open`, or `closed` with `tls`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) fail: Option<Fail>,
+    pub(super) fail: Option<At<Fail>>,
 }
 
 /// One server.
@@ -166,6 +205,12 @@ pub(super) struct Endpoint {
 pub(super) enum Protocol {
     /// A stream of bytes.
     Tcp,
+    /// TLS that is passed on as it is; routes go by the name that the client asks for.
+    Tls,
+    /// HTTP/1.1.
+    Http,
+    /// Whatever the first bytes say.
+    Auto,
 }
 
 /// Lanes.
@@ -199,6 +244,8 @@ pub(super) enum Policy {
     Random,
     /// The less loaded of two drawn at random, weighted.
     LeastRequest,
+    /// Of two drawn at random, weighted, the one that promises the shorter wait.
+    LeastLatency,
     /// The same endpoint for the same client address (Maglev hashing).
     Maglev,
     /// The same endpoint for the same client address (hashing on a ring).
@@ -233,9 +280,12 @@ pub(super) struct Health {
     /// Check that a connection can be made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tcp: Option<TcpProbe>,
-    /// Check that a GET request (HTTP/1.1, no TLS) is answered well.
+    /// Check that a GET request (HTTP/1.1) is answered well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) http: Option<HttpProbe>,
+    /// Whether the `http` check uses TLS. Default: `true` if the service has `tls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<At<bool>>,
 }
 
 /// Nothing to set.
@@ -279,6 +329,10 @@ pub(super) struct Outlier {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1_000_000))]
     pub(super) consecutive_failures: Option<u32>,
+    /// Answers of 500 and above in a row that eject an endpoint; 0 switches it off. Default: `0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
+    pub(super) consecutive_5xx: Option<At<u32>>,
     /// Length of the first ejection; the n-th lasts n times as long. Default: `10s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) base_ejection: Option<At<Time>>,
@@ -323,6 +377,18 @@ pub(super) struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub(super) max_connections_per_endpoint: Option<u32>,
+    /// Requests under way in the service. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) max_requests: Option<At<u32>>,
+    /// Requests that wait for a connection to an endpoint. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) max_pending: Option<At<u32>>,
+    /// Retries under way in the service, whatever the budgets of its routes allow. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub(super) max_retries: Option<At<u32>>,
 }
 
 /// Fate of open connections.
@@ -338,7 +404,7 @@ pub(super) enum EndpointLoss {
 }
 
 /// Fate of new connections.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Fail {
     /// The kernel connects them to an endpoint.

@@ -1,25 +1,31 @@
 //! From the file's types to [`Config`]: fills in defaults and nothing else. Cannot fail.
 
-use std::path::PathBuf;
+mod http;
+mod route;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proxy_core::http::HttpLimits;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
 use proxy_core::snapshot::{Intercept, Scope, Source};
 
-use super::text::{TimeOrOff, TimeOrZero};
+use super::de::At;
+use super::text::{Name, TimeOrOff, TimeOrZero};
 use super::{
     AccessLogConfig, AdminConfig, Config, EndpointConfig, IoChoice, ListenerConfig, LogConfig, LogFormat,
-    LogLevel, ServiceConfig, Workers, default, file,
+    LogLevel, ServesConfig, ServiceConfig, Workers, default, file,
 };
 
-/// Makes the config that a file means.
-pub(super) fn resolve(file: &file::File) -> Config {
+/// Makes the config that a file in a folder means.
+pub(super) fn resolve(file: &file::File, folder: &Path) -> Config {
     Config {
-        listeners: file.listeners.iter().map(listener).collect(),
+        listeners: file.listeners.iter().map(|listener| self::listener(&listener.value, folder)).collect(),
         intercept: intercept(&file.intercept),
-        services: file.services.value.iter().map(|service| self::service(&service.value)).collect(),
+        routes: file.routes.iter().flat_map(|at| &at.value).map(|at| route::route(&at.value)).collect(),
+        services: file.services.value.iter().map(|service| self::service(&service.value, folder)).collect(),
         workers: match file.workers {
             None | Some(file::Workers::Auto(file::Auto::Auto)) => Workers::Auto,
             Some(file::Workers::Count(count)) => Workers::Count(count),
@@ -50,8 +56,30 @@ pub(super) fn resolve(file: &file::File) -> Config {
     }
 }
 
-fn listener(listener: &file::Listener) -> ListenerConfig {
-    ListenerConfig { address: listener.address.value.0, service: listener.service.value.0.clone() }
+fn listener(listener: &file::Listener, folder: &Path) -> ListenerConfig {
+    ListenerConfig {
+        address: listener.address.value.0,
+        protocol: protocol(listener.protocol),
+        serves: match &listener.service {
+            Some(service) => ServesConfig::Service(service.value.0.clone()),
+            None => ServesConfig::Routes(names(listener.routes.as_ref())),
+        },
+        tls: listener.tls.as_ref().map(|tls| http::server_tls(&tls.value, folder)),
+        http: listener.http.as_ref().map_or(HttpLimits::DEFAULT, |limits| http::limits(&limits.value)),
+    }
+}
+
+fn names(names: Option<&At<Vec<At<Name>>>>) -> Vec<String> {
+    names.into_iter().flat_map(|at| &at.value).map(|at| at.value.0.clone()).collect()
+}
+
+fn protocol(protocol: Option<file::Protocol>) -> Protocol {
+    match protocol {
+        None | Some(file::Protocol::Tcp) => Protocol::Tcp,
+        Some(file::Protocol::Tls) => Protocol::Tls,
+        Some(file::Protocol::Http) => Protocol::Http,
+        Some(file::Protocol::Auto) => Protocol::Auto,
+    }
 }
 
 fn intercept(intercept: &file::Intercept) -> Intercept {
@@ -71,21 +99,22 @@ fn intercept(intercept: &file::Intercept) -> Intercept {
     }
 }
 
-fn service(service: &file::Service) -> ServiceConfig {
+fn service(service: &file::Service, folder: &Path) -> ServiceConfig {
     ServiceConfig {
         name: service.name.value.0.clone(),
         addresses: service.addresses.iter().map(|address| address.value.0).collect(),
-        protocol: match service.protocol {
-            None | Some(file::Protocol::Tcp) => Protocol::Tcp,
-        },
+        protocol: protocol(service.protocol),
+        tls: service.tls.as_ref().map(|tls| http::client_tls(&tls.value, folder)),
+        routes: names(service.routes.as_ref()),
+        http: service.http.as_ref().map_or(HttpLimits::DEFAULT, |limits| http::limits(&limits.value)),
         lane: match service.lane.as_ref().map(|lane| lane.value) {
             None | Some(file::Lane::Auto) => LaneChoice::Auto,
             Some(file::Lane::Direct) => LaneChoice::Direct,
             Some(file::Lane::Proxy) => LaneChoice::Proxy,
         },
-        endpoints: service.endpoints.value.iter().map(endpoint).collect(),
+        endpoints: service.endpoints.iter().flat_map(|at| &at.value).map(endpoint).collect(),
         policy: service.balance.as_ref().and_then(|balance| balance.policy).map_or(default::POLICY, policy),
-        health: service.health.as_ref().map(|health| self::health(&health.value)),
+        health: service.health.as_ref().map(|health| self::health(&health.value, service.tls.is_some())),
         outlier: service.outlier.as_ref().map_or(default::OUTLIER, |outlier| self::outlier(&outlier.value)),
         limits: limits(&service.limits.clone().unwrap_or_default()),
         on_endpoint_loss: match service.on_endpoint_loss {
@@ -95,7 +124,9 @@ fn service(service: &file::Service) -> ServiceConfig {
             }
             Some(file::EndpointLoss::Reset) => EndpointLoss::Reset,
         },
-        fail: match service.fail {
+        fail: match service.fail.as_ref().map(|fail| fail.value) {
+            // The kernel cannot speak TLS, and what was to be encrypted must not go out as it is.
+            None if service.tls.is_some() => Fail::Closed,
             None | Some(file::Fail::Open) => Fail::Open,
             Some(file::Fail::Closed) => Fail::Closed,
         },
@@ -115,12 +146,13 @@ fn policy(policy: file::Policy) -> Policy {
         file::Policy::RoundRobin => Policy::RoundRobin,
         file::Policy::Random => Policy::Random,
         file::Policy::LeastRequest => Policy::LeastRequest,
+        file::Policy::LeastLatency => Policy::LeastLatency,
         file::Policy::Maglev => Policy::Maglev,
         file::Policy::RingHash => Policy::RingHash,
     }
 }
 
-fn health(health: &file::Health) -> HealthCheck {
+fn health(health: &file::Health, is_tls_spoken: bool) -> HealthCheck {
     let interval = health.interval.as_ref().map_or(default::HEALTH_INTERVAL, |time| time.0);
     let quarter = (interval / default::UNHEALTHY_INTERVAL_DIVISOR).max(default::UNHEALTHY_INTERVAL_LEAST);
     let whole_millis =
@@ -134,12 +166,13 @@ fn health(health: &file::Health) -> HealthCheck {
         timeout: health.timeout.as_ref().map_or(default::HEALTH_TIMEOUT.min(interval), |time| time.value.0),
         healthy: health.healthy.unwrap_or(default::HEALTHY),
         unhealthy: health.unhealthy.unwrap_or(default::UNHEALTHY),
-        probe: health.http.as_ref().map_or(Probe::Tcp, http),
+        probe: health.http.as_ref().map_or(Probe::Tcp, probe),
+        is_tls: health.http.is_some() && health.tls.as_ref().map_or(is_tls_spoken, |is_tls| is_tls.value),
         port: health.port,
     }
 }
 
-fn http(http: &file::HttpProbe) -> Probe {
+fn probe(http: &file::HttpProbe) -> Probe {
     let range = |status: &file::Status| match status {
         file::Status::One(status) => (*status, *status),
         file::Status::Range(range) => range.0,
@@ -159,6 +192,7 @@ fn outlier(outlier: &file::Outlier) -> Outlier {
     let base_ejection = outlier.base_ejection.as_ref().map_or(usual.base_ejection, |time| time.value.0);
     Outlier {
         consecutive_failures: outlier.consecutive_failures.unwrap_or(usual.consecutive_failures),
+        consecutive_5xx: outlier.consecutive_5xx.as_ref().map_or(usual.consecutive_5xx, |count| count.value),
         base_ejection,
         max_ejection: outlier
             .max_ejection
@@ -178,7 +212,10 @@ fn limits(limits: &file::Limits) -> Limits {
         || is_time(&limits.half_close_timeout)
         || limits.user_timeout.is_some()
         || limits.max_connections.is_some()
-        || limits.max_connections_per_endpoint.is_some();
+        || limits.max_connections_per_endpoint.is_some()
+        || limits.max_requests.is_some()
+        || limits.max_pending.is_some()
+        || limits.max_retries.is_some();
     Limits {
         connect_timeout: limits.connect_timeout.as_ref().map_or(default::CONNECT_TIMEOUT, |time| time.0),
         connect_attempts: limits.connect_attempts.unwrap_or(default::CONNECT_ATTEMPTS),
@@ -190,6 +227,9 @@ fn limits(limits: &file::Limits) -> Limits {
         user_timeout: limits.user_timeout.as_ref().map_or(default::USER_TIMEOUT, |time| time.0),
         max_connections: limits.max_connections,
         max_connections_per_endpoint: limits.max_connections_per_endpoint,
+        max_requests: limits.max_requests.as_ref().map(|count| count.value),
+        max_pending: limits.max_pending.as_ref().map(|count| count.value),
+        max_retries: limits.max_retries.as_ref().map(|count| count.value),
         is_set,
     }
 }

@@ -19,12 +19,16 @@ enum Shape {
     Text(Format),
     /// One of some words.
     Word(Vec<String>),
+    /// `true` or `false`.
+    Bool,
     /// A whole number between two bounds, both included.
     Integer(i64, i64),
     /// A list with a least length.
     List(Box<Shape>, usize),
     /// A mapping with fixed keys.
     Map(Vec<Key>),
+    /// A mapping whose keys are texts in a format.
+    Free(Format, Box<Shape>),
     /// A mapping with exactly one of some keys.
     OneKey(Vec<Key>),
     /// Whichever of some shapes the value's type fits.
@@ -70,10 +74,16 @@ impl Shape {
                 let format = schema["format"].as_str().and_then(Format::named);
                 Self::Text(format.expect("every text in file.rs has a format of text.rs"))
             }
+            Some("boolean") => Self::Bool,
             Some("integer") => Self::integer(schema),
             Some("array") => {
                 let least = schema["minItems"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
                 Self::List(Box::new(Self::compile(&schema["items"], root)), least)
+            }
+            Some("object") if schema["additionalProperties"].is_object() => {
+                let format = schema["propertyNames"]["format"].as_str().and_then(Format::named);
+                let format = format.expect("every mapping with free keys has a format for them");
+                Self::Free(format, Box::new(Self::compile(&schema["additionalProperties"], root)))
             }
             Some("object") => Self::Map(Self::keys(schema, root)),
             _ => panic!("file.rs has a type that shape.rs does not know: {schema}"),
@@ -122,9 +132,10 @@ impl Shape {
         match (self, value) {
             (Self::Any(shapes), _) => shapes.iter().any(|shape| shape.fits_type(value)),
             (Self::Text(_) | Self::Word(_), Value::Text(_))
+            | (Self::Bool, Value::Bool(_))
             | (Self::Integer(..), Value::Integer(_))
             | (Self::List(..), Value::List(_))
-            | (Self::Map(_) | Self::OneKey(_), Value::Map(_)) => true,
+            | (Self::Map(_) | Self::Free(..) | Self::OneKey(_), Value::Map(_)) => true,
             _ => false,
         }
     }
@@ -134,12 +145,14 @@ impl Shape {
         match self {
             Self::Text(format) => format.expected.to_owned(),
             Self::Word(words) => or(words.iter().map(String::as_str)),
+            Self::Bool => "true or false".to_owned(),
             Self::Integer(least, most) if *most == i64::from(u32::MAX) => {
                 format!("a whole number, {least} or more")
             }
             Self::Integer(least, most) => format!("a whole number from {least} to {most}"),
             Self::List(_, 0) => "a list".to_owned(),
             Self::List(..) => "a list that is not empty".to_owned(),
+            Self::Free(..) => "a mapping of names to values".to_owned(),
             Self::Map(keys) if keys.is_empty() => "an empty mapping: {}".to_owned(),
             Self::Map(keys) => {
                 let required: Vec<_> =
@@ -168,6 +181,19 @@ fn or<'a>(words: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
+fn in_quotes(text: &str) -> String {
+    format!("write it in quotes: \"{text}\"")
+}
+
+/// YAML before 1.2 had more words for it.
+fn meant_bool(text: &str) -> Option<String> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "true" => Some("write true".to_owned()),
+        "no" | "off" | "false" => Some("write false".to_owned()),
+        _ => None,
+    }
+}
+
 fn is_empty(node: &Node<'_>) -> bool {
     matches!(&node.value, Value::Map(entries) if entries.is_empty())
 }
@@ -187,14 +213,22 @@ impl Walk<'_, '_> {
         let result = match (fitting, &mut node.value) {
             (Shape::Text(format), Value::Text(text)) => (format.check)(text),
             (Shape::Text(format), Value::Integer(number)) => Err(Some(format.hint_for_number(*number))),
+            (Shape::Text(_) | Shape::Word(_), Value::Bool(word)) => Err(Some(in_quotes(&word.to_string()))),
+            (Shape::Text(_) | Shape::Word(_), Value::Float(text)) => Err(Some(in_quotes(text))),
             (Shape::Word(words), Value::Text(text)) if words.iter().any(|word| word == text) => Ok(()),
             (Shape::Word(words), Value::Text(text)) => {
                 Err(nearest(text, words.iter().map(String::as_str)).map(did_you_mean))
             }
+            (Shape::Bool, Value::Bool(_)) => Ok(()),
+            (Shape::Bool, Value::Text(text)) => Err(meant_bool(text)),
             (Shape::Integer(least, most), Value::Integer(n)) if (*least..=*most).contains(n) => Ok(()),
             (Shape::List(_, least), Value::List(items)) if items.len() < *least => Err(None),
             (Shape::List(item, _), Value::List(items)) => {
                 items.retain_mut(|node| self.check(item, node));
+                return true;
+            }
+            (Shape::Free(key, value), Value::Map(_)) => {
+                self.free_map(*key, value, node);
                 return true;
             }
             (Shape::Map(keys), Value::Map(_)) => return self.map(keys, node) || self.cut(node),
@@ -253,6 +287,21 @@ impl Walk<'_, '_> {
             }
         }
         !lost
+    }
+
+    /// Checks keys and values of a mapping with free keys.
+    fn free_map(&mut self, format: Format, shape: &Shape, node: &mut Node<'_>) {
+        let origin = node.origin;
+        let Value::Map(entries) = &mut node.value else { return };
+        entries.retain_mut(|entry| {
+            let stays = self.check(shape, &mut entry.node);
+            let Err(hint) = (format.check)(&entry.key) else { return stays };
+            let finding = Finding::new("wrong key").expected(format.expected).suggest(hint);
+            let tree = &*self.tree;
+            self.mistakes.push(entry.key_at, || tree.path(entry.node.origin), finding);
+            self.tree.cut(origin);
+            false
+        });
     }
 
     fn unknown_key(&mut self, keys: &[Key], entry: &Entry<'_>, meant: &mut Vec<String>) {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proxy_core::addr::EndpointAddr;
-use proxy_core::http::HttpLimits;
 use proxy_core::id::{EndpointId, Registry, ServiceId, Version};
-use proxy_core::service::{Endpoint, EndpointState, Load, Protocol, Service};
+use proxy_core::route::Route;
+use proxy_core::service::{Endpoint, EndpointState, Load, Service};
 use proxy_core::snapshot::{ExplicitListener, Serves, Snapshot};
 
-use super::{Config, EndpointConfig, ServiceConfig};
+use super::{Config, EndpointConfig, ListenerConfig, ServesConfig, ServiceConfig};
 
 impl Config {
     /// Makes the next snapshot.
@@ -35,17 +35,48 @@ impl Config {
                 }
             })
             .collect();
-        let listeners = self.listeners.iter().map(|listener| {
-            Arc::new(ExplicitListener {
-                address: listener.address,
-                protocol: Protocol::Tcp,
-                serves: Serves::Service(registry.service(&listener.service)),
-                tls: None,
-                http: HttpLimits::DEFAULT,
-            })
+        let listeners = self.listeners.iter().map(|config| {
+            let old = previous.and_then(|previous| previous.listener(config.address));
+            config.listener(registry, old)
         });
-        Snapshot::new(version, self.intercept.clone(), listeners.collect(), services)
+        let listeners = listeners.collect();
+        let routes = self.routes(registry, previous);
+        Snapshot::new(version, self.intercept.clone(), listeners, services).with_routes(routes, previous)
     }
+
+    fn routes(&self, registry: &mut Registry, previous: Option<&Snapshot>) -> Vec<Arc<Route>> {
+        let old = previous.into_iter().flat_map(|previous| &previous.routes);
+        let old: HashMap<&str, &Arc<Route>> = old.map(|route| (&*route.name, route)).collect();
+        let mut id = |name: &str| registry.service(name);
+        self.routes.iter().map(|route| route.route(&mut id, old.get(route.name.as_str()).copied())).collect()
+    }
+}
+
+impl ListenerConfig {
+    fn listener(
+        &self,
+        registry: &mut Registry,
+        old: Option<&Arc<ExplicitListener>>,
+    ) -> Arc<ExplicitListener> {
+        let listener = ExplicitListener {
+            address: self.address,
+            protocol: self.protocol,
+            serves: match &self.serves {
+                ServesConfig::Service(name) => Serves::Service(registry.service(name)),
+                ServesConfig::Routes(names) => Serves::Routes(shared(names)),
+            },
+            tls: self.tls.clone().map(Arc::new),
+            http: self.http,
+        };
+        match old {
+            Some(old) if **old == listener => Arc::clone(old),
+            _ => Arc::new(listener),
+        }
+    }
+}
+
+fn shared(names: &[String]) -> Vec<Arc<str>> {
+    names.iter().map(|name| Arc::from(name.as_str())).collect()
 }
 
 impl ServiceConfig {
@@ -70,9 +101,9 @@ impl ServiceConfig {
             name: old.map_or_else(|| Arc::from(self.name.as_str()), |old| Arc::clone(&old.name)),
             addresses: self.addresses.clone(),
             protocol: self.protocol,
-            tls: None,
-            routes: Vec::new(),
-            http: HttpLimits::DEFAULT,
+            tls: self.tls.clone().map(Arc::new),
+            routes: shared(&self.routes),
+            http: self.http,
             lane: self.lane,
             endpoints: self.endpoints.iter().map(endpoint).collect(),
             policy: self.policy,
@@ -89,9 +120,13 @@ impl ServiceConfig {
     fn inherited(&self, state: EndpointState) -> EndpointState {
         match state {
             EndpointState::Unhealthy if self.health.is_none() => EndpointState::Healthy,
-            EndpointState::Ejected if self.outlier.consecutive_failures == 0 => EndpointState::Healthy,
+            EndpointState::Ejected if !self.ejects() => EndpointState::Healthy,
             state => state,
         }
+    }
+
+    fn ejects(&self) -> bool {
+        self.outlier.consecutive_failures > 0 || self.outlier.consecutive_5xx > 0
     }
 
     /// Tells whether a running service is what this config says. Names every field: a new one must be thought of here.
@@ -100,6 +135,9 @@ impl ServiceConfig {
             name,
             addresses,
             protocol,
+            tls,
+            routes,
+            http,
             lane,
             endpoints,
             policy,
@@ -112,6 +150,9 @@ impl ServiceConfig {
         **name == *service.name
             && *addresses == service.addresses
             && *protocol == service.protocol
+            && tls.as_ref() == service.tls.as_deref()
+            && routes.iter().map(String::as_str).eq(service.routes.iter().map(|name| &**name))
+            && *http == service.http
             && *lane == service.lane
             && *policy == service.policy
             && *health == service.health

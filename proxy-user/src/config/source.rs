@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::change::Change;
 use super::layout::Layout;
-use super::{Config, ConfigErrors, parse_laid_out, read_file, without_mark};
+use super::{Config, ConfigErrors, folder, parse_laid_out, read_file, without_mark};
 
 /// The config file, and what it said when it was last right.
 ///
@@ -13,6 +13,7 @@ use super::{Config, ConfigErrors, parse_laid_out, read_file, without_mark};
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
+    folder: PathBuf,
     text: String,
     config: Config,
     pub(super) layout: Option<Layout>,
@@ -59,9 +60,9 @@ impl Source {
     }
 
     pub(super) fn new(path: &Path, text: String) -> Result<Self, ConfigErrors> {
-        let text = unmarked(text);
-        let (config, layout) = parse_laid_out(&path.display().to_string(), &text)?;
-        Ok(Self { path: path.to_owned(), text, config, layout })
+        let (text, folder) = (unmarked(text), folder(path));
+        let (config, layout) = parse_laid_out(&path.display().to_string(), &folder, &text)?;
+        Ok(Self { path: path.to_owned(), folder, text, config, layout })
     }
 
     pub(super) fn take_up(&mut self, text: String) -> Result<Way, ConfigErrors> {
@@ -72,7 +73,7 @@ impl Source {
             self.layout = Some(layout);
             return Ok(Way::Unchanged);
         }
-        let Some(change) = Change::read(&self.config, &layout, &self.text, &text) else {
+        let Some(change) = Change::read(&self.config, &layout, &self.folder, (&self.text, &text)) else {
             self.layout = Some(layout);
             return self.read_whole(text);
         };

@@ -50,13 +50,17 @@ impl Format {
     pub(super) fn hint_for_number(&self, number: i64) -> String {
         if self.name.starts_with("weir-duration") {
             format!("write {number}s")
+        } else if self.name == Size::FORMAT {
+            format!("write {number}B")
+        } else if self.name == Percent::FORMAT || self.name == Share::FORMAT {
+            format!("write {number}%")
         } else {
             format!("write it in quotes: \"{number}\"")
         }
     }
 }
 
-const ALL: [Format; 13] = [
+const ALL: [Format; 31] = [
     Format::of::<Time>(),
     Format::of::<TimeOrZero>(),
     Format::of::<TimeOrOff>(),
@@ -70,6 +74,24 @@ const ALL: [Format; 13] = [
     Format::of::<HttpPath>(),
     Format::of::<Word>(),
     Format::of::<BodyPart>(),
+    Format::of::<Size>(),
+    Format::of::<Percent>(),
+    Format::of::<Share>(),
+    Format::of::<Host>(),
+    Format::of::<HostPort>(),
+    Format::of::<HostPattern>(),
+    Format::of::<UrlPath>(),
+    Format::of::<Regex>(),
+    Format::of::<HeaderName>(),
+    Format::of::<ChangedHeader>(),
+    Format::of::<HeaderValue>(),
+    Format::of::<QueryName>(),
+    Format::of::<QueryValue>(),
+    Format::of::<Method>(),
+    Format::of::<RetryCause>(),
+    Format::of::<Body>(),
+    Format::of::<TlsFile>(),
+    Format::of::<SubjectName>(),
 ];
 
 /// Declares a [`TextType`] with its serde and schema implementations.
@@ -77,7 +99,7 @@ macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident($inner:ty), $format:literal, $expected:literal, $example:literal, $parse:expr, $show:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub(super) struct $name(pub(super) $inner);
+        pub(in crate::config) struct $name(pub(in crate::config) $inner);
 
         impl TextType for $name {
             const FORMAT: &'static str = $format;
@@ -137,6 +159,14 @@ macro_rules! text_type {
     };
 }
 
+// Behind the macro, which it uses.
+mod http;
+
+pub(super) use http::{
+    Body, Cause, ChangedHeader, HeaderName, HeaderValue, Host, HostPattern, HostPort, Method, Percent,
+    QueryName, QueryValue, Regex, RetryCause, Share, Size, SubjectName, TlsFile, UrlPath, show_size,
+};
+
 text_type! {
     /// A length of time above zero (Gateway API, GEP-2257).
     Time(Duration), "weir-duration", "a duration such as 300ms, 5s or 1h30m", "5s",
@@ -173,7 +203,7 @@ text_type! {
 }
 
 text_type! {
-    /// Name of a service.
+    /// Name of a service or a route.
     Name(String), "weir-name",
     "a name of at most 253 letters, digits and '/', '.', '-', '_' that begins and ends with a letter or digit",
     "shop/web", name, Clone::clone
@@ -412,6 +442,24 @@ mod tests {
         check::<HttpPath>();
         check::<Word>();
         check::<BodyPart>();
+        check::<Size>();
+        check::<Percent>();
+        check::<Share>();
+        check::<Host>();
+        check::<HostPort>();
+        check::<HostPattern>();
+        check::<UrlPath>();
+        check::<Regex>();
+        check::<HeaderName>();
+        check::<ChangedHeader>();
+        check::<HeaderValue>();
+        check::<QueryName>();
+        check::<QueryValue>();
+        check::<Method>();
+        check::<RetryCause>();
+        check::<Body>();
+        check::<TlsFile>();
+        check::<SubjectName>();
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use super::error::{Finding, Mistakes, Position, quoted};
 
-/// Deepest nesting; the format itself needs eight.
+/// Deepest nesting; the format itself needs ten.
 const MAX_DEPTH: usize = 32;
 
 /// Most values, aliases expanded: 10,000 services with 100,000 endpoints have 600,000.

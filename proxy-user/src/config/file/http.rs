@@ -1,0 +1,35 @@
+//! Bounds on HTTP in the file.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::super::de::At;
+use super::super::text::{Size, Time, TimeOrOff};
+
+/// Bounds on HTTP messages and connections.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct HttpLimits {
+    /// Size of a head: first line and headers; 1 KiB to 1 MiB. Default: `64KiB`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) max_head: Option<At<Size>>,
+    /// Headers of one message. Default: `100`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub(in crate::config) max_headers: Option<u16>,
+    /// Time for a head, from its first byte to its last. Default: `60s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) head_timeout: Option<Time>,
+    /// Time that a connection may rest between requests, or `off`. Default: `75s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) idle_timeout: Option<TimeOrOff>,
+    /// Time without a byte of a body that somebody waits for. Default: `60s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) body_timeout: Option<Time>,
+    /// Size of a request's body; more is answered 413. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) max_request_body: Option<Size>,
+    /// Size of an answer's body; more is cut off. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) max_response_body: Option<Size>,
+}
