@@ -56,7 +56,7 @@ fn pick(policy: &str, weight: impl Fn(u32) -> u32) -> Result<Run> {
         for _ in 0..times {
             client = (client + 1) % CLIENTS;
             let address = ClientAddr((fixture::host([10, 2, 0, 0], client), 40_000).into());
-            let _ = black_box(balancer.pick(&service, black_box(address), &[]));
+            let _ = black_box(balancer.pick(&service, black_box(address), &[], || 0));
         }
     }))
 }

@@ -18,7 +18,7 @@ use self::ring_hash::Ring;
 use self::round_robin::RoundRobin;
 use crate::addr::{ClientAddr, EndpointAddr};
 use crate::id::EndpointId;
-use crate::service::{Policy, Service};
+use crate::service::{Endpoint, Policy, Service};
 
 /// Why there is no endpoint for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,7 @@ enum Table {
     RoundRobin(RoundRobin),
     Random(Draws),
     LeastRequest(Draws),
+    LeastLatency(Draws),
     Maglev(Vec<u32>),
     RingHash(Ring),
 }
@@ -59,7 +60,8 @@ impl Balancer {
         let table = match service.policy {
             Policy::RoundRobin => Table::RoundRobin(RoundRobin::new(&weights, &mut rng)),
             Policy::Random => Table::Random(Draws::new(weights)),
-            Policy::LeastRequest | Policy::LeastLatency => Table::LeastRequest(Draws::new(weights)),
+            Policy::LeastRequest => Table::LeastRequest(Draws::new(weights)),
+            Policy::LeastLatency => Table::LeastLatency(Draws::new(weights)),
             Policy::Maglev => {
                 let addresses = service.endpoints.iter().map(|e| e.address);
                 Table::Maglev(maglev::table(&addresses.zip(weights).collect::<Vec<_>>()))
@@ -74,6 +76,8 @@ impl Balancer {
     /// `service` is the value that the balancer was built from. Endpoints in `tried` are avoided: a connect failed
     /// there a moment ago, or they are full. Hash policies take the client's address without its port, and go on to
     /// the next on the ring or in the table. With `tried` empty O(1), for round robin O(log n); allocates nothing.
+    /// `now_ns` is the clock of [`Load::record_latency`](crate::service::Load::record_latency), and read by the one policy
+    /// that needs it.
     ///
     /// # Errors
     /// `NoneUsable` if nothing may get connections, `AllTried` if everything that may was tried.
@@ -82,12 +86,19 @@ impl Balancer {
         service: &Service,
         client: ClientAddr,
         tried: &[EndpointId],
+        now_ns: impl FnOnce() -> u64,
     ) -> Result<usize, NoEndpoint> {
         let is_tried = |index: usize| tried.contains(&service.endpoints[index].id);
         let picked = match &mut self.table {
             Table::RoundRobin(turns) => turns.pick(&service.cursor, is_tried),
             Table::Random(draws) => draws.draw(&mut self.rng, is_tried),
-            Table::LeastRequest(draws) => p2c::pick(draws, service, &mut self.rng, is_tried),
+            Table::LeastRequest(draws) => {
+                p2c::pick(draws, service, &mut self.rng, is_tried, p2c::is_less_loaded)
+            }
+            Table::LeastLatency(draws) => {
+                let is_quicker = |a: &Endpoint, b: &Endpoint| p2c::is_quicker(a, b, now_ns());
+                p2c::pick(draws, service, &mut self.rng, is_tried, is_quicker)
+            }
             Table::Maglev(slots) => {
                 let start = maglev::slot(source_hash(client.0.ip()), slots.len());
                 let (wrapped, ahead) = slots.split_at(start);
@@ -153,8 +164,14 @@ mod tests {
     use crate::fixture;
     use crate::service::EndpointState;
 
-    const POLICIES: [Policy; 5] =
-        [Policy::RoundRobin, Policy::Random, Policy::LeastRequest, Policy::Maglev, Policy::RingHash];
+    const POLICIES: [Policy; 6] = [
+        Policy::RoundRobin,
+        Policy::Random,
+        Policy::LeastRequest,
+        Policy::LeastLatency,
+        Policy::Maglev,
+        Policy::RingHash,
+    ];
 
     proptest! {
         #[test]
@@ -174,7 +191,7 @@ mod tests {
                 usable.iter().copied().filter(|i| !tried.contains(&service.endpoints[*i].id)).collect();
             let mut balancer = Balancer::new(&service, SmallRng::seed_from_u64(seed));
             for n in 0..30 {
-                match balancer.pick(&service, client(n), &tried) {
+                match balancer.pick(&service, client(n), &tried, || 0) {
                     Ok(picked) => prop_assert!(possible.contains(&picked)),
                     Err(NoEndpoint::AllTried) => prop_assert!(possible.is_empty() && !usable.is_empty()),
                     Err(NoEndpoint::NoneUsable) => prop_assert!(usable.is_empty()),
@@ -192,7 +209,7 @@ mod tests {
             let ip = std::net::Ipv4Addr::from_bits(n);
             let plain = ClientAddr((ip, ports[0]).into());
             let mapped = ClientAddr((ip.to_ipv6_mapped(), ports[1]).into());
-            prop_assert_eq!(one.pick(&service, plain, &[]), other.pick(&service, mapped, &[]));
+            prop_assert_eq!(one.pick(&service, plain, &[], || 0), other.pick(&service, mapped, &[], || 0));
         }
     }
 
@@ -204,10 +221,9 @@ mod tests {
             let mut balancer = Balancer::new(&service, SmallRng::seed_from_u64(5));
             let mut counts = [0u32; 4];
             for n in 0..20_000 {
-                let picked = balancer.pick(&service, client(n), &[]).unwrap();
-                assert!(
-                    policy != Policy::LeastRequest || service.endpoints[picked].load.try_acquire(u32::MAX)
-                );
+                let picked = balancer.pick(&service, client(n), &[], || 0).unwrap();
+                let is_counted = matches!(policy, Policy::LeastRequest | Policy::LeastLatency);
+                assert!(!is_counted || service.endpoints[picked].load.try_acquire(u32::MAX));
                 counts[picked] += 1;
             }
             for (count, weight) in counts.into_iter().zip(weights) {
@@ -215,6 +231,48 @@ mod tests {
                 assert!(count.abs_diff(wanted) <= wanted / 5, "{policy:?}: {count} instead of {wanted}");
             }
         }
+    }
+
+    #[test]
+    fn least_latency_goes_where_answers_come_sooner_and_comes_back() {
+        const MS: u64 = 1_000_000;
+        let service = fixture::service(1, Policy::LeastLatency, &[1, 1, 1]);
+        let mut balancer = Balancer::new(&service, SmallRng::seed_from_u64(5));
+        // Requests follow each other for so many seconds; the second endpoint is slow as long as `is_slow`.
+        let mut run = |from_s: u64, seconds: u64, is_slow: bool| {
+            let mut counts = [0u32; 3];
+            for n in 0..seconds * 100 {
+                let now_ns = from_s * 1000 * MS + n * 10 * MS;
+                let picked = balancer.pick(&service, client(0), &[], || now_ns).unwrap();
+                let latency_ns = if picked == 1 && is_slow { 200 * MS } else { 2 * MS };
+                service.endpoints[picked].load.record_latency(latency_ns, now_ns);
+                counts[picked] += 1;
+            }
+            counts
+        };
+        let [a, b, c] = run(0, 20, true);
+        assert!(b < 40 && a > 700 && c > 700, "{a}, {b}, {c} of 2000");
+        let [a, b, c] = run(100, 60, false);
+        assert!(
+            b > 500,
+            "{a}, {b}, {c} of 6000: the last traces of slowness count while nothing else differs"
+        );
+    }
+
+    #[test]
+    fn least_latency_tries_an_unknown_endpoint_with_one_request() {
+        let service = fixture::service(1, Policy::LeastLatency, &[1, 1]);
+        let mut balancer = Balancer::new(&service, SmallRng::seed_from_u64(5));
+        service.endpoints[0].load.record_latency(5_000_000, 0);
+        let mut picks = (0..200).map(|_| {
+            let picked = balancer.pick(&service, client(0), &[], || 0).unwrap();
+            assert!(service.endpoints[picked].load.try_acquire(u32::MAX));
+            picked
+        });
+        // Now and then both draws give the first endpoint, and there is nothing to compare.
+        let first = picks.position(|picked| picked == 1).unwrap();
+        assert!(first < 5, "{first}");
+        assert!(picks.filter(|picked| *picked == 1).count() < 30, "no second one before an answer");
     }
 
     /// The BPF program is tested against the same values.

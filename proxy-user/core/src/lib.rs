@@ -17,6 +17,7 @@ pub mod http;
 pub mod id;
 pub mod intercept;
 pub mod lane;
+pub mod load;
 pub mod loss;
 pub mod outcome;
 pub mod pod;

@@ -1,4 +1,8 @@
-//! How a connection ended, and who ended it.
+//! How a connection or a request ended, and who ended it.
+
+mod request;
+
+pub use self::request::{Blame, RequestReason};
 
 /// Why a connection is over. One word per connection, used as metric label and log field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,11 +102,13 @@ impl Reason {
     }
 }
 
-/// What a connection attempt says about its endpoint; feeds passive health.
+/// What a connection, or a request, says about its endpoint; feeds passive health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attempt {
-    /// The endpoint accepted and, as far as seen, behaved.
+    /// The endpoint accepted and, as far as seen, behaved; in HTTP, it answered with a status below 500.
     Good,
     /// It refused, timed out, could not be reached, or reset the connection.
     Bad,
+    /// It answered with a status of 500 or above.
+    BadStatus,
 }

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::addr::{EndpointAddr, Family};
 use crate::http::HttpLimits;
 use crate::id::{EndpointId, ServiceId};
+use crate::load::RequestLimits;
 use crate::tls::ClientTls;
+
+pub use crate::load::Load;
 
 /// A named set of endpoints with the addresses that applications connect to and the policies between the two.
 ///
@@ -95,42 +98,6 @@ pub struct Endpoint {
     pub state: EndpointState,
     /// Connections open in the proxy lane, over all workers.
     pub load: Arc<Load>,
-}
-
-/// What all workers know of a service or an endpoint between two snapshots, shared by every version of it.
-#[derive(Debug, Default)]
-pub struct Load {
-    open: AtomicU32,
-    is_suspect: AtomicBool,
-}
-
-impl Load {
-    /// Connections open now.
-    #[must_use]
-    pub fn open_count(&self) -> u32 {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Remembers that a connection failed: the next good one is news.
-    pub fn set_suspect(&self) {
-        self.is_suspect.store(true, Ordering::Relaxed);
-    }
-
-    /// Tells whether a good connection is news, once.
-    pub fn take_suspect(&self) -> bool {
-        self.is_suspect.load(Ordering::Relaxed) && self.is_suspect.swap(false, Ordering::Relaxed)
-    }
-
-    /// Counts one more connection unless that would exceed `most`; the caller owes one [`Load::release`].
-    #[must_use]
-    pub fn try_acquire(&self, most: u32) -> bool {
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1)).is_ok()
-    }
-
-    /// Counts one connection less.
-    pub fn release(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// A place in a cycle, shared by all workers and by every version of a service.
@@ -326,6 +293,13 @@ impl Limits {
         max_retries: None,
         is_set: false,
     };
+
+    /// Those among them that bound requests.
+    #[must_use]
+    pub fn requests(&self) -> RequestLimits {
+        let Self { max_requests, max_pending, max_retries, .. } = *self;
+        RequestLimits { max_requests, max_pending, max_retries }
+    }
 }
 
 /// Fate of connections that are open to an endpoint that failed or was removed.
@@ -383,13 +357,5 @@ mod tests {
         let mut service = fixture::service(1, Policy::Random, &[1, 1]);
         service.endpoints.insert(1, fixture::endpoint(9, fixture::v6(9, 80), 1));
         assert_eq!((service.usable_of(Family::V4), service.usable_of(Family::V6)), (vec![0, 2], vec![1]));
-    }
-
-    #[test]
-    fn load_refuses_beyond_its_bound_and_counts_back() {
-        let load = Load::default();
-        assert!(load.try_acquire(2) && load.try_acquire(2) && !load.try_acquire(2));
-        load.release();
-        assert_eq!(load.open_count(), 1);
     }
 }

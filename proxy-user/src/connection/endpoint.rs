@@ -161,7 +161,8 @@ pub(super) fn pick(
     let route = routes.route(service.id, None, &local.shared.stats)?;
     // The snapshot may have changed since the connection was routed; it is then routed by what it came with as far as
     // that still makes sense: an index of another version must not be used on this one.
-    let index = route.balancer.pick(&route.service, accepted.client, tried).ok()?;
+    let now_ns = proxy_io::clock::monotonic_ns;
+    let index = route.balancer.pick(&route.service, accepted.client, tried, now_ns).ok()?;
     let id = route.service.endpoints[index].id;
     service
         .endpoints

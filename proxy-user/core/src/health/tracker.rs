@@ -122,9 +122,9 @@ impl Tracker {
                 context.agenda.remove(until, endpoint, Task::EndEjection);
                 entry.attempts.restore();
             }
-            let deserves_it = entry.attempts.handle_attempt(now, attempt, context.outlier);
-            if deserves_it && entry.is_serving && context.can_spare_one {
-                let until = entry.attempts.eject(now, context.outlier);
+            let deserved = entry.attempts.handle_attempt(now, attempt, context.outlier);
+            if let Some(cause) = deserved.filter(|_| entry.is_serving && context.can_spare_one) {
+                let until = entry.attempts.eject(now, cause, context.outlier);
                 context.agenda.insert(Some(until), endpoint, Task::EndEjection);
             }
         });
@@ -183,7 +183,7 @@ impl Tracker {
                 entry.checks.restart(now, service.health.as_ref(), &mut self.rng);
                 self.agenda.insert(entry.checks.due(), endpoint.id, Task::Check);
             }
-            if service.outlier.consecutive_failures == 0 {
+            if !entry.attempts.is_ejection_wanted(&service.outlier) {
                 self.agenda.remove(entry.attempts.ejected_until, endpoint.id, Task::EndEjection);
                 entry.attempts.restore();
             }
@@ -473,6 +473,46 @@ mod tests {
     }
 
     #[test]
+    fn bad_statuses_in_a_row_eject_where_the_config_says_so() {
+        let service = |consecutive_5xx| {
+            let mut service = fixture::service(1, Policy::Random, &[1, 1]);
+            (service.outlier.consecutive_failures, service.outlier.consecutive_5xx) = (0, consecutive_5xx);
+            service
+        };
+        let mut node = Node::new([service(0)]);
+        node.attempt(1001, 100, Attempt::BadStatus);
+        assert_eq!(node.states(1), [Healthy, Healthy]);
+        node.reload([service(5)]);
+        node.attempt(1001, 4, Attempt::BadStatus);
+        node.attempt(1001, 1, Attempt::Good);
+        node.attempt(1001, 4, Attempt::BadStatus);
+        assert_eq!(node.states(1), [Healthy, Healthy]);
+        node.attempt(1001, 1, Attempt::BadStatus);
+        node.attempt(1002, 10, Attempt::BadStatus);
+        assert_eq!(node.states(1), [Ejected, Healthy], "never the last one");
+        node.reload([service(7)]);
+        assert_eq!(node.states(1), [Ejected, Healthy], "another threshold does not free it");
+        node.run(10 * SECOND);
+        assert_eq!(node.states(1), [Healthy, Healthy]);
+    }
+
+    #[test]
+    fn an_ejection_ends_when_its_own_cause_is_switched_off() {
+        let service = |consecutive_failures, consecutive_5xx| {
+            let mut service = fixture::service(1, Policy::Random, &[1, 1]);
+            let outlier = &mut service.outlier;
+            (outlier.consecutive_failures, outlier.consecutive_5xx) = (consecutive_failures, consecutive_5xx);
+            service
+        };
+        let mut node = Node::new([service(3, 3)]);
+        node.attempt(1001, 3, Attempt::BadStatus);
+        node.reload([service(0, 3)]);
+        assert_eq!(node.states(1), [Ejected, Healthy]);
+        node.reload([service(3, 0)]);
+        assert_eq!((node.states(1), node.tracker.next_due()), (vec![Healthy; 2], None));
+    }
+
+    #[test]
     fn a_change_is_given_until_it_is_published() {
         let mut node = Node::new([fixture::service(1, Policy::Random, &[1, 1])]);
         for _ in 0..3 {
@@ -534,8 +574,12 @@ mod tests {
         }
 
         fn fail(&mut self, endpoint: u32, times: usize) {
+            self.attempt(endpoint, times, Attempt::Bad);
+        }
+
+        fn attempt(&mut self, endpoint: u32, times: usize, attempt: Attempt) {
             for _ in 0..times {
-                self.tracker.handle_attempt(self.now, EndpointId(endpoint), Attempt::Bad);
+                self.tracker.handle_attempt(self.now, EndpointId(endpoint), attempt);
             }
             self.publish();
         }

@@ -47,7 +47,7 @@ impl Tables {
 /// What the kernel does for a policy; those that it does not know matter to it only while Weir is dead.
 fn kernel_policy(policy: Policy) -> KernelPolicy {
     match policy {
-        Policy::LeastRequest => KernelPolicy::LeastRequest,
+        Policy::LeastRequest | Policy::LeastLatency => KernelPolicy::LeastRequest,
         Policy::Maglev => KernelPolicy::Maglev,
         Policy::Random | Policy::RoundRobin | Policy::LeastLatency | Policy::RingHash => KernelPolicy::Random,
     }
@@ -146,7 +146,7 @@ mod tests {
         let mut balancer = crate::balance::Balancer::new(&service, rng);
         for n in 0..500 {
             let client = fixture::v4(n * 77, 1);
-            let picked = balancer.pick(&service, crate::addr::ClientAddr(client), &[]).unwrap();
+            let picked = balancer.pick(&service, crate::addr::ClientAddr(client), &[], || 0).unwrap();
             let slot = slots[maglev::slot(source_hash(client.ip()), slots.len())];
             assert_eq!(slot.threshold, u32::MAX);
             assert_eq!(slot.primary.id, service.endpoints[picked].id);

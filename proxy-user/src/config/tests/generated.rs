@@ -84,6 +84,7 @@ fn outlier() -> impl Strategy<Value = Outlier> {
     (0_u32..=1_000_000, time(), time(), 0_u8..=100, 0_u8..=100).prop_map(
         |(consecutive_failures, base_ejection, max_ejection, max_ejected_percent, panic_percent)| Outlier {
             consecutive_failures,
+            consecutive_5xx: 0,
             base_ejection,
             max_ejection: max_ejection.max(base_ejection),
             max_ejected_percent,
@@ -103,6 +104,9 @@ fn limits() -> impl Strategy<Value = Limits> {
                 user_timeout,
                 max_connections: all,
                 max_connections_per_endpoint: each,
+                max_requests: None,
+                max_pending: None,
+                max_retries: None,
                 is_set: true,
             }
         },
@@ -115,6 +119,9 @@ fn limits() -> impl Strategy<Value = Limits> {
         user_timeout: default::USER_TIMEOUT,
         max_connections: None,
         max_connections_per_endpoint: None,
+        max_requests: None,
+        max_pending: None,
+        max_retries: None,
         is_set: false,
     });
     prop_oneof![set, unset]
