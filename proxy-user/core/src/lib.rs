@@ -9,6 +9,7 @@
 
 pub mod addr;
 pub mod balance;
+pub mod deadline;
 pub mod detect;
 #[cfg(test)]
 mod fixture;
