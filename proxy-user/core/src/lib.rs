@@ -22,6 +22,7 @@ pub mod load;
 pub mod loss;
 pub mod outcome;
 pub mod pod;
+pub mod pool;
 pub mod retry;
 pub mod route;
 pub mod service;
