@@ -16,6 +16,7 @@ mod fixture;
 pub mod health;
 pub mod http;
 pub mod id;
+pub mod identity;
 pub mod intercept;
 pub mod lane;
 pub mod load;
