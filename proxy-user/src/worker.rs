@@ -7,11 +7,12 @@ use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proxy_bpf::abi::config::HEARTBEAT_NS;
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::Reason;
+use proxy_core::pool::PoolLimits;
 use proxy_core::snapshot::Snapshot;
 use proxy_io::splice::PipePool;
 use proxy_io::{Driver, DriverCounters, DriverKind, DriverOptions};
@@ -87,7 +88,7 @@ pub fn spawn(
             routes: RefCell::new(Routes::new(snapshot)),
             open: Rc::default(),
             pipes: PipePool::new(PIPES),
-            pool: UpstreamPool::default(),
+            pool: UpstreamPool::new(PoolLimits::DEFAULT),
             rng: RefCell::new(SmallRng::from_os_rng()),
             is_draining: Cell::new(false),
         });
@@ -151,7 +152,7 @@ async fn run(
             _ = beats.tick() => beat(&local),
             _ = ticks.tick() => {
                 local.open.handle_tick();
-                local.pool.sweep(Instant::now());
+                local.pool.sweep();
                 *shown.lock().unwrap_or_else(PoisonError::into_inner) = local.driver.counters();
             }
         }

@@ -155,7 +155,8 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             let tls = endpoint::tls_client(local, &service);
             let netns = endpoint::netns(local, accepted).map_or(0, |netns| netns.cookie());
             let key = Key::new(endpoint.id, netns, tls.as_ref());
-            local.pool.put(key, Kept { stream: up.stream, sent_bytes: 0, tls, since: Instant::now() });
+            let life = local.pool.begin(&mut local.rng.borrow_mut());
+            local.pool.put(key, Kept { stream: up.stream, sent_bytes: 0, tls, life });
             drop((guard, _counted));
             return http::serve(local, down, accepted, Some(service), stats).await;
         }

@@ -11,6 +11,8 @@ mod answer;
 mod attempt;
 mod plan;
 mod request;
+mod tries;
+mod upstream;
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -19,13 +21,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use proxy_core::http::HttpLimits;
-use proxy_core::outcome::Reason;
+use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::{Limits, Service};
 use proxy_io::Chunk;
 
 use self::answer::Answer;
 use super::{Accepted, Entry, Local, OpenConn, Served};
-use crate::forward::http1::{Fault, Scan};
+use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
 use crate::forward::wire::{HeadBound, NoHead, Wire};
 use crate::stats::conn::ServiceStats;
@@ -132,21 +134,15 @@ impl Client<'_> {
         match none {
             NoRequest::NoHead(NoHead::Ended) => Then::Next,
             NoRequest::NoHead(NoHead::Cut | NoHead::Died(_)) => Then::Abort(Reason::DownstreamReset),
-            NoRequest::NoHead(NoHead::Fault(fault)) => self.refuse(down, fault).await,
+            NoRequest::NoHead(NoHead::Fault(fault)) => request::refuse(self, down, fault).await.then,
             NoRequest::Killed(Reason::HeadTimeout) => {
-                let _ = answer::send(self, down, Answer::new(408, "head_timeout"), true).await;
+                let _ = answer::send(self, down, Answer::of_reason(RequestReason::HeadTimeout), true).await;
                 Then::Close(Reason::HeadTimeout)
             }
             // Between two requests nothing is lost: a plain end.
             NoRequest::Killed(reason) if down.chunk.is_empty() => Then::Close(reason),
             NoRequest::Killed(reason) => Then::Abort(reason),
         }
-    }
-
-    /// Says what is wrong with a request; where the next one begins nobody knows.
-    async fn refuse(&self, down: &mut Wire, fault: Fault) -> Then {
-        let _ = answer::send(self, down, Answer::of_fault(fault), true).await;
-        Then::Close(Reason::Protocol)
     }
 
     fn bound(&self) -> HeadBound {

@@ -32,6 +32,8 @@ pub struct OpenConn {
     /// Why it ends when the limit is reached.
     expiry: Cell<Reason>,
     half_close_limit: u32,
+    /// Time that an endpoint gets to begin its answer.
+    answer_limit: Cell<Option<Duration>>,
     /// Between two requests: it may end at any time.
     is_resting: Cell<bool>,
     is_idle: Cell<bool>,
@@ -50,6 +52,7 @@ impl OpenConn {
             idle_limit: Cell::new(ticks(limits.idle_timeout)),
             expiry: Cell::new(Reason::IdleTimeout),
             half_close_limit: ticks(limits.half_close_timeout),
+            answer_limit: Cell::new(limits.idle_timeout),
             is_resting: Cell::new(false),
             is_idle: Cell::new(false),
         }
@@ -58,6 +61,17 @@ impl OpenConn {
     /// Says to which endpoint the connection goes now.
     pub fn set_endpoint(&self, endpoint: EndpointId) {
         self.endpoint.set(Some(endpoint));
+    }
+
+    /// To which endpoint it goes now.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<EndpointId> {
+        self.endpoint.get()
+    }
+
+    /// Says how long the endpoint of the next request may be silent before its answer.
+    pub fn set_answer_limit(&self, limit: Option<Duration>) {
+        self.answer_limit.set(limit);
     }
 
     /// Says that nothing is under way: the connection may rest for so long, and ends when its worker drains.
@@ -119,6 +133,10 @@ impl Watch for OpenConn {
             self.idle_limit.set(self.half_close_limit);
         }
         self.expiry.set(Reason::HalfCloseTimeout);
+    }
+
+    fn handle_sent(&self) {
+        self.await_within(self.answer_limit.get(), Reason::IdleTimeout);
     }
 
     fn poll_kill(&self, cx: &mut Context<'_>) -> Option<Reason> {

@@ -207,6 +207,7 @@ impl<W: Watch> Exchange<'_, W> {
                 && let Poll::Ready(result) = self.upload.poll(cx, self.down, self.up, self.watch)
             {
                 result?;
+                self.watch.handle_sent();
             }
             match self.up.poll_head(cx, scan, bound) {
                 Poll::Ready(Ok(bytes)) => Poll::Ready(Ok(bytes)),

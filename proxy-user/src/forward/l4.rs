@@ -35,6 +35,8 @@ pub trait Watch {
     fn handle_progress(&self);
     /// One direction is over; the other one may have a shorter time from now on.
     fn handle_half_close(&self);
+    /// All of a request is sent: from now on it is its endpoint that is waited for.
+    fn handle_sent(&self) {}
     /// Whether the owner wants the connection to end, and why.
     fn poll_kill(&self, cx: &mut Context<'_>) -> Option<Reason>;
     /// Whether nothing moved for so long that a pipe is worth giving back. Once asked, it is forgotten.

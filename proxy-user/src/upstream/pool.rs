@@ -1,21 +1,15 @@
-//! Connections to endpoints that rest between two requests.
+//! Connections to endpoints that rest between two requests: core's pool, with connections in it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proxy_core::id::EndpointId;
+use proxy_core::pool::{Life, Pool, PoolLimits};
+use rand::rngs::SmallRng;
 
 use crate::tls::{Client, Stream};
-
-/// Connections that rest for one key, on one worker; the oldest goes first.
-const MOST_PER_KEY: usize = 128;
-/// Connections that rest, on one worker: each costs a descriptor that no client pays for.
-const MOST: usize = 1024;
-/// Time that a connection may rest: below the shortest keep-alive time of common servers that do not say theirs.
-const MOST_REST: Duration = Duration::from_secs(60);
 
 /// What a connection can be used again for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,55 +38,53 @@ pub struct Kept {
     pub sent_bytes: u64,
     /// How TLS is spoken on it, if it is.
     pub tls: Option<Arc<Client>>,
-    /// Since when it rests.
-    pub since: Instant,
+    /// How much longer it may be used.
+    pub life: Life,
 }
 
 /// The resting connections of a worker.
-#[derive(Default)]
 pub struct UpstreamPool {
-    kept: RefCell<HashMap<Key, Vec<Kept>>>,
+    limits: PoolLimits,
+    pool: RefCell<Pool<Key, Kept>>,
 }
 
 impl UpstreamPool {
-    /// Takes the connection that rested the shortest: the others may get old enough to go. Those that their endpoints have
-    /// closed meanwhile, or said something on, are dropped.
+    /// Begins with none.
+    #[must_use]
+    pub fn new(limits: PoolLimits) -> Self {
+        Self { limits, pool: RefCell::new(Pool::new(limits)) }
+    }
+
+    /// Begins the life of a new connection.
+    #[must_use]
+    pub fn begin(&self, rng: &mut SmallRng) -> Life {
+        self.limits.begin(Instant::now(), rng)
+    }
+
+    /// Takes a connection; those that their endpoints have closed meanwhile, or said something on, are dropped.
     #[must_use]
     pub fn checkout(&self, key: Key) -> Option<Kept> {
-        loop {
-            let mut kept = self.kept.borrow_mut().get_mut(&key)?.pop()?;
-            if is_silent(&mut kept.stream) {
-                return Some(kept);
-            }
-        }
+        let found = self.pool.borrow_mut().checkout(&key, Instant::now(), |kept| is_silent(&mut kept.stream));
+        found.map(|(kept, life)| Kept { life, ..kept })
     }
 
-    /// Keeps a connection for later; drops it if there are enough.
+    /// Keeps a connection for later, or closes it if there are enough.
     pub fn put(&self, key: Key, kept: Kept) {
-        let mut all = self.kept.borrow_mut();
-        let total: usize = all.values().map(Vec::len).sum();
-        let own = all.entry(key).or_default();
-        if own.len() >= MOST_PER_KEY {
-            own.remove(0);
-        } else if total >= MOST {
-            return;
-        }
-        own.push(kept);
+        let life = kept.life;
+        let surplus = self.pool.borrow_mut().put(key, kept, life, Instant::now());
+        drop(surplus);
     }
 
-    /// Drops what rested for too long or was closed by its endpoint.
-    pub fn sweep(&self, now: Instant) {
-        self.kept.borrow_mut().retain(|_, own| {
-            own.retain_mut(|kept| {
-                now.saturating_duration_since(kept.since) < MOST_REST && is_silent(&mut kept.stream)
-            });
-            !own.is_empty()
-        });
+    /// Closes what rested for too long or was closed by its endpoint.
+    pub fn sweep(&self) {
+        let gone = self.pool.borrow_mut().sweep(Instant::now(), |kept| is_silent(&mut kept.stream));
+        drop(gone);
     }
 
-    /// Drops the connections to an endpoint.
+    /// Closes the connections to an endpoint.
     pub fn drop_endpoint(&self, endpoint: EndpointId) {
-        self.kept.borrow_mut().retain(|key, _| key.endpoint != endpoint);
+        let gone = self.pool.borrow_mut().remove_keys(|key| key.endpoint == endpoint);
+        drop(gone);
     }
 }
 

@@ -3,53 +3,44 @@
 use std::future::poll_fn;
 use std::io;
 
+use proxy_core::outcome::RequestReason;
 use proxy_io::Chunk;
 
 use super::Client;
-use crate::forward::http1::Fault;
 use crate::forward::l4::Watch as _;
 use crate::forward::wire::Wire;
 
-/// An answer. Its body says the reason in words of the access log and metrics; so does the header `x-weir-reason`.
+/// An answer. Its body says the reason in the word of the access log and metrics; so does the header `x-weir-reason`.
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// Word of the reason; none in answers that the config asks for.
-    pub(super) reason: Option<&'static str>,
+    pub(super) reason: RequestReason,
     /// Where else to ask.
     pub(super) location: Option<String>,
-    /// Type and text of the body.
+    /// Type and text of the body, where the config says them.
     pub(super) body: Option<(Box<str>, Box<str>)>,
     /// The question was HEAD: no body follows, whatever its length says.
     pub(super) is_head: bool,
 }
 
 impl Answer {
-    pub(super) fn new(status: u16, reason: &'static str) -> Self {
-        Self { status, reason: Some(reason), location: None, body: None, is_head: false }
-    }
-
-    /// What a malformed request is answered with.
-    pub(super) fn of_fault(fault: Fault) -> Self {
-        match fault {
-            Fault::HeadTooLarge | Fault::TooManyFields => Self::new(431, "head_too_large"),
-            Fault::BodyTooLarge => Self::new(413, "request_too_large"),
-            Fault::Version => Self::new(505, "version"),
-            Fault::TransferCoding => Self::new(501, "transfer_coding"),
-            Fault::Expectation => Self::new(417, "expectation"),
-            _ => Self::new(400, "bad_request"),
-        }
+    /// What a request is answered with that ends like this.
+    pub(super) fn of_reason(reason: RequestReason) -> Self {
+        let status = reason.status().unwrap_or(500);
+        Self { status, reason, location: None, body: None, is_head: false }
     }
 
     fn write(&self, is_last: bool) -> Vec<u8> {
         use std::io::Write as _;
         let own;
-        let (content_type, body) = match (&self.body, self.reason) {
-            (Some((content_type, body)), _) => (&**content_type, &**body),
-            (None, Some(reason)) => {
-                own = format!("{} {reason}\n", self.status);
+        // What the config asks for is no fault of anybody.
+        let is_asked_for = matches!(self.reason, RequestReason::Redirect | RequestReason::DirectResponse);
+        let (content_type, body) = match &self.body {
+            Some((content_type, body)) => (&**content_type, &**body),
+            None if is_asked_for => ("", ""),
+            None => {
+                own = format!("{} {}\n", self.status, self.reason.as_str());
                 ("text/plain", own.as_str())
             }
-            (None, None) => ("", ""),
         };
         let mut out = Vec::with_capacity(192 + body.len());
         // Writing to a Vec does not fail.
@@ -63,8 +54,8 @@ impl Answer {
         if !content_type.is_empty() {
             let _ = write!(out, "content-type: {content_type}\r\n");
         }
-        if let Some(reason) = self.reason {
-            let _ = write!(out, "x-weir-reason: {reason}\r\n");
+        if !is_asked_for {
+            let _ = write!(out, "x-weir-reason: {}\r\n", self.reason.as_str());
         }
         if let Some(location) = &self.location {
             let _ = write!(out, "location: {location}\r\n");

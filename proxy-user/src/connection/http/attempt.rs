@@ -1,80 +1,362 @@
-//! A connection to an endpoint for one request: one that rests, or a new one.
+//! One try: the request to one endpoint, and its answer to the client.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use proxy_core::id::EndpointId;
-use proxy_core::outcome::Reason;
-use proxy_io::Chunk;
-use proxy_io::netns::Netns;
+use proxy_core::outcome::{Attempt, Reason, RequestReason};
+use proxy_core::retry::Failure;
+use proxy_core::retry::proof::End;
+use proxy_core::service::{Endpoint, Policy};
+use proxy_io::clock;
+use tokio::time::Sleep;
 
-use super::Client;
 use super::plan::Plan;
-use crate::connection::endpoint::{self, Counted, Wanted, count, pick};
+use super::request::{Outcome, Sending};
+use super::tries::Tries;
+use super::upstream::{Upstream, acquire};
+use super::{Client, Then};
+use crate::connection::OpenConn;
+use crate::connection::endpoint::send_attempt;
+use crate::forward::exchange::{Download, Exchange, Trouble, Upload};
+use crate::forward::http1::{Body, Fault, Framing, ResponseEdits, ResponseHead, Scan, slots};
 use crate::forward::wire::Wire;
-use crate::tls;
-use crate::upstream::pool::{Kept, Key};
 
-/// A connection for one request.
-pub(super) struct Upstream {
-    pub(super) wire: Wire,
-    /// Index of the endpoint in the plan's service.
-    pub(super) index: usize,
-    /// It was used before: its endpoint may be closing it at this moment.
-    pub(super) is_reused: bool,
-    /// Plain bytes that were sent on it before.
-    pub(super) sent_bytes: u64,
-    key: Key,
-    tls: Option<Arc<tls::Client>>,
-    _counted: Counted,
+/// Answers before the answer (1xx) that are passed on; nobody sends more than a few.
+const MOST_INTERIM: u32 = 16;
+
+/// What follows a try.
+pub(super) enum Next {
+    /// The request is over: its answer has gone to the client, or a part of it.
+    Done(Box<Outcome>),
+    /// Another try, after this pause.
+    Again(Duration),
+    /// No try; nothing has gone to the client.
+    Over(RequestReason),
 }
 
-impl Upstream {
-    /// Gives the connection back for the next request.
-    pub(super) fn keep(self, client: &Client<'_>, sent_bytes: u64) {
-        let Self { wire, key, tls, .. } = self;
-        let sent_bytes = self.sent_bytes + sent_bytes;
-        let kept = Kept { stream: wire.stream, sent_bytes, tls, since: Instant::now() };
-        client.local.pool.put(key, kept);
-    }
-}
-
-/// Finds a connection for a request to an endpoint that was not tried yet.
-///
-/// # Errors
-/// Why there is none; the endpoint, if one was tried, is among the tried ones then.
-pub(super) async fn acquire(
+/// Tries once.
+pub(super) async fn attempt(
     client: &Client<'_>,
+    down: &mut Wire,
     plan: &Plan,
-    tried: &mut Vec<EndpointId>,
-) -> Result<Upstream, Reason> {
-    let index = pick(client.local, client.accepted, &plan.service, tried).ok_or(Reason::NoEndpoint)?;
-    let endpoint = &plan.service.endpoints[index];
-    let acquired = acquire_of(client, plan, index).await;
-    if acquired.is_err() {
-        tried.push(endpoint.id);
+    sending: &mut Sending,
+    tries: &mut Tries<'_>,
+) -> Next {
+    let deadline = tries.deadline();
+    let acquiring = acquire(client, plan, &mut tries.tried, tries.is_fresh);
+    let acquired = match deadline {
+        None => acquiring.await,
+        Some((at, late)) => tokio::time::timeout_at(at.into(), acquiring).await.unwrap_or(Err(late)),
+    };
+    let upstream = match acquired {
+        Ok(upstream) => upstream,
+        Err(reason) => return after(client, tries, sending, None, reason, Failure::Connect),
+    };
+    let endpoint = &plan.service.endpoints[upstream.index];
+    match exchange(client, down, plan, sending, tries, upstream, deadline).await {
+        Ok(next) => next,
+        Err((Broken::Over(reason), _)) => Next::Over(reason),
+        Err((Broken::Try(reason, failure), upstream)) => {
+            drop(upstream);
+            report(client, endpoint, plan, Attempt::Bad, failure);
+            after(client, tries, sending, Some(endpoint.id), reason, failure)
+        }
     }
-    acquired
 }
 
-async fn acquire_of(client: &Client<'_>, plan: &Plan, index: usize) -> Result<Upstream, Reason> {
-    let endpoint = &plan.service.endpoints[index];
-    let limits = &plan.service.limits;
-    let counted = count(&endpoint.load, limits.max_connections_per_endpoint).ok_or(Reason::Limit)?;
-    client.conn.set_endpoint(endpoint.id);
-    let netns = endpoint::netns(client.local, client.accepted);
-    let tls = endpoint::tls_client(client.local, &plan.service);
-    let key = Key::new(endpoint.id, netns.map_or(0, Netns::cookie), tls.as_ref());
-    let kept = client.local.pool.checkout(key);
-    let (is_reused, sent_bytes) = (kept.is_some(), kept.as_ref().map_or(0, |kept| kept.sent_bytes));
-    let stream = match kept {
-        Some(kept) => kept.stream,
-        None => {
-            let wants = Wanted { accepted: client.accepted, service: &plan.service, has_early: true };
-            // Boxed: most requests find a connection that rests.
-            Box::pin(endpoint::open(client.local, &wants, endpoint, &plan.stats)).await?
+/// Decides what follows a failure.
+fn after(
+    client: &Client<'_>,
+    tries: &mut Tries<'_>,
+    sending: &Sending,
+    endpoint: Option<EndpointId>,
+    reason: RequestReason,
+    failure: Failure,
+) -> Next {
+    let is_final = matches!(reason, RequestReason::NoEndpoint | RequestReason::RequestTimeout);
+    if is_final || !sending.is_there() {
+        return Next::Over(reason);
+    }
+    tries.handle_failure(client, failure, endpoint).map_or(Next::Over(reason), Next::Again)
+}
+
+/// Tells passive health what a request says about its endpoint, if that is news. An end of a connection that rested says
+/// nothing.
+fn report(client: &Client<'_>, endpoint: &Endpoint, plan: &Plan, attempt: Attempt, failure: Failure) {
+    let is_stale = matches!(
+        failure,
+        Failure::ResetBeforeSend { is_reused: true } | Failure::ResetAfterSend { is_reused: true }
+    );
+    if !is_stale {
+        endpoint.load.set_suspect();
+        send_attempt(client.local, endpoint.id, attempt);
+    }
+    if failure == Failure::PerTryTimeout && plan.service.policy == Policy::LeastLatency {
+        let now_ns = clock::monotonic_ns();
+        endpoint.load.record_latency(u64::from(u32::MAX), now_ns);
+    }
+}
+
+/// How a try broke before the client saw anything.
+enum Broken {
+    /// Another one may follow.
+    Try(RequestReason, Failure),
+    /// None may: it was not the endpoint's fault.
+    Over(RequestReason),
+}
+
+async fn exchange(
+    client: &Client<'_>,
+    down: &mut Wire,
+    plan: &Plan,
+    sending: &mut Sending,
+    tries: &mut Tries<'_>,
+    mut upstream: Upstream,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Result<Next, (Broken, Upstream)> {
+    let Some((first, body)) = sending.take() else {
+        return Err((Broken::Over(RequestReason::Internal), upstream));
+    };
+    let first_bytes = first.len() as u64;
+    let began = Instant::now();
+    client.conn.set_answer_limit(plan.service.limits.idle_timeout);
+    client.conn.await_within(Some(client.limits.body_timeout), Reason::BodyTimeout);
+    let most = client.limits.request_bytes.unwrap_or(u64::MAX);
+    let mut exchange = Exchange {
+        down,
+        up: &mut upstream.wire,
+        upload: Upload::new(first, body, sending.early_bytes, most),
+        watch: client.conn,
+        deadline: deadline.map(|(at, _)| sleep_until(at)),
+    };
+    let answered = match answered(client, plan, tries, &mut exchange).await {
+        Ok(answered) => answered,
+        Err(trouble) => {
+            let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
+            let broken = broken(trouble, &upstream, sending.head_bytes, late);
+            return Err((broken, upstream));
         }
     };
-    let wire = Wire::new(stream, Chunk::default());
-    Ok(Upstream { wire, index, is_reused, sent_bytes, key, tls, _counted: counted })
+    let endpoint = &plan.service.endpoints[upstream.index];
+    let answered = match answered {
+        Answered::Again(pause) => {
+            send_attempt(client.local, endpoint.id, Attempt::BadStatus);
+            return Ok(Next::Again(pause));
+        }
+        Answered::Final(answered) => *answered,
+    };
+    let first_byte = began.elapsed();
+    handle_answer(client, plan, endpoint, answered.status, first_byte);
+    let Final { mut download, status, is_last, is_kept, is_tunnel } = answered;
+    exchange.deadline = tries.end().map(sleep_until);
+    let result = exchange.answer(&mut download).await;
+    let sent = &exchange.upload;
+    let (sent_bytes, is_sent) = (first_bytes + sent.bytes - sending.early_bytes, sent.is_sent());
+    let mut outcome = Outcome {
+        then: Then::Next,
+        reason: RequestReason::Ok,
+        status,
+        endpoint: Some(endpoint.address.0),
+        first_byte: Some(first_byte),
+        sent_bytes: sent.bytes,
+        received_bytes: download.bytes,
+    };
+    match result {
+        Ok(()) if is_tunnel => outcome.then = Then::Tunnel(Box::new(upstream.wire)),
+        Ok(()) => {
+            if is_kept && is_sent && upstream.wire.chunk.is_empty() && !upstream.wire.is_ended {
+                upstream.keep(client, sent_bytes);
+            }
+            if is_last || !is_sent {
+                outcome.then = Then::Close(Reason::Fin);
+            }
+        }
+        Err(trouble) => (outcome.then, outcome.reason) = cut(&trouble),
+    }
+    Ok(Next::Done(Box::new(outcome)))
+}
+
+fn sleep_until(at: Instant) -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep_until(at.into()))
+}
+
+/// Tells balancing and passive health what an answer says about its endpoint.
+fn handle_answer(client: &Client<'_>, plan: &Plan, endpoint: &Endpoint, status: u16, took: Duration) {
+    if plan.service.policy == Policy::LeastLatency {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        endpoint.load.record_latency(took_ns, clock::monotonic_ns());
+    }
+    if status >= 500 && plan.service.outlier.consecutive_5xx > 0 {
+        endpoint.load.set_suspect();
+        send_attempt(client.local, endpoint.id, Attempt::BadStatus);
+    } else if endpoint.load.take_suspect() {
+        send_attempt(client.local, endpoint.id, Attempt::Good);
+    }
+}
+
+/// What a try is called that broke before its answer.
+fn broken(trouble: Trouble, upstream: &Upstream, head_bytes: u64, late: RequestReason) -> Broken {
+    let is_reused = upstream.is_reused;
+    let reset = |end: End| {
+        if upstream.is_unseen(head_bytes, end) {
+            Failure::ResetBeforeSend { is_reused }
+        } else {
+            Failure::ResetAfterSend { is_reused }
+        }
+    };
+    match trouble {
+        Trouble::ClientDied(_) | Trouble::ClientCut => Broken::Over(RequestReason::DownstreamReset),
+        Trouble::ClientFault(fault) => Broken::Over(fault.of_request()),
+        Trouble::UpstreamDied(_) => Broken::Try(RequestReason::UpstreamReset, reset(End::Rst)),
+        Trouble::UpstreamEnded { has_begun: false } => {
+            Broken::Try(RequestReason::UpstreamClosed, reset(End::Fin))
+        }
+        // The connection had answered: it was not closed as one that rests.
+        Trouble::UpstreamEnded { has_begun: true } => {
+            Broken::Try(RequestReason::UpstreamClosed, Failure::ResetAfterSend { is_reused: false })
+        }
+        Trouble::UpstreamFault(fault) => Broken::Over(fault.of_answer()),
+        Trouble::Timeout if late == RequestReason::PerTryTimeout => Broken::Try(late, Failure::PerTryTimeout),
+        Trouble::Timeout => Broken::Over(late),
+        Trouble::Killed(reason) => Broken::Over(of_kill(reason)),
+    }
+}
+
+/// What the end of an answer is called that had begun, and what becomes of the client's connection: it must not take what it
+/// has for the whole.
+fn cut(trouble: &Trouble) -> (Then, RequestReason) {
+    match trouble {
+        Trouble::ClientDied(_) | Trouble::ClientCut => {
+            (Then::Abort(Reason::DownstreamReset), RequestReason::DownstreamReset)
+        }
+        Trouble::ClientFault(fault) => (Then::Abort(Reason::Protocol), fault.of_request()),
+        Trouble::UpstreamFault(fault) => (Then::Abort(Reason::Protocol), fault.of_answer()),
+        Trouble::UpstreamDied(_) | Trouble::UpstreamEnded { .. } => {
+            (Then::Abort(Reason::UpstreamReset), RequestReason::ResponseCut)
+        }
+        Trouble::Timeout => (Then::Abort(Reason::BodyTimeout), RequestReason::RequestTimeout),
+        Trouble::Killed(Reason::BodyTimeout) => {
+            (Then::Abort(Reason::BodyTimeout), RequestReason::ResponseTimeout)
+        }
+        Trouble::Killed(reason) => (Then::Abort(*reason), of_kill(*reason)),
+    }
+}
+
+fn of_kill(reason: Reason) -> RequestReason {
+    match reason {
+        Reason::BodyTimeout => RequestReason::BodyTimeout,
+        Reason::IdleTimeout => RequestReason::RequestTimeout,
+        Reason::EndpointLost => RequestReason::EndpointLost,
+        Reason::Drained => RequestReason::Draining,
+        _ => RequestReason::Internal,
+    }
+}
+
+/// What an endpoint has answered.
+enum Answered {
+    Final(Box<Final>),
+    /// With a status after which another try follows.
+    Again(Duration),
+}
+
+/// An answer that is on its way to the client.
+struct Final {
+    download: Download,
+    status: u16,
+    /// It is the last one on this connection.
+    is_last: bool,
+    /// The endpoint's connection can be used again after it.
+    is_kept: bool,
+    /// Both sides go on in another protocol after it.
+    is_tunnel: bool,
+}
+
+/// Waits for the answer's head; passes on what comes before it.
+async fn answered(
+    client: &Client<'_>,
+    plan: &Plan,
+    tries: &mut Tries<'_>,
+    exchange: &mut Exchange<'_, OpenConn>,
+) -> Result<Answered, Trouble> {
+    for _ in 0..MOST_INTERIM {
+        let head_bytes = exchange.head(&mut Scan::default(), client.bound()).await?;
+        let read = read(client, plan, exchange, head_bytes).map_err(Trouble::UpstreamFault)?;
+        exchange.up.chunk.advance(head_bytes);
+        match read {
+            Read::Final(answer) if tries.holds(answer.status) && exchange.upload.is_sent() => {
+                let failure = Failure::Status(answer.status);
+                let endpoint = client.conn.endpoint();
+                if let Some(pause) = tries.handle_failure(client, failure, endpoint) {
+                    return Ok(Answered::Again(pause));
+                }
+                return begin(client, exchange, answer);
+            }
+            Read::Final(answer) => return begin(client, exchange, answer),
+            Read::Interim(head) => {
+                if !plan.question.is_version_1_0 {
+                    exchange.answer(&mut Download::new(head, Body::Length(0), false, u64::MAX)).await?;
+                }
+            }
+        }
+    }
+    Err(Trouble::UpstreamFault(Fault::StartLine))
+}
+
+/// Begins to pass an answer on, with what is there of its body.
+fn begin(
+    client: &Client<'_>,
+    exchange: &mut Exchange<'_, OpenConn>,
+    mut answer: Box<Final>,
+) -> Result<Answered, Trouble> {
+    answer.download.take_early(exchange.up).map_err(Trouble::UpstreamFault)?;
+    client.conn.await_within(Some(client.limits.body_timeout), Reason::BodyTimeout);
+    Ok(Answered::Final(answer))
+}
+
+enum Read {
+    Interim(Vec<u8>),
+    Final(Box<Final>),
+}
+
+/// Reads the head of an answer and writes it for the client.
+fn read(
+    client: &Client<'_>,
+    plan: &Plan,
+    exchange: &Exchange<'_, OpenConn>,
+    head_bytes: usize,
+) -> Result<Read, Fault> {
+    let mut slots = slots();
+    let head = ResponseHead::parse(&exchange.up.chunk[..head_bytes], &mut slots)?;
+    let mut out = Vec::with_capacity(head_bytes + 64);
+    if head.is_interim() {
+        head.write(&mut out, Framing::Length(0), &ResponseEdits::default());
+        return Ok(Read::Interim(out));
+    }
+    let (question, status) = (plan.question, head.status);
+    let is_switch = status == 101;
+    if is_switch && !(question.is_upgrade && head.upgrade.is_some()) {
+        // Nobody asked for it.
+        return Err(Fault::StartLine);
+    }
+    let is_tunnel = is_switch || question.is_connect && (200..300).contains(&status);
+    let body = head.body(question.method());
+    let is_unwrapped = question.is_version_1_0 && body == Framing::Chunked;
+    let is_last = !question.is_keep_alive
+        || body == Framing::UntilClose
+        || is_unwrapped
+        || client.local.is_draining.get()
+        || !exchange.upload.is_sent();
+    let is_kept = head.is_keep_alive && body != Framing::UntilClose && !is_tunnel;
+    let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
+    let edits = ResponseEdits {
+        changes: changes.filter(|changes| !changes.is_empty()),
+        is_last: is_last && !is_tunnel,
+        is_version_1_0: question.is_version_1_0,
+    };
+    head.write(&mut out, body, &edits);
+    let bound = client.bound();
+    let most = client.limits.response_bytes.unwrap_or(u64::MAX);
+    let download = Download::new(out, Body::new(body, bound.fields, bound.bytes), is_unwrapped, most);
+    Ok(Read::Final(Box::new(Final { download, status, is_last, is_kept, is_tunnel })))
 }

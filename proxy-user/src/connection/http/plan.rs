@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use proxy_core::id::ServiceId;
+use proxy_core::identity::{RequestId, is_kept_request_id};
+use proxy_core::outcome::RequestReason;
+use proxy_core::retry::{self, RetryPolicy};
 use proxy_core::route::{self, Rule};
 use proxy_core::service::Service;
 use proxy_core::snapshot::Serves;
@@ -24,6 +27,8 @@ pub(super) struct Plan {
     pub(super) stats: Arc<ServiceStats>,
     /// The rule that it goes by, if routes decide.
     pub(super) rule: Option<Arc<Rule>>,
+    /// What is tried again where no rule says it.
+    pub(super) retry: RetryPolicy,
 }
 
 /// What must be known of a request to pass its answer on.
@@ -42,8 +47,7 @@ impl Question {
         Self {
             is_head: head.method == "HEAD",
             is_connect: head.method == "CONNECT",
-            // RFC 9110, 9.2.2.
-            is_idempotent: matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+            is_idempotent: retry::is_idempotent(head.method),
             is_version_1_0: head.is_version_1_0,
             is_keep_alive: head.is_keep_alive,
             is_upgrade: head.upgrade.is_some(),
@@ -90,19 +94,21 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8]) -> Result<Decided, Fault> {
     let asked = Asked { head: &head, host: bare_host(head.host) };
     let (rule, service) = match find(client, &asked) {
         Some(found) => found,
-        None => return answer(Answer::new(404, "no_route")),
+        None => return answer(Answer::of_reason(RequestReason::NoRoute)),
     };
     let stats = &client.local.shared.stats;
     let mut routes = client.local.routes.borrow_mut();
     let Some(route) = service.and_then(|service| routes.route(service, None, stats)) else {
-        return answer(Answer::new(503, "no_endpoint"));
+        return answer(Answer::of_reason(RequestReason::NoEndpoint));
     };
     let (service, stats) = (Arc::clone(&route.service), Arc::clone(&route.stats));
     drop(routes);
     drop(asked);
     let framing = head.framing;
     let out = write(client, head, rule.as_deref());
-    Ok(Decided::Forward(Box::new(Plan { head: out, framing, question, service, stats, rule })))
+    let attempts = service.limits.connect_attempts.saturating_sub(1);
+    let retry = RetryPolicy { attempts, ..RetryPolicy::default() };
+    Ok(Decided::Forward(Box::new(Plan { head: out, framing, question, service, stats, rule, retry })))
 }
 
 /// Finds the rule for a request, if routes decide, and the service that it names.
@@ -125,11 +131,12 @@ fn find(client: &Client<'_>, asked: &Asked<'_, '_, '_>) -> Option<(Option<Arc<Ru
 
 /// Writes the head that the endpoint gets.
 fn write(client: &Client<'_>, head: RequestHead<'_, '_>, rule: Option<&Rule>) -> Vec<u8> {
-    let id = head.fields.find("x-request-id").is_none().then(|| request_id(client));
+    let is_named = head.fields.find("x-request-id").is_some_and(is_kept_request_id);
+    let id = (!is_named).then(|| RequestId::new(client.local.rng.borrow_mut().random()));
     let forwarded = forwarded_for(client, &head);
     let mut set: Vec<(&str, &[u8])> = Vec::new();
     if let Some(id) = &id {
-        set.push(("x-request-id", id));
+        set.push(("x-request-id", id.as_bytes()));
     }
     if let Some(forwarded) = &forwarded {
         set.push(("x-forwarded-for", forwarded));
@@ -160,25 +167,6 @@ fn forwarded_for(client: &Client<'_>, head: &RequestHead<'_, '_>) -> Option<Vec<
     // Writing to a Vec does not fail.
     let _ = write!(value, "{}", client.accepted.client.0.ip());
     Some(value)
-}
-
-/// Makes a name for a request: a random UUID (RFC 9562, version 4).
-fn request_id(client: &Client<'_>) -> [u8; 36] {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut bytes: [u8; 16] = client.local.rng.borrow_mut().random();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (index, byte) in bytes.into_iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            at += 1;
-        }
-        text[at] = HEX[usize::from(byte >> 4)];
-        text[at + 1] = HEX[usize::from(byte & 15)];
-        at += 2;
-    }
-    text
 }
 
 /// A request as routing sees it.

@@ -1,5 +1,7 @@
 //! What can be wrong with a message.
 
+use proxy_core::outcome::RequestReason;
+
 /// Why a message is refused. The peer that sent it loses its connection, nobody else notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
@@ -48,4 +50,34 @@ pub enum Fault {
     /// An expectation other than `100-continue`.
     #[error("unknown expectation")]
     Expectation,
+}
+
+impl Fault {
+    /// What it is called if a client's message has it.
+    #[must_use]
+    pub fn of_request(self) -> RequestReason {
+        match self {
+            Self::LineEnd | Self::StartLine | Self::Field => RequestReason::MalformedHead,
+            Self::HeadTooLarge => RequestReason::HeadTooLarge,
+            Self::TooManyFields => RequestReason::TooManyHeaders,
+            Self::Version => RequestReason::UnsupportedVersion,
+            Self::Host => RequestReason::BadHost,
+            Self::Target => RequestReason::BadTarget,
+            Self::ContentLength | Self::Framing => RequestReason::BadFraming,
+            Self::TransferCoding => RequestReason::UnsupportedTransferCoding,
+            Self::Chunk | Self::Trailer => RequestReason::BadChunk,
+            Self::BodyTooLarge => RequestReason::RequestTooLarge,
+            Self::Expectation => RequestReason::UnsupportedExpectation,
+        }
+    }
+
+    /// What it is called if an endpoint's message has it.
+    #[must_use]
+    pub fn of_answer(self) -> RequestReason {
+        match self {
+            Self::HeadTooLarge | Self::TooManyFields => RequestReason::UpstreamHeadTooLarge,
+            Self::BodyTooLarge => RequestReason::ResponseTooLarge,
+            _ => RequestReason::UpstreamMalformed,
+        }
+    }
 }

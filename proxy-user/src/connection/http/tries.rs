@@ -1,0 +1,85 @@
+//! The tries of one request: what was tried, and whether another one may follow.
+
+use std::time::{Duration, Instant};
+
+use proxy_core::deadline::Deadlines;
+use proxy_core::id::EndpointId;
+use proxy_core::load::{self, Load, NoRetry};
+use proxy_core::outcome::RequestReason;
+use proxy_core::retry::{Failure, Kind, Retries, RetryPolicy};
+use proxy_core::service::Service;
+
+use super::Client;
+
+/// The tries so far.
+pub(super) struct Tries<'a> {
+    service: &'a Service,
+    policy: &'a RetryPolicy,
+    kind: Kind,
+    deadlines: Deadlines,
+    retries: Retries,
+    /// Retries of the service are counted, this one among them from when it was paid for.
+    paid: Option<load::Retry<&'a Load>>,
+    /// Endpoints that the next try avoids.
+    pub(super) tried: Vec<EndpointId>,
+    /// The next try must not use a connection that rests.
+    pub(super) is_fresh: bool,
+}
+
+impl<'a> Tries<'a> {
+    pub(super) fn new(
+        service: &'a Service,
+        policy: &'a RetryPolicy,
+        kind: Kind,
+        deadlines: Deadlines,
+    ) -> Self {
+        let (retries, tried) = (Retries::default(), Vec::new());
+        Self { service, policy, kind, deadlines, retries, paid: None, tried, is_fresh: false }
+    }
+
+    /// Tries so far, the one under way included.
+    pub(super) fn count(&self) -> u32 {
+        self.retries.count() + 1
+    }
+
+    /// Tells whether an answer of this status is looked at before it is passed on.
+    pub(super) fn holds(&self, status: u16) -> bool {
+        self.policy.on.has_status(status)
+    }
+
+    /// Until when the try that begins now may take, and what it is called if that passes.
+    pub(super) fn deadline(&self) -> Option<(Instant, RequestReason)> {
+        self.deadlines.of_try(Instant::now())
+    }
+
+    /// Until when the answer must have ended.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.deadlines.of_request()
+    }
+
+    /// Decides whether another try follows this failure, and pays for it; gives the pause before it.
+    pub(super) fn handle_failure(
+        &mut self,
+        client: &Client<'_>,
+        failure: Failure,
+        endpoint: Option<EndpointId>,
+    ) -> Option<Duration> {
+        let left = self.deadlines.left(Instant::now());
+        let mut rng = client.local.rng.borrow_mut();
+        let mut retries = self.retries;
+        let retry = retries.handle_failure(failure, self.kind, self.policy, left, &mut rng).ok()?;
+        if retry.is_charged && self.paid.is_none() {
+            let (budget, limits) = (self.policy.budget(), self.service.limits.requests());
+            match Load::try_retry(&*self.service.load, budget, limits) {
+                Ok(paid) => self.paid = Some(paid),
+                Err(NoRetry::Budget | NoRetry::Limit) => return None,
+            }
+        }
+        self.retries = retries;
+        self.is_fresh = retry.is_fresh;
+        if !retry.is_fresh {
+            self.tried.extend(endpoint);
+        }
+        Some(retry.pause)
+    }
+}
