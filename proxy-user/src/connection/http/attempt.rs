@@ -44,14 +44,16 @@ pub(super) async fn attempt(
     tries: &mut Tries<'_>,
 ) -> Next {
     let deadline = tries.deadline();
-    let acquiring = acquire(client, plan, &mut tries.tried, tries.is_fresh);
+    let acquiring = acquire(client, plan, &tries.tried, tries.is_fresh);
     let acquired = match deadline {
         None => acquiring.await,
-        Some((at, late)) => tokio::time::timeout_at(at.into(), acquiring).await.unwrap_or(Err(late)),
+        Some((at, late)) => tokio::time::timeout_at(at.into(), acquiring).await.unwrap_or(Err((late, None))),
     };
     let upstream = match acquired {
         Ok(upstream) => upstream,
-        Err(reason) => return after(client, tries, sending, None, reason, Failure::Connect),
+        Err((reason, endpoint)) => {
+            return after(client, tries, sending, endpoint, reason, Failure::Connect);
+        }
     };
     let endpoint = &plan.service.endpoints[upstream.index];
     match exchange(client, down, plan, sending, tries, upstream, deadline).await {
@@ -74,7 +76,13 @@ fn after(
     reason: RequestReason,
     failure: Failure,
 ) -> Next {
-    let is_final = matches!(reason, RequestReason::NoEndpoint | RequestReason::RequestTimeout);
+    let is_final = matches!(
+        reason,
+        RequestReason::NoEndpoint
+            | RequestReason::Limit
+            | RequestReason::PendingLimit
+            | RequestReason::RequestTimeout
+    );
     if is_final || !sending.is_there() {
         return Next::Over(reason);
     }

@@ -59,31 +59,33 @@ impl Upstream {
     }
 }
 
-/// Finds a connection for a request to an endpoint that was not tried yet, if there is one. What is full or cannot be
-/// reached is among the tried ones afterwards.
+/// Finds a connection for a request: to an endpoint that was not tried yet, or to any if all were.
 ///
 /// # Errors
-/// Why there is none.
+/// Why there is none, and the endpoint if it was one's fault.
 pub(super) async fn acquire(
     client: &Client<'_>,
     plan: &Plan,
-    tried: &mut Vec<EndpointId>,
+    tried: &[EndpointId],
     is_fresh: bool,
-) -> Result<Upstream, RequestReason> {
-    let mut last = RequestReason::NoEndpoint;
+) -> Result<Upstream, (RequestReason, Option<EndpointId>)> {
+    let mut full: Vec<EndpointId> = Vec::new();
     loop {
-        let index = pick(client.local, client.accepted, &plan.service, tried).ok_or(last)?;
-        let endpoint = &plan.service.endpoints[index];
-        let Some(counted) = count(&endpoint.load, plan.service.limits.max_connections_per_endpoint) else {
-            tried.push(endpoint.id);
-            last = RequestReason::Limit;
-            continue;
+        let pick = |avoided: &[EndpointId]| pick(client.local, client.accepted, &plan.service, avoided);
+        let index = if full.is_empty() { pick(tried) } else { pick(&[tried, &full].concat()) };
+        let index = index.or_else(|| if tried.is_empty() { None } else { pick(&full) });
+        let Some(index) = index else {
+            let reason = if full.is_empty() { RequestReason::NoEndpoint } else { RequestReason::Limit };
+            return Err((reason, None));
         };
-        let acquired = acquire_of(client, plan, index, counted, is_fresh).await;
-        if acquired.is_err() {
-            tried.push(endpoint.id);
+        let endpoint = &plan.service.endpoints[index];
+        match count(&endpoint.load, plan.service.limits.max_connections_per_endpoint) {
+            Some(counted) => {
+                let acquired = acquire_of(client, plan, index, counted, is_fresh).await;
+                return acquired.map_err(|reason| (reason, Some(endpoint.id)));
+            }
+            None => full.push(endpoint.id),
         }
-        return acquired;
     }
 }
 
