@@ -2,6 +2,7 @@
 
 pub mod conn;
 pub mod family;
+pub mod http;
 pub mod kernel;
 pub mod label;
 pub mod process;

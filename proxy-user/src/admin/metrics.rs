@@ -27,6 +27,7 @@ pub(super) fn text(
         names: names(&source.snapshot()),
         kernel: source.read_kernel(reader)?,
         proxied: services.chain([(None, Arc::clone(&shared.stats.stray))]).collect(),
+        http: shared.stats.http.read(),
         health,
         drivers: source.driver_counters(),
         config: ConfigReading {

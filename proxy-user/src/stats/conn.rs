@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
 
+use super::http::HttpRegistry;
+
 /// Counters of every service that was ever connected to in the proxy lane. They only grow, but for `active`.
 #[derive(Debug, Default)]
 pub struct ConnStats {
     services: Mutex<HashMap<ServiceId, Arc<ServiceStats>>>,
     /// Connections that belong to no service: their original destination is not known.
     pub stray: Arc<ServiceStats>,
+    /// Counters of requests.
+    pub http: HttpRegistry,
 }
 
 impl ConnStats {

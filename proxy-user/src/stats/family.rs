@@ -4,6 +4,8 @@
 //! workers, who also know the connections of explicit listeners and why they ended. Times and retransmits of all lanes
 //! are the kernel's.
 
+mod http;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use proxy_core::outcome::Reason;
 use proxy_io::DriverCounters;
 
 use super::conn::ServiceStats;
+use super::http::HttpReading;
 use super::kernel::KernelReading;
 use super::label::{self, MOST_ENDPOINTS, Names};
 use super::process::ProcessReading;
@@ -36,6 +39,8 @@ pub struct Reading {
     pub kernel: KernelReading,
     /// What the workers counted; `None` is what belongs to no service.
     pub proxied: Vec<(Option<ServiceId>, Arc<ServiceStats>)>,
+    /// What they counted of HTTP.
+    pub http: HttpReading,
     /// Health of every endpoint.
     pub health: Vec<EndpointReport>,
     /// What each worker's driver says of itself.
@@ -92,6 +97,7 @@ impl Collector for Reading {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut table = Table::new(encoder);
         self.connections(&mut table)?;
+        self.http(&mut table)?;
         self.times(&mut table)?;
         self.endpoints(&mut table)?;
         self.interception(&mut table)?;
@@ -345,7 +351,7 @@ impl Reading {
         table.gauge(name, help, [], [([], most)])?;
         let (name, help) = ("weir_proxied_connections", "Proxied connections that hold descriptors now");
         table.gauge(name, help, [], [([], open)])?;
-        let (name, help) = ("weir_access_log_dropped", "Connections that the access log lost");
+        let (name, help) = ("weir_access_log_dropped", "Connections and requests that the access log lost");
         table.counter(name, help, [], [([], self.access_log_dropped)])?;
         let ProcessReading { resident_bytes, cpu_seconds, open_fds, max_fds, start_seconds } = self.process;
         let (name, help) = ("process_resident_memory_bytes", "Memory in RAM");

@@ -7,6 +7,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use proxy_bpf::abi::value::{BUCKET_COUNT, bucket_bound_us};
 
+use super::http::{BOUNDS_US, HttpTotals};
+
 const MICROS_PER_SECOND: f64 = 1e6;
 
 /// Where families are written.
@@ -21,6 +23,26 @@ pub(super) struct Histogram {
     sum_us: u64,
 }
 
+/// Times in buckets of some kind.
+pub(super) trait Times {
+    /// Counts by upper bound in microseconds, the last of which has none; and the sum of the times.
+    fn buckets(&self) -> (Vec<(Option<u64>, u64)>, u64);
+}
+
+impl Times for Histogram {
+    fn buckets(&self) -> (Vec<(Option<u64>, u64)>, u64) {
+        let counts = self.counts.iter().enumerate();
+        (counts.map(|(index, count)| (bucket_bound_us(index), *count)).collect(), self.sum_us)
+    }
+}
+
+impl Times for HttpTotals {
+    fn buckets(&self) -> (Vec<(Option<u64>, u64)>, u64) {
+        let bounds = BOUNDS_US.into_iter().map(Some).chain([None]);
+        (bounds.zip(self.durations).collect(), self.duration_us)
+    }
+}
+
 impl Histogram {
     pub(super) fn add(&mut self, counts: &[u64; BUCKET_COUNT], sum_us: u64) {
         for (sum, count) in self.counts.iter_mut().zip(counts) {
@@ -28,14 +50,15 @@ impl Histogram {
         }
         self.sum_us += sum_us;
     }
+}
 
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let bound = |index| bucket_bound_us(index).map_or(f64::INFINITY, |us| us as f64 / MICROS_PER_SECOND);
-        let buckets: Vec<(f64, u64)> =
-            self.counts.iter().enumerate().map(|(index, count)| (bound(index), *count)).collect();
-        let (sum, count) = (self.sum_us as f64 / MICROS_PER_SECOND, self.counts.iter().sum());
-        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
-    }
+fn encode(times: &impl Times, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    let (buckets, sum_us) = times.buckets();
+    let seconds = |us: u64| us as f64 / MICROS_PER_SECOND;
+    let bound = |us: Option<u64>| us.map_or(f64::INFINITY, seconds);
+    let buckets: Vec<(f64, u64)> = buckets.into_iter().map(|(us, count)| (bound(us), count)).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    encoder.encode_histogram::<NoLabelSet>(seconds(sum_us), count, &buckets, None)
 }
 
 impl<'a> Table<'a> {
@@ -74,11 +97,11 @@ impl<'a> Table<'a> {
         name: &str,
         help: &str,
         keys: [&'static str; N],
-        rows: impl IntoIterator<Item = ([&'r str; N], &'r Histogram)>,
+        rows: impl IntoIterator<Item = ([&'r str; N], &'r (impl Times + 'r))>,
     ) -> fmt::Result {
         let unit = Some(Unit::Seconds);
         self.family(name, help, unit, MetricType::Histogram, keys, rows, |encoder, times| {
-            times.encode(encoder)
+            encode(times, encoder)
         })
     }
 

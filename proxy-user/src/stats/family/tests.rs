@@ -1,9 +1,12 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_bpf::abi::value::{bucket_index, reason};
+use proxy_core::outcome::RequestReason;
 use proxy_core::service::EndpointState;
 
 use super::*;
+use crate::stats::http::{Event, HttpRegistry, RequestEnd};
 use crate::stats::kernel::MapFill;
 
 #[test]
@@ -27,6 +30,30 @@ fn kernel_lanes_come_from_the_kernel_and_the_proxy_lane_from_the_workers() {
     }
     let doubled = r#"weir_connections_opened_total{service="shop/db",lane="proxy"}"#;
     assert_eq!(text.matches(doubled).count(), 1);
+}
+
+#[test]
+fn requests_are_counted_by_service_and_by_rule() {
+    let text = render(reading());
+    for line in [
+        r#"weir_http_requests_total{service="shop/web",status="2xx"} 2"#,
+        r#"weir_http_requests_total{service="shop/web",status="5xx"} 2"#,
+        r#"weir_http_requests_ended_total{service="shop/web",reason="connect_refused"} 2"#,
+        r#"weir_http_requests_active{service="shop/web"} 1"#,
+        r#"weir_http_request_duration_seconds_sum{service="shop/web"} 0.006"#,
+        r#"weir_http_request_duration_seconds_bucket{le="0.001",service="shop/web"} 0"#,
+        r#"weir_http_request_duration_seconds_bucket{le="0.0025",service="shop/web"} 4"#,
+        r#"weir_http_request_duration_seconds_bucket{le="+Inf",service="shop/web"} 4"#,
+        r#"weir_http_bytes_received_total{service="shop/web"} 280"#,
+        r#"weir_http_retries_total{service="shop/web",result="made"} 2"#,
+        r#"weir_http_retries_total{service="shop/web",result="refused"} 0"#,
+        r#"weir_http_upstream_connections_total{service="shop/web",how="reused"} 2"#,
+        r#"weir_http_rule_requests_total{route="shop",rule="0",status="5xx"} 2"#,
+        r#"weir_http_rule_request_duration_seconds_count{route="shop",rule="0"} 4"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    }
+    assert!(!text.lines().any(|line| line.contains("weir_http") && line.contains("unknown")), "{text}");
 }
 
 #[test]
@@ -130,6 +157,7 @@ fn reading() -> Reading {
         names,
         kernel: kernel(),
         proxied: vec![(Some(ServiceId(2)), worker_stats()), (None, stray())],
+        http: http(),
         health: vec![report(10, EndpointState::Healthy), report(11, EndpointState::Unhealthy)],
         drivers: vec![
             DriverCounters { submissions: 20, ..DriverCounters::default() },
@@ -157,6 +185,34 @@ fn reading() -> Reading {
             start_seconds: 1.7e9,
         },
     }
+}
+
+/// Two services, one of them gone, and two rules of one route.
+fn http() -> HttpReading {
+    let registry = HttpRegistry::default();
+    let end = RequestEnd {
+        status: Some(200),
+        reason: RequestReason::Ok,
+        duration: Duration::from_micros(1500),
+        sent_bytes: 7,
+        received_bytes: 70,
+    };
+    let route: Arc<str> = "shop".into();
+    for worker in 0..2 {
+        let (service, rule) = (registry.service(ServiceId(1), worker), registry.rule(&route, 0, worker));
+        for stats in [&service, &rule] {
+            stats.begin().handle_end(&end);
+            let failed = RequestEnd { status: Some(503), reason: RequestReason::ConnectRefused, ..end };
+            stats.begin().handle_end(&failed);
+        }
+        service.count(Event::Retry);
+        service.count(Event::ConnectionReused);
+    }
+    std::mem::forget(registry.service(ServiceId(1), 0).begin());
+    let _ = registry.rule(&route, 1, 0);
+    registry.service(ServiceId(99), 0).begin().handle_end(&end);
+    registry.service(ServiceId(98), 0).begin().handle_end(&end);
+    registry.read()
 }
 
 fn kernel() -> KernelReading {
