@@ -5,3 +5,4 @@ pub mod cgroup;
 pub mod kernel;
 pub mod line;
 pub mod pod;
+pub mod request;

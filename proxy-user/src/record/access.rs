@@ -1,4 +1,4 @@
-//! The access log: one line per connection, written on a thread of its own.
+//! The access log: one line per connection, and one per HTTP request, written on a thread of its own.
 //!
 //! ```text
 //!   workers --record()--> bounded queue --> weir-access-log thread --> file
@@ -23,9 +23,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::cgroup::CgroupNames;
 use super::line;
+use super::request::RequestRecord;
 use crate::config::{AccessLogConfig, LogFormat};
 
-/// Lines that may wait: with [`GATHER_TIME`] enough for 800,000 connections a second, in 4 MiB when full.
+/// Lines that may wait: with [`GATHER_TIME`] enough for 800,000 connections a second, in 4 MiB when full; of requests with
+/// usual texts in about 10 MiB, with texts as long as [`RequestRecord`] takes them in 50.
 const QUEUE_LEN: usize = 16_384;
 /// Lines written with one call.
 const BATCH_LEN: usize = 1024;
@@ -61,7 +63,37 @@ pub struct AccessRecord {
     pub reason: &'static str,
 }
 
-/// Where connections are recorded. Clones share one log.
+/// What becomes a line.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A connection.
+    Connection(AccessRecord),
+    /// A request; boxed, so that the queue of a node without HTTP stays small.
+    Request(Box<RequestRecord>),
+}
+
+impl From<AccessRecord> for Record {
+    fn from(record: AccessRecord) -> Self {
+        Self::Connection(record)
+    }
+}
+
+impl From<RequestRecord> for Record {
+    fn from(record: RequestRecord) -> Self {
+        Self::Request(Box::new(record))
+    }
+}
+
+impl Record {
+    fn cgroup_id(&self) -> u64 {
+        match self {
+            Self::Connection(record) => record.cgroup_id,
+            Self::Request(record) => record.cgroup_id,
+        }
+    }
+}
+
+/// Where connections and requests are recorded. Clones share one log.
 #[derive(Clone)]
 pub struct AccessSink(Option<Inner>);
 
@@ -71,8 +103,8 @@ struct Inner {
     state: Arc<State>,
 }
 
-/// A record with the time of its connection's end.
-type Entry = (SystemTime, AccessRecord);
+/// A record with the time of the end that it tells of.
+type Entry = (SystemTime, Record);
 
 #[derive(Default)]
 struct State {
@@ -89,12 +121,12 @@ impl AccessSink {
         Self(None)
     }
 
-    /// Records a connection; `make` is called only if there is a log.
+    /// Records a connection or a request; `make` is called only if there is a log.
     ///
     /// Never blocks: a record that finds the queue full is dropped and counted.
-    pub fn record(&self, make: impl FnOnce() -> AccessRecord) {
+    pub fn record<R: Into<Record>>(&self, make: impl FnOnce() -> R) {
         let Some(inner) = &self.0 else { return };
-        if inner.queue.try_send((SystemTime::now(), make())).is_err() {
+        if inner.queue.try_send((SystemTime::now(), make().into())).is_err() {
             inner.state.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -267,7 +299,7 @@ impl Log {
         }
         let count = batch.len() as u64;
         for (time, record) in batch.drain(..) {
-            let application = self.names.application(record.cgroup_id);
+            let application = self.names.application(record.cgroup_id());
             line::append(&mut bytes, self.format, time, &record, application.as_ref());
         }
         let (result, bytes) = target.write(bytes).await;
@@ -327,7 +359,7 @@ mod tests {
     #[test]
     fn a_log_that_is_off_asks_for_no_record() {
         let sink = AccessSink::off();
-        sink.record(|| panic!("nobody wants it"));
+        sink.record(|| -> AccessRecord { panic!("nobody wants it") });
         sink.reopen();
         sink.close();
         assert_eq!(sink.dropped(), 0);
