@@ -49,7 +49,7 @@ fn kernel_policy(policy: Policy) -> KernelPolicy {
     match policy {
         Policy::LeastRequest => KernelPolicy::LeastRequest,
         Policy::Maglev => KernelPolicy::Maglev,
-        Policy::Random | Policy::RoundRobin | Policy::LeastLatency | Policy::RingHash => KernelPolicy::Random,
+        Policy::Random | Policy::RoundRobin | Policy::RingHash => KernelPolicy::Random,
     }
 }
 
