@@ -47,7 +47,7 @@ impl Tables {
 /// What the kernel does for a policy; those that it does not know matter to it only while Weir is dead.
 fn kernel_policy(policy: Policy) -> KernelPolicy {
     match policy {
-        Policy::LeastRequest => KernelPolicy::LeastRequest,
+        Policy::LeastRequest | Policy::LeastLatency => KernelPolicy::LeastRequest,
         Policy::Maglev => KernelPolicy::Maglev,
         Policy::Random | Policy::RoundRobin | Policy::RingHash => KernelPolicy::Random,
     }
