@@ -3,6 +3,9 @@
 //! [`Route`] is what the config says; [`Router`] is what several of them together decide, compiled.
 
 mod pattern;
+mod rewrite;
+mod router;
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +14,8 @@ use crate::id::ServiceId;
 use crate::retry::RetryPolicy;
 
 pub use pattern::{MAX_REGEX_BYTES, RegexError, regex};
+pub use rewrite::Asked;
+pub use router::{Found, Router};
 
 /// A named list of rules for some hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +29,7 @@ pub struct Route {
 }
 
 /// Hosts, in lower case and without a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// This one.
     Exact(Box<str>),
@@ -116,6 +121,26 @@ pub struct Timeouts {
     pub per_try: Option<Duration>,
 }
 
+impl Rule {
+    /// Picks a service by weight with 32 evenly random bits; none if the rule forwards nothing or all weights are zero.
+    #[must_use]
+    pub fn pick_backend(&self, draw: u32) -> Option<&Backend> {
+        let Action::Forward { backends, .. } = &self.action else { return None };
+        if let [only] = backends.as_slice() {
+            return (only.weight > 0).then_some(only);
+        }
+        let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        // A draw of 32 bits, scaled: no bias that weights of at most 2^20 in sum could show.
+        let mut left = u64::try_from((u128::from(draw) * u128::from(total)) >> 32).ok()?;
+        backends.iter().find(|backend| {
+            let weight = u64::from(backend.weight);
+            let is_here = left < weight;
+            left = left.saturating_sub(weight);
+            is_here
+        })
+    }
+}
+
 /// A copy of a share of the requests; its answer is thrown away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
@@ -123,6 +148,17 @@ pub struct Mirror {
     pub service: ServiceId,
     /// Share of the requests, in parts of 10,000.
     pub share: u16,
+}
+
+impl Mirror {
+    /// Parts that a share is given in.
+    pub const WHOLE: u16 = 10_000;
+
+    /// Tells whether a request is among the share, with 32 evenly random bits.
+    #[must_use]
+    pub fn is_drawn(&self, draw: u32) -> bool {
+        (u64::from(draw) * u64::from(Self::WHOLE)) >> 32 < u64::from(self.share)
+    }
 }
 
 /// What happens with a request.
@@ -204,60 +240,5 @@ pub trait Request {
     fn header(&self, name: &str) -> Option<&[u8]>;
 }
 
-/// Several routes, compiled: finds the rule for a request.
-#[derive(Debug, Default)]
-pub struct Router {
-    routes: Vec<Arc<Route>>,
-}
-
-/// The rule for a request.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// The rule.
-    pub rule: Arc<Rule>,
-    /// Bytes of the path that matched by prefix, for [`PathRewrite::Prefix`]; the whole path if it matched otherwise.
-    pub prefix_bytes: usize,
-}
-
-impl Router {
-    /// Compiles routes; the more specific match wins, whatever the order (Gateway API, HTTPRouteRule).
-    #[must_use]
-    pub fn new(routes: Vec<Arc<Route>>) -> Self {
-        Self { routes }
-    }
-
-    /// Tells whether it was made of these very routes.
-    #[must_use]
-    pub fn is_of(&self, routes: &[Arc<Route>]) -> bool {
-        self.routes.len() == routes.len() && self.routes.iter().zip(routes).all(|(a, b)| Arc::ptr_eq(a, b))
-    }
-
-    /// Finds the rule for a request.
-    #[must_use]
-    pub fn find(&self, request: &impl Request) -> Option<Found> {
-        let rule = self.routes.iter().flat_map(|route| &route.rules).next()?;
-        Some(Found { rule: Arc::clone(rule), prefix_bytes: request.path().len() })
-    }
-
-    /// Finds the rule for a host alone.
-    #[must_use]
-    pub fn find_host(&self, _host: &str) -> Option<Found> {
-        let rule = self.routes.iter().flat_map(|route| &route.rules).next()?;
-        Some(Found { rule: Arc::clone(rule), prefix_bytes: 0 })
-    }
-}
-
-impl Rule {
-    /// Draws a backend by weight.
-    #[must_use]
-    pub fn pick_backend(&self, draw: u32) -> Option<&Backend> {
-        let Action::Forward { backends, .. } = &self.action else { return None };
-        let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        let mut left = (u64::from(draw) * total) >> 32;
-        backends.iter().find(|backend| {
-            let is_it = left < u64::from(backend.weight);
-            left = left.saturating_sub(u64::from(backend.weight));
-            is_it
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,8 @@ fn the_config_dump_reads_back_as_the_same_services() {
     let again = crate::config::parse("dump", &dump["config"].to_string()).map_err(|e| e.to_string()).unwrap();
     assert_eq!(again.services.len(), 2);
     assert_eq!(again.to_json()["services"], dump["config"]["services"]);
-    assert_eq!(again.listeners[0].service, "shop/db");
+    let serves = crate::config::ServesConfig::Service("shop/db".to_owned());
+    assert_eq!(again.listeners[0].serves, serves);
 }
 
 #[test]

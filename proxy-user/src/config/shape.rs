@@ -235,6 +235,12 @@ impl Walk<'_, '_> {
             (Shape::OneKey(keys), Value::Map(entries)) if entries.len() == 1 => {
                 return (self.map(keys, node) && !is_empty(node)) || self.cut(node);
             }
+            (Shape::Any(shapes), Value::Integer(number)) => {
+                Err(shapes.iter().find_map(|shape| match shape {
+                    Shape::Text(format) => Some(format.hint_for_number(*number)),
+                    _ => None,
+                }))
+            }
             (_, Value::Null) => Err(Some("give it a value or remove the key".to_owned())),
             _ => Err(None),
         };

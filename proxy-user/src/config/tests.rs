@@ -13,6 +13,7 @@ use super::*;
 mod deploy;
 mod generated;
 mod messages;
+mod routes;
 mod source;
 
 const EXAMPLE: &str = include_str!("../../deploy/weir.example.yaml");
@@ -73,7 +74,8 @@ fn the_example_file_is_right_and_prints_to_the_same() {
 fn every_default_is_as_its_description_says() {
     let config = good(
         "services: [{name: a, addresses: ['10.0.0.1:80'], balance: {}, outlier: {}, limits: {}, \
-         endpoints: [{address: '10.0.0.2:80'}], health: {http: {path: /}}}]\naccess_log: {path: /x}",
+         endpoints: [{address: '10.0.0.2:80'}], health: {http: {path: /}}}]\naccess_log: {path: /x}\n\
+         listeners: [{address: '10.0.0.3:80', service: a}]",
     );
     let dump = config.to_json();
     let service = &dump["services"][0];
@@ -83,7 +85,37 @@ fn every_default_is_as_its_description_says() {
     let off = |time: Option<Duration>| time.map_or("off".to_owned(), show);
     let drained =
         good("services: [{name: a, addresses: ['10.0.0.1:80'], endpoints: [], on_endpoint_loss: drain}]");
+    let http = HttpLimits::DEFAULT;
+    let routed = routed();
+    let rule = &routed.to_json()["routes"][0]["rules"][0];
+    let listener = &routed.to_json()["listeners"][0];
+    let retry = &routed.routes[0].rules[0].retry;
     let actual = |place: &str, key: &str| match (place, key) {
+        ("Listener", _) => is_text(&dump["listeners"][0][key]),
+        ("Backend", _) => is_text(&rule["backends"][0][key]),
+        ("Mirror", _) => is_text(&rule["mirror"][0][key]),
+        ("Redirect" | "Respond", _) => is_text(
+            &routed.to_json()["routes"][0]["rules"][if place == "Redirect" { 1 } else { 2 }]
+                [&place.to_lowercase()][key],
+        ),
+        ("Retry", "attempts") => retry.attempts.to_string(),
+        ("Retry", "on") => {
+            assert_eq!(*retry, proxy_core::retry::RetryPolicy::default());
+            if retry.on.connect_failure { "[connect_failure]".to_owned() } else { String::new() }
+        }
+        ("Retry", "budget") => format!("{}%", retry.budget_percent),
+        ("Retry", "budget_least") => retry.budget_least.to_string(),
+        ("BackOff", "base") => show(retry.base_back_off),
+        ("BackOff", "max") => show(retry.max_back_off),
+        ("ServerTls", _) => is_text(&listener["tls"][key]),
+        ("ClientAuth", _) => is_text(&listener["tls"]["client_auth"][key]),
+        ("ClientTls", _) => is_text(&routed.to_json()["services"][0]["tls"][key]),
+        ("HttpLimits", "max_head") => text::show_size(http.head_bytes.into()),
+        ("HttpLimits", "max_headers") => http.header_count.to_string(),
+        ("HttpLimits", "head_timeout") => show(http.head_timeout),
+        ("HttpLimits", "idle_timeout") => off(http.idle_timeout),
+        ("HttpLimits", "body_timeout") => show(http.body_timeout),
+        ("Health", "tls") => is_text(&routed.to_json()["services"][0]["health"]["tls"]),
         ("WeirConfig", _) => is_text(&dump[key]),
         ("Service", "drain_timeout") => is_text(&drained.to_json()["services"][0]["drain_timeout"]),
         ("Service", _) => is_text(&service[key]),
@@ -118,10 +150,23 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 31, "a default was added or lost");
+    assert_eq!(defaults_count, 53, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");
+}
+
+/// A file whose routes and TLS leave everything out that can be.
+fn routed() -> Config {
+    good(
+        "services: [{name: a, endpoints: [], protocol: http, tls: {}, health: {http: {path: /}}}]\n\
+         listeners: [{address: '10.0.0.3:80', protocol: http, routes: [r], tls: {certificates: [{cert: c, key: k}], \
+         client_auth: {ca: a}}}]\n\
+         routes: [{name: r, rules: [\
+         {match: {path: {prefix: /a}}, backends: [{service: a}], mirror: {service: a}, retry: {budget_least: 3, attempts: 2, back_off: {base: 25ms}}},\
+         {match: {path: {prefix: /b}}, redirect: {scheme: https}},\
+         {respond: {status: 200}}]}]",
+    )
 }
 
 #[test]
@@ -154,8 +199,7 @@ fn limits_are_set_by_being_written_and_off_is_none() {
 
 #[test]
 fn policies_have_the_same_word_in_the_file_and_in_messages() {
-    for policy in [Policy::RoundRobin, Policy::Random, Policy::LeastRequest, Policy::Maglev, Policy::RingHash]
-    {
+    for policy in generated::POLICIES {
         let word = policy.as_str();
         let text = format!(
             "services: [{{name: a, addresses: ['10.0.0.1:80'], endpoints: [], balance: {{policy: {word}}}}}]"
@@ -329,6 +373,12 @@ fn every_changed_field_makes_a_new_service() {
         service("limits: {max_connections: 7}"),
         service("on_endpoint_loss: reset"),
         service("fail: closed"),
+        service("protocol: http"),
+        service("protocol: auto"),
+        service("tls: {sni: a.example}, fail: open").replace("fail: open", "fail: closed"),
+        service("protocol: http, http: {max_headers: 7}"),
+        service("protocol: http, limits: {max_requests: 7}"),
+        service("protocol: http, outlier: {consecutive_5xx: 7}"),
     ];
     for text in changed {
         let mut registry = Registry::default();

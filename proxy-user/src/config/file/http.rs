@@ -17,13 +17,13 @@ pub(in crate::config) struct HttpLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub(in crate::config) max_headers: Option<u16>,
-    /// Time for a head, from its first byte to its last. Default: `60s`.
+    /// Time for a head, from its first byte to its last. Default: `1m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) head_timeout: Option<Time>,
-    /// Time that a connection may rest between requests, or `off`. Default: `75s`.
+    /// Time that a connection may rest between requests, or `off`. Default: `1m15s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) idle_timeout: Option<TimeOrOff>,
-    /// Time without a byte of a body that somebody waits for. Default: `60s`.
+    /// Time without a byte of a body that somebody waits for. Default: `1m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) body_timeout: Option<Time>,
     /// Size of a request's body; more is answered 413. No limit if absent.

@@ -69,6 +69,7 @@ fn probe() -> impl Strategy<Value = Probe> {
 fn health() -> impl Strategy<Value = HealthCheck> {
     (time(), time(), time(), 1_u32..=100, 1_u32..=100, probe(), of(1_u16..)).prop_map(
         |(interval, unhealthy_interval, timeout, healthy, unhealthy, probe, port)| HealthCheck {
+            is_tls: false,
             interval,
             unhealthy_interval: unhealthy_interval.min(interval),
             timeout: timeout.min(interval),
@@ -127,8 +128,14 @@ fn limits() -> impl Strategy<Value = Limits> {
     prop_oneof![set, unset]
 }
 
-const POLICIES: [Policy; 5] =
-    [Policy::RoundRobin, Policy::Random, Policy::LeastRequest, Policy::Maglev, Policy::RingHash];
+pub(super) const POLICIES: [Policy; 6] = [
+    Policy::RoundRobin,
+    Policy::Random,
+    Policy::LeastRequest,
+    Policy::LeastLatency,
+    Policy::Maglev,
+    Policy::RingHash,
+];
 
 fn service() -> impl Strategy<Value = ServiceConfig> {
     let endpoint = (is_v6(), 0_u32..=65_535, of("[!-~]{1,20}"));
@@ -165,6 +172,9 @@ fn service() -> impl Strategy<Value = ServiceConfig> {
                         .map(|(i, is_v6)| unique(10, is_v6, 0, i))
                         .collect(),
                     protocol: Protocol::Tcp,
+                    tls: None,
+                    routes: Vec::new(),
+                    http: HttpLimits::DEFAULT,
                     lane,
                     endpoints: endpoints.collect(),
                     policy,
@@ -242,7 +252,10 @@ fn config() -> impl Strategy<Value = Config> {
                 let services: Vec<_> = services.into_iter().enumerate().map(|(i, s)| placed(s, i)).collect();
                 let listener = |(i, (is_v6, of)): (usize, (bool, prop::sample::Index))| ListenerConfig {
                     address: unique(12, is_v6, 0, i),
-                    service: services[of.index(services.len())].name.clone(),
+                    protocol: Protocol::Tcp,
+                    serves: ServesConfig::Service(services[of.index(services.len())].name.clone()),
+                    tls: None,
+                    http: HttpLimits::DEFAULT,
                 };
                 let listeners = if services.is_empty() { vec![] } else { listeners };
                 let socket = if socket.split('/').any(|part| part == "." || part == "..") {
@@ -252,6 +265,7 @@ fn config() -> impl Strategy<Value = Config> {
                 };
                 Config {
                     listeners: listeners.into_iter().enumerate().map(listener).collect(),
+                    routes: Vec::new(),
                     intercept,
                     workers,
                     io,

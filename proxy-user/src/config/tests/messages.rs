@@ -4,7 +4,7 @@ use super::*;
 
 /// Expects exactly these messages (their first lines), in this order.
 #[track_caller]
-fn bad(text: &str, messages: &[&str]) {
+pub(super) fn bad(text: &str, messages: &[&str]) {
     let errors = parse("w", text).expect_err(text);
     let lines: Vec<_> = errors.mistakes.iter().map(ToString::to_string).collect();
     assert_eq!(lines, messages, "\n{errors}\n");
@@ -104,7 +104,7 @@ fn traps_of_yaml_are_refused() {
         &with("zone: !x y"),
         &[
             "w:5:3: services[0].zone: unknown key, expected addresses, balance, drain_timeout, endpoints, fail, \
-         health, lane, limits, name, on_endpoint_loss, outlier or protocol",
+         health, http, lane, limits, name, on_endpoint_loss, outlier, protocol, routes or tls",
             "w:5:9: YAML tags (!...) are not supported; quote a text that begins with '!'",
         ],
     );
@@ -203,7 +203,7 @@ fn a_service_has_one_name_and_addresses_of_its_own() {
             "w:3:10: services[1].name: service 'a' is already defined in line 2",
             "w:3:25: services[1].addresses[0]: 10.0.0.1:80 is already an address of service 'a' in line 2",
             "w:4:38: services[2].addresses[1]: 10.0.0.3:80 is already an address of service 'b' in line 4",
-            "w:5:3: services[3]: nobody can reach this service: it has no addresses and no listener",
+            "w:5:3: services[3]: nobody can reach this service: it has no addresses, no listener and no route",
         ],
     );
 }

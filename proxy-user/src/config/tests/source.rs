@@ -174,7 +174,7 @@ proptest! {
 #[track_caller]
 fn reload(source: &mut Source, new: &str) -> Result<Way, ConfigErrors> {
     let way = source.take_up(new.to_owned());
-    match (&way, parse_laid_out("weir.yaml", new)) {
+    match (&way, parse_laid_out("weir.yaml", &folder(Path::new("weir.yaml")), new)) {
         (Ok(_), Ok((config, layout))) => {
             assert_eq!(source.config(), &config, "{new}");
             let places = |layout: &Option<Layout>| layout.as_ref().map(|l| (l.starts.clone(), l.end));
