@@ -79,7 +79,7 @@ const EARLY_BYTES: usize = 4 << 10;
 /// Serves one accepted connection to its end.
 pub(crate) async fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) {
     let began = Instant::now();
-    let Served { service, stats, endpoint, ending } = serve(&local, fd, &accepted).await;
+    let Served { service, stats, endpoint, ending, is_told } = serve(&local, fd, &accepted).await;
     stats.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
     tracing::debug!(
         client = %accepted.client,
@@ -91,6 +91,9 @@ pub(crate) async fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) {
         reason = ending.reason.as_str(),
         "connection closed",
     );
+    if is_told {
+        return;
+    }
     local.shared.access.record(|| AccessRecord {
         client: accepted.client,
         original_dst: accepted.original_dst,
@@ -111,12 +114,14 @@ struct Served {
     stats: Arc<ServiceStats>,
     endpoint: Option<(EndpointId, EndpointAddr)>,
     ending: Ending,
+    /// Its requests were written down one by one, with their bytes.
+    is_told: bool,
 }
 
 impl Served {
     /// A connection that never reached an endpoint.
     fn nowhere(service: Option<Arc<Service>>, stats: Arc<ServiceStats>, reason: Reason) -> Self {
-        Self { service, stats, endpoint: None, ending: Ending::of(reason) }
+        Self { service, stats, endpoint: None, ending: Ending::of(reason), is_told: false }
     }
 }
 

@@ -85,11 +85,12 @@ pub fn spawn(
             index,
             driver,
             shared,
-            routes: RefCell::new(Routes::new(snapshot)),
+            routes: RefCell::new(Routes::new(snapshot, index)),
             open: Rc::default(),
             pipes: PipePool::new(PIPES),
             pool: UpstreamPool::new(PoolLimits::DEFAULT),
             rng: RefCell::new(SmallRng::from_os_rng()),
+            copies: Rc::default(),
             is_draining: Cell::new(false),
         });
         let _ = ready.send(Ok(()));

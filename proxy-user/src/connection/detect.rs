@@ -19,6 +19,7 @@ use proxy_core::outcome::Reason;
 use proxy_core::route::{Action, Found};
 use proxy_core::service::{Protocol, Service};
 use proxy_core::snapshot::Serves;
+use proxy_io::netns::Netns;
 
 use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
@@ -141,7 +142,8 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
         return Served::nowhere(Some(service), stats, Reason::Internal);
     };
     let guard = local.open.add(&service.limits);
-    let wants = Wanted { accepted, service: &service, has_early: false };
+    let (client, netns) = (accepted.client, accepted.netns.as_ref());
+    let wants = Wanted { client, netns, service: &service, has_early: false };
     let established = Box::pin(establish(local, &wants, &stats, &guard.conn)).await;
     let Established { stream, index, _counted } = match established {
         Ok(established) => established,
@@ -153,7 +155,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
         First::Http1 => {
             // The connection is there already, and the first request is going to want it.
             let tls = endpoint::tls_client(local, &service);
-            let netns = endpoint::netns(local, accepted).map_or(0, |netns| netns.cookie());
+            let netns = endpoint::netns(local, accepted.netns.as_ref()).map_or(0, Netns::cookie);
             let key = Key::new(endpoint.id, netns, tls.as_ref());
             let life = local.pool.begin(&mut local.rng.borrow_mut());
             local.pool.put(key, Kept { stream: up.stream, sent_bytes: 0, tls, life });
@@ -172,6 +174,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
         service: Some(Arc::clone(&service)),
         stats,
         ending,
+        is_told: false,
     }
 }
 

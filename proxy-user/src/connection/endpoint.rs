@@ -4,13 +4,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use proxy_core::addr::ClientAddr;
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::{Attempt, Reason};
 use proxy_core::service::{Endpoint, Load, Service};
 use proxy_core::snapshot::Source;
 use proxy_io::netns::Netns;
 
-use super::{Accepted, Local, OpenConn};
+use super::{Local, OpenConn};
 use crate::stats::conn::ServiceStats;
 use crate::tls::{self, Alpn, Stream};
 use crate::upstream::connect::{self, ConnectError, Target};
@@ -33,7 +34,9 @@ pub(super) fn count(load: &Arc<Load>, most: Option<u32>) -> Option<Counted> {
 
 /// What an endpoint is wanted for.
 pub(super) struct Wanted<'a> {
-    pub(super) accepted: &'a Accepted,
+    /// For whom: the address, and the network namespace if it is not Weir's own.
+    pub(super) client: ClientAddr,
+    pub(super) netns: Option<&'a Arc<Netns>>,
     pub(super) service: &'a Service,
     /// The client has spoken.
     pub(super) has_early: bool,
@@ -54,11 +57,11 @@ pub(super) async fn establish(
     stats: &ServiceStats,
     conn: &OpenConn,
 ) -> Result<Established, Reason> {
-    let Wanted { accepted, service, .. } = *wants;
+    let Wanted { client, service, .. } = *wants;
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last_reason = Reason::NoEndpoint;
     for attempt in 0..service.limits.connect_attempts.clamp(1, MOST_ATTEMPTS) {
-        let Some(index) = pick(local, accepted, service, &tried) else { break };
+        let Some(index) = pick(local, client, service, &tried) else { break };
         let endpoint = &service.endpoints[index];
         tried.push(endpoint.id);
         let Some(counted) = count(&endpoint.load, service.limits.max_connections_per_endpoint) else {
@@ -84,18 +87,18 @@ pub(super) async fn open(
     endpoint: &Endpoint,
     stats: &ServiceStats,
 ) -> Result<Stream, Reason> {
-    let Wanted { accepted, service, has_early } = *wants;
+    let Wanted { client, service, has_early, .. } = *wants;
     let target = Target {
         address: endpoint.address,
         endpoint: endpoint.id,
         service: service.id,
-        client: accepted.client,
+        client,
         timeout: service.limits.connect_timeout,
         user_timeout: service.limits.user_timeout,
         // Inside TLS it is our hello that comes first, at once.
         has_early: has_early || service.tls.is_some(),
-        netns: netns(local, accepted),
-        client_netns_cookie: client_netns_cookie(local, accepted),
+        netns: netns(local, wants.netns),
+        client_netns_cookie: wants.netns.map_or(local.shared.netns_cookie, |netns| netns.cookie()),
     };
     let connected = connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await;
     let socket = connected.map_err(|error| handle_failure(local, stats, &endpoint.load, &target, &error))?;
@@ -123,13 +126,9 @@ pub(super) fn tls_client(local: &Local, service: &Service) -> Option<Arc<tls::Cl
 }
 
 /// Network namespace that connections to endpoints are made in, if it is not Weir's own.
-pub(super) fn netns<'a>(local: &Local, accepted: &'a Accepted) -> Option<&'a Netns> {
+pub(super) fn netns<'a>(local: &Local, of_client: Option<&'a Arc<Netns>>) -> Option<&'a Netns> {
     let source = local.routes.borrow().source();
-    accepted.netns.as_deref().filter(|_| source == Source::Pod)
-}
-
-fn client_netns_cookie(local: &Local, accepted: &Accepted) -> u64 {
-    accepted.netns.as_ref().map_or(local.shared.netns_cookie, |netns| netns.cookie())
+    of_client.map(AsRef::as_ref).filter(|_| source == Source::Pod)
 }
 
 fn handle_failure(
@@ -153,7 +152,7 @@ fn handle_failure(
 /// Picks an endpoint that was not tried yet.
 pub(super) fn pick(
     local: &Local,
-    accepted: &Accepted,
+    client: ClientAddr,
     service: &Service,
     tried: &[EndpointId],
 ) -> Option<usize> {
@@ -162,7 +161,7 @@ pub(super) fn pick(
     // The snapshot may have changed since the connection was routed; it is then routed by what it came with as far as
     // that still makes sense: an index of another version must not be used on this one.
     let now_ns = proxy_io::clock::monotonic_ns;
-    let index = route.balancer.pick(&route.service, accepted.client, tried, now_ns).ok()?;
+    let index = route.balancer.pick(&route.service, client, tried, now_ns).ok()?;
     let id = route.service.endpoints[index].id;
     service
         .endpoints

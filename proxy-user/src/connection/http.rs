@@ -9,8 +9,10 @@
 
 mod answer;
 mod attempt;
+mod mirror;
 mod plan;
 mod request;
+mod story;
 mod tries;
 mod upstream;
 
@@ -25,12 +27,12 @@ use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::{Limits, Service};
 use proxy_io::Chunk;
 
-use self::answer::Answer;
 use super::{Accepted, Entry, Local, OpenConn, Served};
 use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
 use crate::forward::wire::{HeadBound, NoHead, Wire};
 use crate::stats::conn::ServiceStats;
+use crate::tls::Negotiated;
 
 /// Time for a client to take its last answer and close, after which nothing more of it is read.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -46,6 +48,8 @@ struct Client<'a> {
     limits: HttpLimits,
     /// Service that the connection is for; none if routes decide.
     service: Option<Arc<Service>>,
+    /// What was agreed on with a client that speaks TLS.
+    tls: Option<Negotiated>,
 }
 
 /// What comes after a request.
@@ -74,8 +78,11 @@ pub(super) async fn serve(
         (Entry::Intercepted(_), None) => HttpLimits::DEFAULT,
     };
     let guard = local.open.add(service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits));
-    let client = Client { local, accepted, conn: &guard.conn, limits, service: service.clone() };
-    let ending = match client.run(&mut down).await {
+    let tls = down.stream.negotiated().cloned();
+    let client = Client { local, accepted, conn: &guard.conn, limits, service: service.clone(), tls };
+    let then = client.run(&mut down).await;
+    let is_told = !matches!(then, Then::Tunnel(_));
+    let ending = match then {
         Then::Next => Ending::of(Reason::Fin),
         Then::Close(reason) => {
             let _ = tokio::time::timeout(LINGER_TIME, linger(&mut down)).await;
@@ -91,7 +98,7 @@ pub(super) async fn serve(
             super::l4::relay(local, down.stream, up.stream, early, &guard.conn).await
         }
     };
-    Served { service, stats, endpoint: None, ending }
+    Served { service, stats, endpoint: None, ending, is_told }
 }
 
 impl Client<'_> {
@@ -134,15 +141,22 @@ impl Client<'_> {
         match none {
             NoRequest::NoHead(NoHead::Ended) => Then::Next,
             NoRequest::NoHead(NoHead::Cut | NoHead::Died(_)) => Then::Abort(Reason::DownstreamReset),
-            NoRequest::NoHead(NoHead::Fault(fault)) => request::refuse(self, down, fault).await.then,
+            NoRequest::NoHead(NoHead::Fault(fault)) => {
+                let reason = fault.of_request();
+                request::refuse_unread(self, down, reason, Reason::Protocol).await
+            }
             NoRequest::Killed(Reason::HeadTimeout) => {
-                let _ = answer::send(self, down, Answer::of_reason(RequestReason::HeadTimeout), true).await;
-                Then::Close(Reason::HeadTimeout)
+                request::refuse_unread(self, down, RequestReason::HeadTimeout, Reason::HeadTimeout).await
             }
             // Between two requests nothing is lost: a plain end.
             NoRequest::Killed(reason) if down.chunk.is_empty() => Then::Close(reason),
             NoRequest::Killed(reason) => Then::Abort(reason),
         }
+    }
+
+    /// What the client speaks, in words of an URL.
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     fn bound(&self) -> HeadBound {

@@ -37,7 +37,8 @@ pub(super) async fn serve(local: &Rc<Local>, downstream: Downstream, known: Know
         Downstream::Stream(stream, early) => (Downstream::Stream(stream, Chunk::default()), early),
     };
     let guard = local.open.add(&service.limits);
-    let wants = Wanted { accepted, service: &service, has_early: !early.is_empty() };
+    let (client, netns) = (accepted.client, accepted.netns.as_ref());
+    let wants = Wanted { client, netns, service: &service, has_early: !early.is_empty() };
     let established = Box::pin(establish(local, &wants, &stats, &guard.conn)).await;
     let Established { stream: upstream, index, _counted } = match established {
         Ok(established) => established,
@@ -56,7 +57,7 @@ pub(super) async fn serve(local: &Rc<Local>, downstream: Downstream, known: Know
     let endpoint = &service.endpoints[index];
     report(local, endpoint, &ending);
     let endpoint = Some((endpoint.id, endpoint.address));
-    Served { endpoint, service: Some(Arc::clone(&service)), stats, ending }
+    Served { endpoint, service: Some(Arc::clone(&service)), stats, ending, is_told: false }
 }
 
 impl Downstream {

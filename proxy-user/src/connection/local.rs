@@ -52,5 +52,7 @@ pub(crate) struct Local {
     /// Connections to endpoints between two requests.
     pub(crate) pool: UpstreamPool,
     pub(crate) rng: RefCell<SmallRng>,
+    /// Copies of requests under way.
+    pub(crate) copies: Rc<Cell<u32>>,
     pub(crate) is_draining: Cell<bool>,
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use proxy_core::balance::Balancer;
 use proxy_core::id::ServiceId;
-use proxy_core::route::Router;
+use proxy_core::route::{Router, Rule};
 use proxy_core::service::Service;
 use proxy_core::snapshot::{ExplicitListener, Snapshot, Source};
 use rand::SeedableRng as _;
@@ -15,11 +15,16 @@ use rand::rngs::SmallRng;
 
 use super::detect::MEMORY;
 use crate::stats::conn::{ConnStats, ServiceStats};
+use crate::stats::http::{HttpRegistry, HttpStats};
 
 /// The snapshot in force with the balancers that were needed so far.
 pub struct Routes {
     snapshot: Arc<Snapshot>,
     built: HashMap<ServiceId, Route>,
+    /// This worker's counters of HTTP, by service, and by rule: by where the rule lives, which is kept with them.
+    http: HashMap<ServiceId, Arc<HttpStats>>,
+    rules: HashMap<usize, (Arc<Rule>, Arc<HttpStats>)>,
+    worker: usize,
     /// Services of unknown protocol whose server spoke first, and until when that is believed.
     server_first: HashMap<ServiceId, Instant>,
 }
@@ -35,17 +40,41 @@ pub struct Route {
 }
 
 impl Routes {
-    /// Begins with a snapshot.
+    /// Begins with a snapshot, on the worker with this index.
     #[must_use]
-    pub fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot, built: HashMap::new(), server_first: HashMap::new() }
+    pub fn new(snapshot: Arc<Snapshot>, worker: usize) -> Self {
+        Self {
+            snapshot,
+            built: HashMap::new(),
+            http: HashMap::new(),
+            rules: HashMap::new(),
+            worker,
+            server_first: HashMap::new(),
+        }
     }
 
     /// Takes up a snapshot; balancers of services that are unchanged stay as they are.
     pub fn handle_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         self.built
             .retain(|id, route| snapshot.service(*id).is_some_and(|now| Arc::ptr_eq(now, &route.service)));
+        // What is still used is found again; what is not must not be held for ever.
+        self.http.clear();
+        self.rules.clear();
         self.snapshot = snapshot;
+    }
+
+    /// This worker's counters of the HTTP of a service; 0 is of no service.
+    pub fn http_stats(&mut self, id: ServiceId, registry: &HttpRegistry) -> Arc<HttpStats> {
+        let stats = self.http.entry(id).or_insert_with(|| registry.service(id, self.worker));
+        Arc::clone(stats)
+    }
+
+    /// This worker's counters of a rule.
+    pub fn rule_stats(&mut self, rule: &Arc<Rule>, registry: &HttpRegistry) -> Arc<HttpStats> {
+        let entry = self.rules.entry(Arc::as_ptr(rule).addr());
+        let (_, stats) =
+            entry.or_insert_with(|| (Arc::clone(rule), registry.rule(&rule.route, rule.index, self.worker)));
+        Arc::clone(stats)
     }
 
     /// What the config says of the listener at an address.

@@ -121,6 +121,12 @@ impl AccessSink {
         Self(None)
     }
 
+    /// Whether there is a log.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Records a connection or a request; `make` is called only if there is a log.
     ///
     /// Never blocks: a record that finds the queue full is dropped and counted.

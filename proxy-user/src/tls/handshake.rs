@@ -45,6 +45,18 @@ pub struct Negotiated {
     pub client: Option<Box<PeerIdentity>>,
 }
 
+impl Negotiated {
+    /// Version, as people write it.
+    #[must_use]
+    pub fn version_text(&self) -> &'static str {
+        match self.version {
+            ProtocolVersion::TLSv1_2 => "1.2",
+            ProtocolVersion::TLSv1_3 => "1.3",
+            _ => "unknown",
+        }
+    }
+}
+
 /// What a verified certificate says of its owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerIdentity {

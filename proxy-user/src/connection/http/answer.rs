@@ -29,6 +29,11 @@ impl Answer {
         Self { status, reason, location: None, body: None, is_head: false }
     }
 
+    /// What the config says is answered.
+    pub(super) fn of_config(reason: RequestReason, status: u16) -> Self {
+        Self { status, reason, location: None, body: None, is_head: false }
+    }
+
     fn write(&self, is_last: bool) -> Vec<u8> {
         use std::io::Write as _;
         let own;

@@ -21,6 +21,7 @@ use crate::connection::endpoint::send_attempt;
 use crate::forward::exchange::{Download, Exchange, Trouble, Upload};
 use crate::forward::http1::{Body, Fault, Framing, ResponseEdits, ResponseHead, Scan, slots};
 use crate::forward::wire::Wire;
+use crate::stats::http::Event;
 
 /// Answers before the answer (1xx) that are passed on; nobody sends more than a few.
 const MOST_INTERIM: u32 = 16;
@@ -55,6 +56,7 @@ pub(super) async fn attempt(
             return after(client, tries, sending, endpoint, reason, Failure::Connect);
         }
     };
+    tries.note(if upstream.is_reused { Event::ConnectionReused } else { Event::ConnectionOpened });
     let endpoint = &plan.service.endpoints[upstream.index];
     match exchange(client, down, plan, sending, tries, upstream, deadline).await {
         Ok(next) => next,
@@ -169,6 +171,7 @@ async fn exchange(
         first_byte: Some(first_byte),
         sent_bytes: sent.bytes,
         received_bytes: download.bytes,
+        tries: 0,
     };
     match result {
         Ok(()) if is_tunnel => outcome.then = Then::Tunnel(Box::new(upstream.wire)),

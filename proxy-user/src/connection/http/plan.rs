@@ -7,12 +7,13 @@ use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
 use proxy_core::outcome::RequestReason;
 use proxy_core::retry::{self, RetryPolicy};
-use proxy_core::route::{self, Rule};
+use proxy_core::route::{self, Action, Found, Rule};
 use proxy_core::service::Service;
 use proxy_core::snapshot::Serves;
 use rand::Rng as _;
 
 use super::answer::Answer;
+use super::story::Story;
 use super::{Client, Entry};
 use crate::forward::http1::{Fault, Framing, RequestEdits, RequestHead, slots};
 use crate::stats::conn::ServiceStats;
@@ -72,67 +73,122 @@ pub(super) enum Decided {
     Answer(Answer, bool),
 }
 
-/// Decides what becomes of the request whose head this is.
+/// Decides what becomes of the request whose head this is, and begins its story.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn plan(client: &Client<'_>, head: &[u8]) -> Result<Decided, Fault> {
+pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Result<Decided, Fault> {
     let mut slots = slots();
     let head = RequestHead::parse(head, &mut slots)?;
-    let question = Question::of(&head);
-    // Where a body is not taken, the next request cannot be found.
-    let is_last = !question.is_keep_alive || head.framing != Framing::Length(0);
-    let answer = |mut answer: Answer| {
-        answer.is_head = question.is_head;
-        Ok(Decided::Answer(answer, is_last))
-    };
+    let is_named = head.fields.find("x-request-id").is_some_and(is_kept_request_id);
+    let id = (!is_named).then(|| RequestId::new(client.local.rng.borrow_mut().random()));
+    story.read(client, &head, id.as_ref().map(RequestId::as_bytes));
     if let (Framing::Length(count), Some(most)) = (head.framing, client.limits.request_bytes)
         && count > most
     {
         return Err(Fault::BodyTooLarge);
     }
-    let asked = Asked { head: &head, host: bare_host(head.host) };
-    let (rule, service) = match find(client, &asked) {
-        Some(found) => found,
-        None => return answer(Answer::of_reason(RequestReason::NoRoute)),
-    };
-    let stats = &client.local.shared.stats;
-    let mut routes = client.local.routes.borrow_mut();
-    let Some(route) = service.and_then(|service| routes.route(service, None, stats)) else {
-        return answer(Answer::of_reason(RequestReason::NoEndpoint));
-    };
-    let (service, stats) = (Arc::clone(&route.service), Arc::clone(&route.stats));
-    drop(routes);
-    drop(asked);
+    let question = Question::of(&head);
+    let decided = decide(client, head, id, story);
+    // Where a body is not taken, the next request cannot be found.
+    Ok(decided.unwrap_or_else(|(mut answer, framing)| {
+        answer.is_head = question.is_head;
+        Decided::Answer(answer, !question.is_keep_alive || framing != Framing::Length(0))
+    }))
+}
+
+fn decide(
+    client: &Client<'_>,
+    head: RequestHead<'_, '_>,
+    id: Option<RequestId>,
+    story: &mut Story,
+) -> Result<Decided, (Answer, Framing)> {
     let framing = head.framing;
-    let out = write(client, head, rule.as_deref());
+    let here = |reason| (Answer::of_reason(reason), framing);
+    let host = bare_host(head.host);
+    let asked = Asked { head: &head, host: &host };
+    let way = find(client, &asked).ok_or_else(|| here(RequestReason::NoRoute))?;
+    if let Some(found) = &way.found {
+        story.set_rule(client, &found.rule);
+        if let Some(answer) = answer_of_rule(client, &asked, found) {
+            return Err((answer, framing));
+        }
+    }
+    let stats = &client.local.shared.stats;
+    let (service, stats) = {
+        let mut routes = client.local.routes.borrow_mut();
+        let route = way.service.and_then(|service| routes.route(service, None, stats));
+        let route = route.ok_or_else(|| here(RequestReason::NoEndpoint))?;
+        (Arc::clone(&route.service), Arc::clone(&route.stats))
+    };
+    story.set_service(client, &service);
     let attempts = service.limits.connect_attempts.saturating_sub(1);
     let retry = RetryPolicy { attempts, ..RetryPolicy::default() };
+    let question = Question::of(&head);
+    let found = way.found;
+    let out = write(client, head, id, found.as_ref());
+    let rule = found.map(|found| found.rule);
     Ok(Decided::Forward(Box::new(Plan { head: out, framing, question, service, stats, rule, retry })))
 }
 
-/// Finds the rule for a request, if routes decide, and the service that it names.
-fn find(client: &Client<'_>, asked: &Asked<'_, '_, '_>) -> Option<(Option<Arc<Rule>>, Option<ServiceId>)> {
+/// Which way a request goes.
+struct Way {
+    /// The rule that it goes by, if routes decide.
+    found: Option<Found>,
+    service: Option<ServiceId>,
+}
+
+fn find(client: &Client<'_>, asked: &Asked<'_, '_, '_>) -> Option<Way> {
     let routes = client.local.routes.borrow();
     let router = match (&client.accepted.entry, &client.service) {
         (Entry::Listener(listener), _) if matches!(listener.serves, Serves::Routes(_)) => {
             let Serves::Routes(names) = &listener.serves else { return None };
             routes.router(names)?
         }
-        (_, Some(service)) if service.routes.is_empty() => return Some((None, Some(service.id))),
+        (_, Some(service)) if service.routes.is_empty() => {
+            return Some(Way { found: None, service: Some(service.id) });
+        }
         (_, Some(service)) => routes.router(&service.routes)?,
         (_, None) => return None,
     };
-    let rule = router.find(asked)?.rule;
+    let found = router.find(asked)?;
     let draw = client.local.rng.borrow_mut().random();
-    let service = rule.pick_backend(draw).map(|backend| backend.service);
-    Some((Some(rule), service))
+    let service = found.rule.pick_backend(draw).map(|backend| backend.service);
+    Some(Way { found: Some(found), service })
+}
+
+/// What a rule answers without asking anybody.
+fn answer_of_rule(client: &Client<'_>, asked: &Asked<'_, '_, '_>, found: &Found) -> Option<Answer> {
+    match &found.rule.action {
+        Action::Forward { .. } => None,
+        Action::Redirect(redirect) => {
+            let place = route::Asked {
+                scheme: client.scheme(),
+                host: asked.host,
+                port: port(asked.head.host),
+                path: asked.head.target.path,
+                query: asked.head.target.query,
+                prefix_bytes: found.prefix_bytes,
+            };
+            let mut answer = Answer::of_config(RequestReason::Redirect, redirect.status);
+            answer.location = Some(redirect.location(&place));
+            Some(answer)
+        }
+        Action::Respond { status, content_type, body } => {
+            let mut answer = Answer::of_config(RequestReason::DirectResponse, *status);
+            answer.body = Some((content_type.clone(), body.clone()));
+            Some(answer)
+        }
+    }
 }
 
 /// Writes the head that the endpoint gets.
-fn write(client: &Client<'_>, head: RequestHead<'_, '_>, rule: Option<&Rule>) -> Vec<u8> {
-    let is_named = head.fields.find("x-request-id").is_some_and(is_kept_request_id);
-    let id = (!is_named).then(|| RequestId::new(client.local.rng.borrow_mut().random()));
+fn write(
+    client: &Client<'_>,
+    head: RequestHead<'_, '_>,
+    id: Option<RequestId>,
+    found: Option<&Found>,
+) -> Vec<u8> {
     let forwarded = forwarded_for(client, &head);
     let mut set: Vec<(&str, &[u8])> = Vec::new();
     if let Some(id) = &id {
@@ -140,12 +196,21 @@ fn write(client: &Client<'_>, head: RequestHead<'_, '_>, rule: Option<&Rule>) ->
     }
     if let Some(forwarded) = &forwarded {
         set.push(("x-forwarded-for", forwarded));
-        set.push(("x-forwarded-proto", b"http"));
+        set.push(("x-forwarded-proto", client.scheme().as_bytes()));
     }
+    let rewrite = found.and_then(|found| match &found.rule.action {
+        Action::Forward { rewrite, .. } => Some((rewrite, found.prefix_bytes)),
+        Action::Redirect(_) | Action::Respond { .. } => None,
+    });
+    let target = rewrite.and_then(|(rewrite, prefix_bytes)| {
+        rewrite.target(head.target.path, head.target.query, prefix_bytes)
+    });
+    let changes = found.map(|found| &found.rule.request_headers);
     let edits = RequestEdits {
-        changes: rule.map(|rule| &rule.request_headers).filter(|changes| !changes.is_empty()),
+        path_and_query: target.as_deref(),
+        host: rewrite.and_then(|(rewrite, _)| rewrite.host.as_deref()),
+        changes: changes.filter(|changes| !changes.is_empty()),
         set: &set,
-        ..RequestEdits::default()
     };
     let mut out = Vec::with_capacity(head.fields.head_bytes() + 128);
     head.write(&mut out, &edits);
@@ -172,12 +237,12 @@ fn forwarded_for(client: &Client<'_>, head: &RequestHead<'_, '_>) -> Option<Vec<
 /// A request as routing sees it.
 struct Asked<'a, 'h, 'b> {
     head: &'a RequestHead<'h, 'b>,
-    host: Cow<'b, str>,
+    host: &'a str,
 }
 
 impl route::Request for Asked<'_, '_, '_> {
     fn host(&self) -> &str {
-        &self.host
+        self.host
     }
 
     fn method(&self) -> &str {
@@ -195,6 +260,12 @@ impl route::Request for Asked<'_, '_, '_> {
     fn header(&self, name: &str) -> Option<&[u8]> {
         self.head.fields.find(name)
     }
+}
+
+/// The port of a host, if it names one.
+fn port(host: &str) -> Option<u16> {
+    let (_, port) = host.rsplit_once(':')?;
+    port.parse().ok()
 }
 
 /// A host without its port and the dot of the root, in lower case.

@@ -12,8 +12,9 @@ use proxy_io::Chunk;
 use super::answer::{self, Answer};
 use super::attempt::{self, Next};
 use super::plan::{Decided, Plan, plan};
+use super::story::Story;
 use super::tries::Tries;
-use super::{Client, Then};
+use super::{Client, Then, mirror};
 use crate::forward::http1::{Body, Fault, Framing};
 use crate::forward::wire::Wire;
 
@@ -35,26 +36,57 @@ pub(super) struct Outcome {
     /// Bytes of bodies from the client to the endpoint, and back.
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
+    /// Tries made of it.
+    pub(super) tries: u32,
 }
 
 impl Outcome {
     /// Nothing reached an endpoint.
     pub(super) fn here(then: Then, reason: RequestReason, status: u16) -> Self {
-        Self { then, reason, status, endpoint: None, first_byte: None, sent_bytes: 0, received_bytes: 0 }
+        Self {
+            then,
+            reason,
+            status,
+            endpoint: None,
+            first_byte: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+            tries: 0,
+        }
     }
 }
 
 /// Serves the request whose head stands at the beginning of what was received.
 pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usize) -> Then {
     let began = Instant::now();
-    let decided = plan(client, &down.chunk[..head_bytes]);
+    let mut story = Story::new(client, began);
+    let decided = plan(client, &down.chunk[..head_bytes], &mut story);
     down.chunk.advance(head_bytes);
+    let active = story.begin();
     let outcome = match decided {
-        Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, began).await,
+        Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
         Ok(Decided::Answer(answer, is_last)) => answer_here(client, down, answer, is_last).await,
         Err(fault) => refuse(client, down, fault).await,
     };
+    story.end(client, active, &outcome);
     outcome.then
+}
+
+/// Says what is wrong with a request whose head never was one; the connection ends for `end`.
+pub(super) async fn refuse_unread(
+    client: &Client<'_>,
+    down: &mut Wire,
+    reason: RequestReason,
+    end: Reason,
+) -> Then {
+    let story = Story::new(client, Instant::now());
+    let active = story.begin();
+    let outcome = answer_here(client, down, Answer::of_reason(reason), true).await;
+    story.end(client, active, &outcome);
+    match outcome.then {
+        Then::Close(_) => Then::Close(end),
+        then => then,
+    }
 }
 
 async fn answer_here(client: &Client<'_>, down: &mut Wire, answer: Answer, is_last: bool) -> Outcome {
@@ -68,7 +100,7 @@ async fn answer_here(client: &Client<'_>, down: &mut Wire, answer: Answer, is_la
 }
 
 /// Says what is wrong with a request; where the next one begins nobody knows.
-pub(super) async fn refuse(client: &Client<'_>, down: &mut Wire, fault: Fault) -> Outcome {
+async fn refuse(client: &Client<'_>, down: &mut Wire, fault: Fault) -> Outcome {
     let reason = fault.of_request();
     let answer = Answer::of_reason(reason);
     let mut outcome = answer_here(client, down, answer, true).await;
@@ -117,13 +149,27 @@ impl Sending {
         self.first.take().or_else(|| Some((Chunk::from(self.copy.clone()?), Body::Length(0))))
     }
 
+    /// The whole request once more, for somebody who answers it and closes; none if it is not whole yet or too large.
+    pub(super) fn last_copy(&self) -> Option<Vec<u8>> {
+        let copy = self.copy.as_ref()?;
+        // In front of the empty line.
+        let (head, body) = copy.split_at(usize::try_from(self.head_bytes).ok()?.checked_sub(2)?);
+        Some([head, b"connection: close\r\n", body].concat())
+    }
+
     /// Tells whether another try could send it.
     pub(super) fn is_there(&self) -> bool {
         self.first.is_some() || self.copy.is_some()
     }
 }
 
-async fn forward(client: &Client<'_>, down: &mut Wire, plan: &mut Plan, began: Instant) -> Outcome {
+async fn forward(
+    client: &Client<'_>,
+    down: &mut Wire,
+    plan: &mut Plan,
+    story: &Story,
+    began: Instant,
+) -> Outcome {
     let mut sending = match Sending::new(client, down, plan) {
         Ok(sending) => sending,
         Err(fault) => return refuse(client, down, fault).await,
@@ -137,16 +183,30 @@ async fn forward(client: &Client<'_>, down: &mut Wire, plan: &mut Plan, began: I
     let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
     // Whether it can be sent again shows at each failure.
     let kind = Kind { is_idempotent: plan.question.is_idempotent, is_replayable: true };
-    let mut tries = Tries::new(&plan.service, policy, kind, Deadlines::new(began, timeouts));
+    let deadlines = Deadlines::new(began, timeouts);
+    let mut tries = Tries::new(&plan.service, policy, kind, deadlines, story);
+    if let Some(rule) = &plan.rule
+        && !rule.mirrors.is_empty()
+    {
+        mirror::send_copies(client, rule, &sending, story);
+    }
     loop {
         match attempt::attempt(client, down, plan, &mut sending, &mut tries).await {
-            Next::Done(outcome) => return *outcome,
+            Next::Done(mut outcome) => {
+                outcome.tries = tries.count();
+                return *outcome;
+            }
             Next::Again(pause) => {
                 if !pause.is_zero() {
                     tokio::time::sleep(pause).await;
                 }
             }
-            Next::Over(reason) => return give_up(client, down, plan, reason).await,
+            Next::Over(reason) => {
+                tries.handle_end(reason);
+                let mut outcome = give_up(client, down, plan, reason).await;
+                outcome.tries = tries.count();
+                return outcome;
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ use proxy_core::retry::{Failure, Kind, Retries, RetryPolicy};
 use proxy_core::service::Service;
 
 use super::Client;
+use super::story::Story;
+use crate::stats::http::Event;
 
 /// The tries so far.
 pub(super) struct Tries<'a> {
@@ -17,6 +19,7 @@ pub(super) struct Tries<'a> {
     policy: &'a RetryPolicy,
     kind: Kind,
     deadlines: Deadlines,
+    story: &'a Story,
     retries: Retries,
     /// Retries of the service are counted, this one among them from when it was paid for.
     paid: Option<load::Retry<&'a Load>>,
@@ -32,9 +35,10 @@ impl<'a> Tries<'a> {
         policy: &'a RetryPolicy,
         kind: Kind,
         deadlines: Deadlines,
+        story: &'a Story,
     ) -> Self {
         let (retries, tried) = (Retries::default(), Vec::new());
-        Self { service, policy, kind, deadlines, retries, paid: None, tried, is_fresh: false }
+        Self { service, policy, kind, deadlines, story, retries, paid: None, tried, is_fresh: false }
     }
 
     /// Tries so far, the one under way included.
@@ -72,7 +76,10 @@ impl<'a> Tries<'a> {
             let (budget, limits) = (self.policy.budget(), self.service.limits.requests());
             match Load::try_retry(&*self.service.load, budget, limits) {
                 Ok(paid) => self.paid = Some(paid),
-                Err(NoRetry::Budget | NoRetry::Limit) => return None,
+                Err(NoRetry::Budget | NoRetry::Limit) => {
+                    self.note(Event::RetryRefused);
+                    return None;
+                }
             }
         }
         self.retries = retries;
@@ -80,6 +87,25 @@ impl<'a> Tries<'a> {
         if !retry.is_fresh {
             self.tried.extend(endpoint);
         }
+        self.note(if retry.is_fresh { Event::FreshRetry } else { Event::Retry });
         Some(retry.pause)
+    }
+
+    /// Counts what an end is made of.
+    pub(super) fn handle_end(&self, reason: RequestReason) {
+        match reason {
+            RequestReason::ConnectTimeout => self.note(Event::ConnectTimeout),
+            RequestReason::PerTryTimeout => self.note(Event::PerTryTimeout),
+            RequestReason::RequestTimeout => self.note(Event::RequestTimeout),
+            _ => {}
+        }
+    }
+
+    /// Counts an event, of the service and of the rule.
+    pub(super) fn note(&self, event: Event) {
+        self.story.stats.count(event);
+        if let Some(stats) = &self.story.rule_stats {
+            stats.count(event);
+        }
     }
 }

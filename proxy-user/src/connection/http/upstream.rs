@@ -71,7 +71,8 @@ pub(super) async fn acquire(
 ) -> Result<Upstream, (RequestReason, Option<EndpointId>)> {
     let mut full: Vec<EndpointId> = Vec::new();
     loop {
-        let pick = |avoided: &[EndpointId]| pick(client.local, client.accepted, &plan.service, avoided);
+        let pick =
+            |avoided: &[EndpointId]| pick(client.local, client.accepted.client, &plan.service, avoided);
         let index = if full.is_empty() { pick(tried) } else { pick(&[tried, &full].concat()) };
         let index = index.or_else(|| if tried.is_empty() { None } else { pick(&full) });
         let Some(index) = index else {
@@ -98,7 +99,8 @@ async fn acquire_of(
 ) -> Result<Upstream, RequestReason> {
     let endpoint = &plan.service.endpoints[index];
     client.conn.set_endpoint(endpoint.id);
-    let netns = endpoint::netns(client.local, client.accepted);
+    let of_client = client.accepted.netns.as_ref();
+    let netns = endpoint::netns(client.local, of_client);
     let tls = endpoint::tls_client(client.local, &plan.service);
     let key = Key::new(endpoint.id, netns.map_or(0, Netns::cookie), tls.as_ref());
     if !is_fresh && let Some(Kept { stream, sent_bytes, life, .. }) = client.local.pool.checkout(key) {
@@ -107,7 +109,8 @@ async fn acquire_of(
     }
     let limits = plan.service.limits.requests();
     let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
-    let wants = Wanted { accepted: client.accepted, service: &plan.service, has_early: true };
+    let wants =
+        Wanted { client: client.accepted.client, netns: of_client, service: &plan.service, has_early: true };
     // Boxed: most requests find a connection that rests.
     let opening = Box::pin(endpoint::open(client.local, &wants, endpoint, &plan.stats));
     let stream = opening.await.map_err(of_connect)?;
