@@ -58,20 +58,20 @@ pub struct Upload {
     /// Everything is sent, or cannot be.
     is_over: bool,
     /// The endpoint takes no more: it may have answered early.
-    error: Option<io::Error>,
+    is_refused: bool,
 }
 
 impl Upload {
     /// Begins with the head and what is there of the body.
     #[must_use]
     pub fn new(out: Chunk, body: Body, body_bytes: u64, most_bytes: u64) -> Self {
-        Self { out, body, bytes: body_bytes, most_bytes, is_over: false, error: None }
+        Self { out, body, bytes: body_bytes, most_bytes, is_over: false, is_refused: false }
     }
 
     /// Tells whether the whole request is with the kernel.
     #[must_use]
     pub fn is_sent(&self) -> bool {
-        self.is_over && self.error.is_none()
+        self.is_over && !self.is_refused
     }
 
     fn poll<W: Watch>(
@@ -82,9 +82,9 @@ impl Upload {
         watch: &W,
     ) -> Poll<Result<(), Trouble>> {
         for _ in 0..TURN_PIECES {
-            if let Err(error) = ready!(up.stream.poll_send(cx, &mut self.out)) {
-                // What was answered before counts; who reads it tells.
-                self.error = Some(error);
+            if ready!(up.stream.poll_send(cx, &mut self.out)).is_err() {
+                // What was answered before counts; who reads it tells how it ended.
+                self.is_refused = true;
                 self.is_over = true;
                 return Poll::Ready(Ok(()));
             }
@@ -211,19 +211,17 @@ impl<W: Watch> Exchange<'_, W> {
             }
             match self.up.poll_head(cx, scan, bound) {
                 Poll::Ready(Ok(bytes)) => Poll::Ready(Ok(bytes)),
-                Poll::Ready(Err(no)) => Poll::Ready(Err(self.no_head(no))),
+                Poll::Ready(Err(no)) => Poll::Ready(Err(Self::no_head(no))),
                 Poll::Pending => self.poll_client(cx),
             }
         })
         .await
     }
 
-    fn no_head(&mut self, no: NoHead) -> Trouble {
+    fn no_head(no: NoHead) -> Trouble {
         match no {
-            NoHead::Ended => match self.upload.error.take() {
-                Some(error) => Trouble::UpstreamDied(error),
-                None => Trouble::UpstreamEnded { has_begun: false },
-            },
+            // A FIN came in order, whatever became of what was sent: a reset behind it only answers that.
+            NoHead::Ended => Trouble::UpstreamEnded { has_begun: false },
             NoHead::Cut => Trouble::UpstreamEnded { has_begun: true },
             NoHead::Fault(fault) => Trouble::UpstreamFault(fault),
             NoHead::Died(error) => Trouble::UpstreamDied(error),
