@@ -88,7 +88,7 @@ fn requests_go_where_their_routes_say() {
     // the same by interception: a service's own routes
     let metrics = weir.ask("/metrics").unwrap().1;
     assert!(metrics.contains("weir_http_requests_total"), "{metrics}");
-    assert!(metrics.contains("no_route"));
+    assert!(metrics.contains("no_route"), "{metrics}");
     drop(weir);
 }
 

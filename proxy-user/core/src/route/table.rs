@@ -7,7 +7,8 @@ use regex::bytes::Regex;
 use super::router::TextMap;
 use super::{Action, Match, PathPattern, Request, Rule, TextPattern, regex};
 
-/// Rules for one host: exact paths, then prefixes from the longest to none, then regular expressions.
+/// Rules for one host: exact paths, then prefixes from the longest on, then regular expressions, then what takes any path:
+/// else no expression beside a rule for everything else would ever be asked.
 ///
 /// Within each of these a match with a method goes before one without, then more headers before fewer, then more parameters
 /// of the query, then the order of routes, rules and matches (Gateway API, HTTPRouteRule.matches).
@@ -90,16 +91,18 @@ impl Table {
         {
             return Some((&candidate.rule, path.len()));
         }
-        for bytes in &self.prefix_bytes {
+        for bytes in self.prefix_bytes.iter().filter(|bytes| **bytes > 0) {
             if let Some(candidate) = self.prefixes_of(path, *bytes).and_then(|all| first(all, request)) {
                 return Some((&candidate.rule, *bytes));
             }
         }
-        let (_, candidate) = self
-            .regexes
-            .iter()
-            .find(|(regex, candidate)| regex.is_match(path.as_bytes()) && candidate.fits(request))?;
-        Some((&candidate.rule, path.len()))
+        let fits =
+            |regex: &Regex, candidate: &Candidate| regex.is_match(path.as_bytes()) && candidate.fits(request);
+        if let Some((_, candidate)) = self.regexes.iter().find(|(regex, candidate)| fits(regex, candidate)) {
+            return Some((&candidate.rule, path.len()));
+        }
+        let candidate = self.prefixes_of(path, 0).and_then(|all| first(all, request))?;
+        Some((&candidate.rule, 0))
     }
 
     /// Finds the candidates for the prefix of this length, if it consists of whole elements of the path.

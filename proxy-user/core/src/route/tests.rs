@@ -303,16 +303,16 @@ fn naive(routes: &[Arc<Route>], request: &Asking) -> Option<(String, usize)> {
         }
     };
     let path_rank = |path: &Option<PathPattern>| match path {
-        None => Some((1, 0)),
-        Some(PathPattern::Exact(path)) => (**path == request.path).then_some((2, 0)),
+        None => Some((0, 0)),
+        Some(PathPattern::Exact(path)) => (**path == request.path).then_some((3, 0)),
         Some(PathPattern::Prefix(prefix)) => {
             let prefix = prefix.trim_end_matches('/');
             let rest = request.path.strip_prefix(prefix)?;
             let is_there = rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty());
-            is_there.then_some((1, prefix.len()))
+            is_there.then_some((if prefix.is_empty() { 0 } else { 2 }, prefix.len()))
         }
         Some(PathPattern::Regex(text)) => {
-            regex(text).unwrap().is_match(request.path.as_bytes()).then_some((0, 0))
+            regex(text).unwrap().is_match(request.path.as_bytes()).then_some((1, 0))
         }
     };
     let mut best: Option<((usize, _, bool, usize, usize), String, usize)> = None;
@@ -341,7 +341,7 @@ fn naive(routes: &[Arc<Route>], request: &Asking) -> Option<(String, usize)> {
                     condition.query.len(),
                 );
                 if is_fitting && best.as_ref().is_none_or(|(best, ..)| rank > *best) {
-                    let bytes = if path.0 == 1 { path.1 } else { request.path.len() };
+                    let bytes = if matches!(path.0, 0 | 2) { path.1 } else { request.path.len() };
                     best = Some((rank, format!("{}/{}", rule.route, rule.index), bytes));
                 }
             }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use proxy_core::id::ServiceId;
+
 use super::Reading;
 use crate::stats::http::{Event, HttpTotals};
 use crate::stats::table::Table;
@@ -15,7 +17,9 @@ impl Reading {
 
     /// Services in force. Those that are gone are not shown: two of them would have the same labels.
     fn http_services(&self) -> impl Iterator<Item = ([&str; 1], &HttpTotals)> {
-        let known = self.http.services.iter().filter(|(id, _)| self.names.knows(*id));
+        // Number 0 is of the requests that came to no service.
+        let is_shown = |id: ServiceId| id.0 == 0 || self.names.knows(id);
+        let known = self.http.services.iter().filter(move |(id, _)| is_shown(*id));
         known.map(|(id, totals)| ([self.names.service(*id)], totals))
     }
 
