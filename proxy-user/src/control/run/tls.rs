@@ -50,8 +50,11 @@ impl Control {
         }
     }
 
-    /// How to speak TLS to the endpoint of a check, if its service does.
+    /// How to speak TLS to the endpoint of a check, if the check is to be made so.
     pub(super) fn check_tls(&self, check: &Check) -> Option<Tls> {
+        if !check.check.is_tls {
+            return None;
+        }
         let service = self.snapshot.service(check.service)?;
         let client = self.parts.shared.tls.current().client(service.tls.as_deref()?).cloned()?;
         Some((client, Alpn::of(service.protocol)))
