@@ -14,6 +14,7 @@ pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod pki;
 pub mod process;
 pub mod skip;
 pub mod stream;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use proxy_tests::node;
+use proxy_tests::pki::Pki;
 use serde_json::Value;
 
 fn weir(arguments: &[&str]) -> (Output, String) {
@@ -66,6 +67,37 @@ fn every_mistake_is_named_at_once_with_its_place_and_what_was_meant() {
             "line {line}: {said}"
         );
     }
+}
+
+#[test]
+fn certificates_are_looked_at_by_check_and_doctor() {
+    let pki = Pki::new();
+    pki.certificate("web", &["DNS:web.shop"]);
+    let text = |key: &str| {
+        format!(
+            "services: [{{name: web, protocol: http, endpoints: [{{address: \"10.1.0.5:80\"}}]}}]\nlisteners: [{{address: \"127.0.0.1:8443\", \
+             protocol: http, service: web, tls: {{certificates: [{{cert: {}, key: {key}}}]}}}}]\n",
+            pki.path("web.pem")
+        )
+    };
+    let (output, said) = Scratch::new("tls", &text(&pki.path("web.key"))).check();
+    assert!(output.status.success(), "{said}");
+    let strange = Scratch::new("tls-strange", &text(&pki.path("ca.key")));
+    let (output, said) = strange.check();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("ca.key: the key does not belong to the certificate in"), "{said}");
+    let path = strange.0.display().to_string();
+    let (_, said) = weir(&["check", &path, "-o", "json"]);
+    let problems: Value = serde_json::from_str(&said).expect("it is JSON");
+    assert_eq!(problems[0]["file"], pki.path("ca.key"), "{said}");
+    let (_, said) = weir(&["doctor", "-c", &path]);
+    assert!(said.contains("TLS file") && said.contains("does not belong"), "{said}");
+    let good = Scratch::new("tls-good", &text(&pki.path("web.key")));
+    let (_, said) = weir(&["doctor", "-c", &good.0.display().to_string()]);
+    assert!(
+        said.contains("web.pem") && said.contains("good for ") && said.contains(" days (web.shop)"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -1,0 +1,186 @@
+//! TLS through Weir: it ends at a listener, it begins towards an endpoint, it is passed on by its name.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proxy_tests::http::{Backend, Message, Peer, ok};
+use proxy_tests::net::Family;
+use proxy_tests::node::Weir;
+use proxy_tests::pki::Pki;
+use proxy_tests::process::Running;
+use proxy_tests::world::World;
+use proxy_tests::{config, wait};
+use serde_json::{Value, json};
+
+/// Time for a changed file to be taken up: it is looked at every second, and must look the same twice.
+const RELOAD: Duration = Duration::from_secs(10);
+
+/// Ports of Weir for clients that are not intercepted.
+fn edge(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 77, 0, 1], port))
+}
+
+fn host(number: u8) -> SocketAddr {
+    Family::V4.host(number, 8080)
+}
+
+fn echo(request: &Message) -> Option<String> {
+    Some(ok(&format!("{}\n", request.start_line())))
+}
+
+fn service(name: &str, endpoint: SocketAddr, more: Value) -> Value {
+    let mut service =
+        json!({"name": name, "protocol": "http", "endpoints": [{"address": endpoint.to_string()}]});
+    config::merge(&mut service, more);
+    service
+}
+
+fn listener(port: u16, more: Value) -> Value {
+    let mut listener = json!({"address": edge(port).to_string(), "protocol": "http"});
+    config::merge(&mut listener, more);
+    listener
+}
+
+/// Asks by curl, which verifies that the server is the one of that name.
+fn curl(world: &World, pki: &Pki, name: &str, port: u16, more: &[&str]) -> anyhow::Result<String> {
+    let resolve = format!("{name}:{port}:{}", edge(port).ip());
+    let url = format!("https://{name}:{port}/asked");
+    let ca = pki.path("ca.pem");
+    let asked =
+        [&["-sS", "--max-time", "5", "--cacert", &ca, "--resolve", &resolve, &url][..], more].concat();
+    let said = world.outside().output(&world.program("curl").unwrap(), &asked)?;
+    Ok(said.trim().to_owned())
+}
+
+/// One listener ends TLS, one asks for certificates, too, and one leads to a service that speaks TLS.
+fn both_ends(world: &World, pki: &Pki) -> Value {
+    let asking = json!({
+        "certificates": [pki.files("web")],
+        "client_auth": {"ca": pki.path("ca.pem"), "san": ["spiffe://shop/proxy"]},
+    });
+    let mut speaking = json!({"ca": pki.path("ca.pem"), "sni": "web.shop"});
+    config::merge(&mut speaking, pki.files("proxy"));
+    let health = json!({"interval": "1s", "timeout": "1s", "http": {"path": "/health"}});
+    let services = [
+        service("web", host(10), Value::Null),
+        service("secure", host(11), json!({"tls": speaking, "health": health})),
+    ];
+    let mut config = config::config(world, services);
+    let listeners = json!([
+        listener(8443, json!({"service": "web", "tls": {"certificates": [pki.files("web")]}})),
+        listener(8444, json!({"service": "web", "tls": asking})),
+        listener(8000, json!({"service": "secure"})),
+    ]);
+    config::merge(&mut config, json!({"listeners": listeners}));
+    config
+}
+
+/// A server that answers every request with a page about its TLS session.
+fn s_server(world: &World, pki: &Pki, name: &str, number: u8, more: &[&str]) -> Running {
+    let mut openssl = world.far().command(Path::new("openssl"));
+    openssl.args(["s_server", "-www", "-accept", &host(number).to_string()]);
+    openssl.args(["-cert", &pki.path(&format!("{name}.pem")), "-key", &pki.path(&format!("{name}.key"))]);
+    Running::start(openssl.args(more)).unwrap()
+}
+
+#[test]
+fn tls_ends_at_a_listener_and_begins_towards_an_endpoint() {
+    let Some(world) = World::new() else { return };
+    if world.program("curl").is_none() || world.program("openssl").is_none() {
+        return;
+    }
+    let pki = Pki::new();
+    pki.certificate("web", &["DNS:web.shop"]);
+    pki.certificate("proxy", &["URI:spiffe://shop/proxy"]);
+    pki.certificate("stranger", &["URI:spiffe://shop/other"]);
+    let _backend = Backend::answering(&world.net, host(10), echo);
+    let ca = pki.path("ca.pem");
+    let _server =
+        s_server(&world, &pki, "web", 11, &["-Verify", "1", "-verify_return_error", "-CAfile", &ca]);
+    let Some(weir) = Weir::start(&world.net, &both_ends(&world, &pki)) else { return };
+    assert_eq!(curl(&world, &pki, "web.shop", 8443, &[]).unwrap(), "GET /asked HTTP/1.1");
+    for version in ["--tlsv1.3", "--tls-max=1.2"] {
+        curl(&world, &pki, "web.shop", 8443, &version.split('=').collect::<Vec<_>>()).unwrap();
+    }
+    let refused = curl(&world, &pki, "other.shop", 8443, &[]).unwrap_err();
+    assert!(format!("{refused:#}").contains("subject"), "{refused:#}");
+
+    let with = |name: &str| {
+        let (cert, key) = (pki.path(&format!("{name}.pem")), pki.path(&format!("{name}.key")));
+        curl(&world, &pki, "web.shop", 8444, &["--cert", &cert, "--key", &key])
+    };
+    assert_eq!(with("proxy").unwrap(), "GET /asked HTTP/1.1");
+    for refused in [with("stranger"), curl(&world, &pki, "web.shop", 8444, &[])] {
+        assert!(format!("{:#}", refused.unwrap_err()).contains("alert"));
+    }
+
+    // The endpoint has no way to say that it listens but good checks, which it answers only to the right certificate.
+    let good = [("service", "secure"), ("result", "good")];
+    wait::until_true("a check", RELOAD, || weir.metrics().sum("weir_health_checks_total", &good) > 0.0);
+    for _ in 0..2 {
+        // It ends its answers with the connection.
+        let mut client = Peer::connect(&world.net, edge(8000));
+        client.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        let page = client.answer().text();
+        // OpenSSL's releases differ in their blanks.
+        let words = page.replace(' ', "");
+        assert!(words.contains("Subject:CN=proxy") && words.contains("</pre></BODY></HTML>"), "{page}");
+    }
+    let closed = [("reason", "tls_certificate")];
+    wait::until_true("the reason of refusals", RELOAD, || {
+        weir.metrics().sum("weir_connections_closed_total", &closed) >= 2.0
+    });
+}
+
+#[test]
+fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
+    let Some(world) = World::new() else { return };
+    if world.program("curl").is_none() || world.program("openssl").is_none() {
+        return;
+    }
+    let pki = Pki::new();
+    pki.certificate("web", &["DNS:web.shop"]);
+    pki.certificate("proxy", &["URI:spiffe://shop/proxy"]);
+    let _backend = Backend::answering(&world.net, host(10), echo);
+    let Some(weir) = Weir::start(&world.net, &both_ends(&world, &pki)) else { return };
+    let file = pki.path("web.pem");
+    let ends = weir.metrics().sum("weir_tls_certificate_expiry_seconds", &[("file", &file)]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let days = (ends - now) / 86_400.0;
+    assert!((29.0..31.0).contains(&days), "{days} days");
+    let mut open = s_client(&world, &pki);
+    assert_eq!(asks(&mut open, "/before"), "GET /before HTTP/1.1");
+
+    pki.certificate("web", &["DNS:web.shop", "DNS:new.shop"]);
+    wait::until_true("the new certificate", RELOAD, || curl(&world, &pki, "new.shop", 8443, &[]).is_ok());
+    assert_eq!(asks(&mut open, "/after"), "GET /after HTTP/1.1", "open connections stay");
+
+    fs::write(pki.path("web.key"), "this is no key").unwrap();
+    let key = pki.path("web.key");
+    let bad = || weir.metrics().sum("weir_tls_file_bad", &[("file", &key)]);
+    wait::until_true("the bad file", RELOAD, || bad() == 1.0);
+    assert!(weir.log().contains("web.key: there is no private key in it"), "{}", weir.log());
+    curl(&world, &pki, "new.shop", 8443, &[]).unwrap();
+    pki.certificate("web", &["DNS:good.shop"]);
+    wait::until_true("a good one again", RELOAD, || curl(&world, &pki, "good.shop", 8443, &[]).is_ok());
+    assert_eq!(bad(), 0.0);
+}
+
+/// An open connection inside TLS that takes lines.
+fn s_client(world: &World, pki: &Pki) -> Running {
+    let mut openssl = world.outside().command(&world.program("openssl").unwrap());
+    openssl.args(["s_client", "-quiet", "-verify_quiet", "-servername", "web.shop", "-CAfile"]);
+    openssl.args([&pki.path("ca.pem"), "-connect", &edge(8443).to_string()]);
+    Running::start(&mut openssl).unwrap()
+}
+
+/// Asks on an open connection and gives the body.
+fn asks(client: &mut Running, path: &str) -> String {
+    client.say(&format!("GET {path} HTTP/1.1\r\nHost: web.shop\r\n\r"));
+    let lines = std::iter::from_fn(|| client.line(RELOAD));
+    lines.map(|line| line.trim().to_owned()).find(|line| line.contains(path)).unwrap()
+}
