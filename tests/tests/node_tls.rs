@@ -170,6 +170,38 @@ fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
     assert_eq!(bad(), 0.0);
 }
 
+#[test]
+fn tls_is_passed_on_by_the_name_that_is_asked_for() {
+    let Some(world) = World::new() else { return };
+    if world.program("curl").is_none() || world.program("openssl").is_none() {
+        return;
+    }
+    let pki = Pki::new();
+    let servers = [("a", 10), ("b", 11)].map(|(name, number)| {
+        pki.certificate(name, &[&format!("DNS:{name}.shop")]);
+        s_server(&world, &pki, name, number, &[])
+    });
+    let plain = |name: &str, number| service(name, host(number), json!({"protocol": "tcp"}));
+    let route = |name: &str| {
+        let rule = json!({"backends": [{"service": name}]});
+        json!({"name": name, "hosts": [format!("{name}.shop")], "rules": [rule]})
+    };
+    let mut config = config::config(&world, [plain("a", 10), plain("b", 11)]);
+    let more = json!({
+        "routes": [route("a"), route("b")],
+        "listeners": [listener(8443, json!({"protocol": "tls", "routes": ["a", "b"]}))],
+    });
+    config::merge(&mut config, more);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    for name in ["a.shop", "b.shop"] {
+        // The servers have no way to say that they listen but this.
+        let asked = || curl(&world, &pki, name, 8443, &[]).is_ok_and(|page| page.contains("s_server"));
+        wait::until_true(name, RELOAD, asked);
+    }
+    assert!(curl(&world, &pki, "c.shop", 8443, &[]).is_err());
+    drop((weir, servers));
+}
+
 /// An open connection inside TLS that takes lines.
 fn s_client(world: &World, pki: &Pki) -> Running {
     let mut openssl = world.outside().command(&world.program("openssl").unwrap());
