@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use proxy_tests::node;
 use proxy_tests::pki::Pki;
+use proxy_tests::{node, process, skip};
 use serde_json::Value;
 
 fn weir(arguments: &[&str]) -> (Output, String) {
@@ -71,6 +71,9 @@ fn every_mistake_is_named_at_once_with_its_place_and_what_was_meant() {
 
 #[test]
 fn certificates_are_looked_at_by_check_and_doctor() {
+    if process::find("openssl").is_none() {
+        return skip::skip("openssl is not installed");
+    }
     let pki = Pki::new();
     pki.certificate("web", &["DNS:web.shop"]);
     let text = |key: &str| {

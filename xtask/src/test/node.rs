@@ -8,12 +8,13 @@ use crate::machine;
 pub(super) use crate::machine::obstacle;
 
 /// Programs that tests drive and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("postgres", "postgresql"),
     ("curl", "curl"),
+    ("openssl", "openssl"),
     ("ip", "iproute2"),
     ("python3", "python3"),
 ];
