@@ -14,6 +14,8 @@ mod store;
 mod stream;
 
 use proxy_core::service::Protocol;
+use rustls::CipherSuite;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use self::cert::{CertificateStatus, TlsProblem};
 pub use self::client::Client;
@@ -48,6 +50,19 @@ impl Alpn {
             Self::Http1 => vec![b"http/1.1".to_vec()],
         }
     }
+}
+
+/// Algorithms; AES with the shorter key comes first where the choice is ours, as in Go and Chrome: nobody breaks either, and
+/// it takes a fifth less time.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
+        _ => 1,
+    });
+    provider
 }
 
 #[cfg(test)]

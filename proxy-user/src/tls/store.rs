@@ -9,7 +9,7 @@ use proxy_core::service::Protocol;
 use proxy_core::snapshot::Snapshot;
 use proxy_core::tls::{CertificateFiles, ClientTls, ServerTls};
 use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 
 use super::Alpn;
 use super::cert::{CertificateStatus, TlsProblem};
@@ -74,7 +74,7 @@ impl TlsStore {
         let empty = TlsStore::default();
         let mut builder = Builder {
             previous: previous.unwrap_or(&empty),
-            provider: Arc::new(aws_lc_rs::default_provider()),
+            provider: Arc::new(super::provider()),
             roots: SystemRoots::default(),
             next: TlsStore::default(),
             errors: BTreeSet::new(),

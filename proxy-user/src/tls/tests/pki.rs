@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proxy_core::tls::{CertificateFiles, ClientAuth, ClientTls, ServerTls, TlsVersion};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 
 pub(crate) struct Pki {
     dir: PathBuf,
@@ -101,5 +101,5 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) {
 }
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    Arc::new(crate::tls::provider())
 }
