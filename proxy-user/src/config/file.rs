@@ -1,6 +1,7 @@
 //! The file as it is written. The only description of its keys: the JSON Schema, the check that finds mistakes and the
 //! reader are all derived from these types. Doc comments here are the help that editors show.
 
+mod health;
 mod http;
 mod route;
 mod tls;
@@ -10,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::de::At;
 use super::text::{
-    Address, BodyPart, CgroupPath, FilePath, HttpPath, Name, Network, SocketPath, StatusRange, Time,
-    TimeOrOff, TimeOrZero, Word,
+    Address, CgroupPath, FilePath, Name, Network, SocketPath, Time, TimeOrOff, TimeOrZero, Word,
 };
 
+pub(super) use health::{Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::HttpLimits;
 pub(super) use route::{
     BackOff, Backend, HeaderChanges, Match, Mirror, PathMatch, PathRewrite, Redirect, Respond, Retry,
@@ -250,103 +251,6 @@ pub(super) enum Policy {
     Maglev,
     /// The same endpoint for the same client address (hashing on a ring).
     RingHash,
-}
-
-/// Active health checks. With neither `tcp` nor `http` a check is that a connection can be made.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Health {
-    /// Time between two checks; up to 10 % is added or taken at random. Default: `5s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) interval: Option<Time>,
-    /// Time between two checks while the endpoint is unhealthy or in doubt. Default: a quarter of `interval`, but at least `100ms`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) unhealthy_interval: Option<At<Time>>,
-    /// Time for one check, at most `interval`. Default: `1s`, or `interval` if that is shorter.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) timeout: Option<At<Time>>,
-    /// Good checks in a row that make an endpoint healthy. Default: `2`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100))]
-    pub(super) healthy: Option<u32>,
-    /// Bad checks in a row that make an endpoint unhealthy. Default: `2`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100))]
-    pub(super) unhealthy: Option<u32>,
-    /// Port to check. Default: the endpoint's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
-    pub(super) port: Option<u16>,
-    /// Check that a connection can be made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tcp: Option<TcpProbe>,
-    /// Check that a GET request (HTTP/1.1) is answered well.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) http: Option<HttpProbe>,
-    /// Whether the `http` check uses TLS. Default: `true` if the service has `tls`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tls: Option<At<bool>>,
-}
-
-/// Nothing to set.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TcpProbe {}
-
-/// An HTTP check.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HttpProbe {
-    /// Path and query.
-    pub(super) path: HttpPath,
-    /// Value of the Host header. Default: the endpoint's address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) host: Option<Word>,
-    /// Statuses that are good: numbers or ranges such as "200-299". Default: `[200]`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1))]
-    pub(super) status: Option<Vec<Status>>,
-    /// Text that the first 64 KiB of the body must contain.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) body: Option<BodyPart>,
-}
-
-/// One HTTP status or a range of them.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum Status {
-    /// One.
-    One(#[schemars(range(min = 100, max = 599))] u16),
-    /// From the first to the last.
-    Range(StatusRange),
-}
-
-/// Passive health.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Outlier {
-    /// Failed connects or resets in a row that eject an endpoint; 0 switches it off. Default: `5`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 1_000_000))]
-    pub(super) consecutive_failures: Option<u32>,
-    /// Answers of 500 and above in a row that eject an endpoint; 0 switches it off. Default: `0`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 1_000_000))]
-    pub(super) consecutive_5xx: Option<At<u32>>,
-    /// Length of the first ejection; the n-th lasts n times as long. Default: `10s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) base_ejection: Option<At<Time>>,
-    /// Longest ejection, at least `base_ejection`. Default: `5m`, or `base_ejection` if that is longer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) max_ejection: Option<At<Time>>,
-    /// Most endpoints that are ejected at once, in percent. Default: `50`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 100))]
-    pub(super) max_ejected_percent: Option<u8>,
-    /// Share of healthy endpoints, in percent, below which all endpoints are used; 0 switches it off. Default: `0`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 100))]
-    pub(super) panic_percent: Option<u8>,
 }
 
 /// Bounds of a service.

@@ -315,7 +315,7 @@ fn naive(routes: &[Arc<Route>], request: &Asking) -> Option<(String, usize)> {
             regex(text).unwrap().is_match(request.path.as_bytes()).then_some((1, 0))
         }
     };
-    let mut best: Option<((usize, _, bool, usize, usize), String, usize)> = None;
+    let mut best = None;
     for route in routes {
         let hosts = route.hosts.iter().filter_map(host_rank).max();
         let Some(host) = (if route.hosts.is_empty() { Some(0) } else { hosts }) else { continue };
@@ -340,7 +340,7 @@ fn naive(routes: &[Arc<Route>], request: &Asking) -> Option<(String, usize)> {
                     condition.headers.len(),
                     condition.query.len(),
                 );
-                if is_fitting && best.as_ref().is_none_or(|(best, ..)| rank > *best) {
+                if is_fitting && best.as_ref().is_none_or(|(best, ..): &(_, String, usize)| rank > *best) {
                     let bytes = if matches!(path.0, 0 | 2) { path.1 } else { request.path.len() };
                     best = Some((rank, format!("{}/{}", rule.route, rule.index), bytes));
                 }

@@ -127,11 +127,10 @@ fn retry_on(on: &RetryOn) -> Vec<At<file::RetryOn>> {
 }
 
 fn headers(changes: &HeaderChanges) -> Option<At<file::HeaderChanges>> {
-    let value = |value: &Box<str>| HeaderValue(value.to_string());
     (!changes.is_empty()).then(|| {
         At::nowhere(file::HeaderChanges {
-            set: pairs(&changes.set, ChangedHeader, value),
-            add: pairs(&changes.add, ChangedHeader, value),
+            set: pairs(&changes.set, ChangedHeader, |value| HeaderValue(value.to_string())),
+            add: pairs(&changes.add, ChangedHeader, |value| HeaderValue(value.to_string())),
             remove: (!changes.remove.is_empty())
                 .then(|| changes.remove.iter().map(|name| ChangedHeader(name.to_string())).collect()),
         })

@@ -124,6 +124,9 @@ fn a_mistake_changes_nothing_and_what_repairs_it_is_read_alone() {
         ("an excluded address", old.replacen("10.0.7.1:80", "10.0.7.1:53", 1)),
         ("an endpoint that is a listener", old.replacen("10.1.7.1:80", "10.9.0.1:80", 1)),
         ("a listener's service that is gone", old.replacen("name: s1\n", "name: s99\n", 1)),
+        ("a route's service that is gone", old.replacen("name: s3\n", "name: s99\n", 1)),
+        ("a route that is not there", old.replacen("lane: auto", "routes: [shpo]", 1)),
+        ("TLS that fails open", old.replacen("lane: auto", "tls: {}\n    fail: open", 1)),
         ("no listener and no address", old.replacen("addresses: [\"10.0.7.1:80\"]", "addresses: []", 1)),
         ("too large", format!("{old}#{}\n", " ".repeat(MAX_FILE_BYTES))),
     ] {
@@ -197,6 +200,8 @@ const TAILS: [&str; 3] =
 fn file(items: &[String], tail: &str) -> String {
     format!(
         "# head\nlisteners:\n- {{address: \"10.9.0.1:80\", service: s0}}\n- {{address: \"10.9.0.1:81\", service: s1}}\n\
+         - {{address: \"10.9.0.1:82\", protocol: http, routes: [shop]}}\n\
+         routes:\n- {{name: shop, rules: [{{backends: [{{service: s2}}, {{service: s3, weight: 0}}], mirror: {{service: s3}}}}]}}\n\
          intercept: {{exclude: {{ports: [53]}}}}\nservices: # of the shop\n# first\n{}{tail}",
         items.concat()
     )
@@ -211,7 +216,7 @@ fn plain(indent: usize) -> String {
     file(&items, "workers: 2\n")
 }
 
-const KINDS: usize = 8;
+const KINDS: usize = 10;
 
 /// A right service, written in one of several ways.
 fn item(kind: usize, index: usize, indent: usize) -> String {
@@ -232,6 +237,8 @@ fn item(kind: usize, index: usize, indent: usize) -> String {
         6 => format!(
             "{name}  # inside\n  endpoints:\n  - address: 10.1.{index}.1:80\n    weight: 2\n  -\n    address: 10.1.{index}.2:80\n{addresses}"
         ),
+        8 => format!("{name}{addresses}  protocol: http\n  routes: [shop]\n  limits: {{max_requests: 8}}\n"),
+        9 => format!("{name}{addresses}{endpoints}  tls: {{ca: \"ca{index}.pem\"}}\n"),
         _ => format!("- \"name\": s{index}\n  endpoints: []\n"),
     };
     let blanks = " ".repeat(indent);
@@ -241,13 +248,18 @@ fn item(kind: usize, index: usize, indent: usize) -> String {
 }
 
 /// What editors leave behind, right and wrong.
-const SCRAPS: [&str; 32] = [
+const SCRAPS: [&str; 37] = [
     "\n",
     "# comment\n",
     "        # deep comment\n",
     "  lane: proxy\n",
     "    lane: proxy\n",
     "  fail: closed\n",
+    "  fail: open\n",
+    "  protocol: http\n",
+    "  routes: [shop]\n",
+    "  tls: {sni: a.example}\n",
+    "routes: []\n",
     "workers: 3\n",
     "log: {level: debug}\n",
     "---\n",
