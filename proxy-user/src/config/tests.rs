@@ -65,8 +65,22 @@ fn the_given_example_means_what_it_says() {
 #[test]
 fn the_example_file_is_right_and_prints_to_the_same() {
     let config = good(EXAMPLE);
-    assert_eq!(config.services.len(), 2);
+    assert_eq!((config.services.len(), config.routes.len()), (4, 1));
     assert_eq!(good(&config.to_json().to_string()), config);
+}
+
+#[test]
+fn the_example_file_names_every_key() {
+    let schema = schema();
+    let types = schema["$defs"].as_object().expect("types").values().chain([&schema]);
+    let keys = types.flat_map(|schema| schema["properties"].as_object().into_iter().flatten());
+    for (key, _) in keys {
+        let is_named = EXAMPLE.match_indices(&format!("{key}:")).any(|(at, _)| {
+            let before = EXAMPLE[..at].chars().next_back();
+            before.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_')
+        });
+        assert!(is_named, "{key} is missing");
+    }
 }
 
 /// Every "Default: `x`" that the help texts promise, against what comes out of a file that leaves everything out.
@@ -239,7 +253,8 @@ fn a_file_is_loaded_and_a_file_that_is_none_says_so() {
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("weir.yaml");
     std::fs::write(&path, EXAMPLE).unwrap();
-    assert_eq!(load(&path), Ok(good(EXAMPLE)));
+    assert_eq!(load(&path), parse(&path.display().to_string(), EXAMPLE));
+    assert!(load(&path).is_ok());
     std::fs::write(&path, b"services: []\n# caf\xe9\n").unwrap();
     let message = load(&path).unwrap_err().to_string();
     assert!(message.contains("weir.yaml:2:6: not UTF-8: byte 0xe9"), "{message}");
