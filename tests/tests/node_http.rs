@@ -248,20 +248,18 @@ fn what_could_smuggle_a_request_is_refused_and_nobody_hears_of_it() {
 fn an_answer_that_is_cut_off_is_passed_on_as_cut_off() {
     let Some(world) = World::new() else { return };
     let _backend = Backend::start(&world.net, host(10), |peer, _| {
-        while let Ok(Some(request)) = peer.request() {
-            let said = match request.start_line().split(' ').nth(1).unwrap_or_default() {
-                "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
-                "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
-                "/head" => "HTTP/1.1 200 OK\r\nContent-",
-                "/bad" => "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-                "/none" => "",
-                "/chunk" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalfX",
-                "/more" => "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab and what nobody asked for",
-                _ => return,
-            };
-            let _ = peer.try_say(said);
-            return;
-        }
+        let Ok(Some(request)) = peer.request() else { return };
+        let said = match request.start_line().split(' ').nth(1).unwrap_or_default() {
+            "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+            "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            "/head" => "HTTP/1.1 200 OK\r\nContent-",
+            "/bad" => "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            "/none" => "",
+            "/chunk" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalfX",
+            "/more" => "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab and what nobody asked for",
+            _ => return,
+        };
+        let _ = peer.try_say(said);
     });
     let Some(weir) = Weir::start(&world.net, &one_service(&world, &[host(10)], Value::Null)) else { return };
     let ask = |path: &str| {
