@@ -83,6 +83,21 @@ fn the_example_file_names_every_key() {
     }
 }
 
+#[test]
+fn what_the_example_file_says_of_tls_in_comments_is_right() {
+    let lines = EXAMPLE.lines().scan(false, |is_tls, line| {
+        let bare = line.strip_prefix("    # ");
+        *is_tls = bare.is_some_and(|bare| bare.starts_with("tls:") || (*is_tls && bare.starts_with(' ')));
+        Some(if *is_tls { format!("    {}", bare.unwrap_or_default()) } else { line.to_owned() })
+    });
+    let text =
+        lines.collect::<Vec<_>>().join("\n").replace("tls/me.pem ", "tls/me.pem\n      key: tls/me.key ");
+    let config = good(&text);
+    let auth = config.listeners[1].tls.as_ref().expect("TLS").client_auth.as_ref().expect("clients");
+    assert_eq!((auth.is_required, auth.san.len()), (true, 2));
+    assert!(config.services[2].tls.as_ref().expect("TLS").certificate.is_some());
+}
+
 /// Every "Default: `x`" that the help texts promise, against what comes out of a file that leaves everything out.
 #[test]
 fn every_default_is_as_its_description_says() {

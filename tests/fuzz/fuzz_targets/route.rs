@@ -118,16 +118,16 @@ fn naive(routes: &[Arc<Route>], request: &Asking<'_>) -> Option<String> {
         let all = Match::default();
         let condition = route.rules[0].matches.first().unwrap_or(&all);
         let path = match &condition.path {
-            None => (1, 0),
-            Some(PathPattern::Exact(path)) => (**path == *request.path()).then_some((2, 0))?,
+            None => (0, 0),
+            Some(PathPattern::Exact(path)) => (**path == *request.path()).then_some((3, 0))?,
             Some(PathPattern::Prefix(prefix)) => {
                 let prefix = prefix.trim_end_matches('/');
                 let rest = request.path().strip_prefix(prefix)?;
                 let is_there = rest.starts_with('/') || (rest.is_empty() && !prefix.is_empty());
-                is_there.then_some((1, prefix.len()))?
+                is_there.then_some((if prefix.is_empty() { 0 } else { 2 }, prefix.len()))?
             }
             Some(PathPattern::Regex(text)) => {
-                regex(text).ok()?.is_match(request.path().as_bytes()).then_some((0, 0))?
+                regex(text).ok()?.is_match(request.path().as_bytes()).then_some((1, 0))?
             }
         };
         let has_method = condition.methods.iter().any(|method| **method == *request.method());

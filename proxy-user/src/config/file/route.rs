@@ -19,7 +19,7 @@ pub(in crate::config) struct Route {
     #[serde(default)]
     pub(in crate::config) hosts: Vec<At<HostPattern>>,
     /// What happens. The most specific match wins, in whatever order they stand: first by host, then exact paths, then the
-    /// longest prefix, then regular expressions; then a method, then the most headers, then the most query parameters.
+    /// longest prefix, then regular expressions, then any path; then a method, then the most headers, then the most query parameters.
     /// Only between equals the first one wins.
     #[schemars(length(min = 1))]
     pub(in crate::config) rules: Vec<At<Rule>>,
