@@ -162,21 +162,22 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
     };
     let downstream = match listener.and_then(|listener| Some((listener, listener.tls.as_ref()?))) {
         None => Downstream::Fd(fd),
-        Some((listener, tls)) => match secure(local, fd, listener, tls).await {
+        Some((listener, tls)) => match Box::pin(secure(local, fd, listener, tls)).await {
             Ok(stream) => Downstream::Stream(stream, Chunk::default()),
             Err(reason) => return Served::nowhere(service, stats, reason),
         },
     };
+    // Boxed one by one: a connection that rests costs what its own kind needs, and not what the largest does.
     match (protocol, service) {
         (Protocol::Tcp, Some(service)) => {
-            l4::serve(local, downstream, Known { accepted, service, stats }).await
+            Box::pin(l4::serve(local, downstream, Known { accepted, service, stats })).await
         }
         (Protocol::Http, service) => match downstream.into_wire(local) {
-            Some(down) => http::serve(local, down, accepted, service, stats).await,
+            Some(down) => Box::pin(http::serve(local, down, accepted, service, stats)).await,
             None => Served::nowhere(service, stats, Reason::Internal),
         },
         (Protocol::Tls | Protocol::Auto, service) => {
-            detect::serve(local, downstream, accepted, protocol, service, stats).await
+            Box::pin(detect::serve(local, downstream, accepted, protocol, service, stats)).await
         }
         (Protocol::Tcp, None) => Served::nowhere(None, stats, Reason::NoEndpoint),
     }

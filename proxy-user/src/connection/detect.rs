@@ -160,7 +160,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             let life = local.pool.begin(&mut local.rng.borrow_mut());
             local.pool.put(key, Kept { stream: up.stream, sent_bytes: 0, tls, life });
             drop((guard, _counted));
-            return http::serve(local, down, accepted, Some(service), stats).await;
+            return Box::pin(http::serve(local, down, accepted, Some(service), stats)).await;
         }
         First::Server => local.routes.borrow_mut().set_server_first(service.id, Instant::now()),
         First::Opaque => {}

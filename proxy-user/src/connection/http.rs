@@ -85,7 +85,7 @@ pub(super) async fn serve(
     let ending = match then {
         Then::Next => Ending::of(Reason::Fin),
         Then::Close(reason) => {
-            let _ = tokio::time::timeout(LINGER_TIME, linger(&mut down)).await;
+            let _ = Box::pin(tokio::time::timeout(LINGER_TIME, linger(&mut down))).await;
             Ending::of(reason)
         }
         Then::Abort(reason) => {
@@ -95,7 +95,7 @@ pub(super) async fn serve(
         Then::Tunnel(up) => {
             guard.conn.handle_progress();
             let early = Early { downstream: down.chunk, upstream: up.chunk };
-            super::l4::relay(local, down.stream, up.stream, early, &guard.conn).await
+            Box::pin(super::l4::relay(local, down.stream, up.stream, early, &guard.conn)).await
         }
     };
     Served { service, stats, endpoint: None, ending, is_told }
@@ -107,7 +107,7 @@ impl Client<'_> {
             let mut scan = Scan::default();
             let head_bytes = match self.head(down, &mut scan).await {
                 Ok(bytes) => bytes,
-                Err(none) => return self.handle_no_head(down, none).await,
+                Err(none) => return Box::pin(self.handle_no_head(down, none)).await,
             };
             // Boxed: what a request needs is far larger than what a resting connection may cost.
             match Box::pin(request::serve(self, down, head_bytes)).await {

@@ -48,7 +48,10 @@ pub(super) async fn attempt(
     let acquiring = acquire(client, plan, &tries.tried, tries.is_fresh);
     let acquired = match deadline {
         None => acquiring.await,
-        Some((at, late)) => tokio::time::timeout_at(at.into(), acquiring).await.unwrap_or(Err((late, None))),
+        Some((at, late)) => {
+            let bounded = Box::pin(tokio::time::timeout_at(at.into(), acquiring));
+            bounded.await.unwrap_or(Err((late, None)))
+        }
     };
     let upstream = match acquired {
         Ok(upstream) => upstream,
@@ -306,7 +309,8 @@ async fn answered(
             Read::Final(answer) => return begin(client, exchange, answer),
             Read::Interim(head) => {
                 if !plan.question.is_version_1_0 {
-                    exchange.answer(&mut Download::new(head, Body::Length(0), false, u64::MAX)).await?;
+                    let mut interim = Download::new(head, Body::Length(0), false, u64::MAX);
+                    Box::pin(exchange.answer(&mut interim)).await?;
                 }
             }
         }

@@ -65,8 +65,10 @@ pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usiz
     let active = story.begin();
     let outcome = match decided {
         Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
-        Ok(Decided::Answer(answer, is_last)) => answer_here(client, down, answer, is_last).await,
-        Err(fault) => refuse(client, down, fault).await,
+        Ok(Decided::Answer(answer, is_last)) => {
+            Box::pin(answer_here(client, down, answer, is_last)).await
+        }
+        Err(fault) => Box::pin(refuse(client, down, fault)).await,
     };
     story.end(client, active, &outcome);
     outcome.then
@@ -172,12 +174,12 @@ async fn forward(
 ) -> Outcome {
     let mut sending = match Sending::new(client, down, plan) {
         Ok(sending) => sending,
-        Err(fault) => return refuse(client, down, fault).await,
+        Err(fault) => return Box::pin(refuse(client, down, fault)).await,
     };
     let plan = &*plan;
     let limits = plan.service.limits.requests();
     let Some(_active) = Load::try_request(&*plan.service.load, limits) else {
-        return give_up(client, down, plan, RequestReason::Limit).await;
+        return Box::pin(give_up(client, down, plan, RequestReason::Limit)).await;
     };
     let policy = plan.rule.as_ref().map_or(&plan.retry, |rule| &rule.retry);
     let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
@@ -198,12 +200,12 @@ async fn forward(
             }
             Next::Again(pause) => {
                 if !pause.is_zero() {
-                    tokio::time::sleep(pause).await;
+                    Box::pin(tokio::time::sleep(pause)).await;
                 }
             }
             Next::Over(reason) => {
                 tries.handle_end(reason);
-                let mut outcome = give_up(client, down, plan, reason).await;
+                let mut outcome = Box::pin(give_up(client, down, plan, reason)).await;
                 outcome.tries = tries.count();
                 return outcome;
             }
