@@ -17,6 +17,7 @@ mod routes;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -79,7 +80,8 @@ const EARLY_BYTES: usize = 4 << 10;
 /// Serves one accepted connection to its end.
 pub(crate) async fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) {
     let began = Instant::now();
-    let Served { service, stats, endpoint, ending, is_told } = serve(&local, fd, &accepted).await;
+    let (here, whose) = (&local, &accepted);
+    let Served { service, stats, endpoint, ending, is_told } = boxed(move || serve(here, fd, whose)).await;
     stats.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
     tracing::debug!(
         client = %accepted.client,
@@ -162,7 +164,7 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
     };
     let downstream = match listener.and_then(|listener| Some((listener, listener.tls.as_ref()?))) {
         None => Downstream::Fd(fd),
-        Some((listener, tls)) => match Box::pin(secure(local, fd, listener, tls)).await {
+        Some((listener, tls)) => match boxed(move || secure(local, fd, listener, tls)).await {
             Ok(stream) => Downstream::Stream(stream, Chunk::default()),
             Err(reason) => return Served::nowhere(service, stats, reason),
         },
@@ -170,14 +172,14 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
     // Boxed one by one: a connection that rests costs what its own kind needs, and not what the largest does.
     match (protocol, service) {
         (Protocol::Tcp, Some(service)) => {
-            Box::pin(l4::serve(local, downstream, Known { accepted, service, stats })).await
+            boxed(move || l4::serve(local, downstream, Known { accepted, service, stats })).await
         }
         (Protocol::Http, service) => match downstream.into_wire(local) {
-            Some(down) => Box::pin(http::serve(local, down, accepted, service, stats)).await,
+            Some(down) => boxed(move || http::serve(local, down, accepted, service, stats)).await,
             None => Served::nowhere(service, stats, Reason::Internal),
         },
         (Protocol::Tls | Protocol::Auto, service) => {
-            Box::pin(detect::serve(local, downstream, accepted, protocol, service, stats)).await
+            boxed(move || detect::serve(local, downstream, accepted, protocol, service, stats)).await
         }
         (Protocol::Tcp, None) => Served::nowhere(None, stats, Reason::NoEndpoint),
     }
@@ -215,6 +217,12 @@ fn find(local: &Local, accepted: &Accepted) -> Option<(Arc<Service>, Arc<Service
     };
     let route = routes.route(service, Some(accepted.original_dst.0), &local.shared.stats)?;
     Some((Arc::clone(&route.service), Arc::clone(&route.stats)))
+}
+
+/// Makes a future where it lives. One that is made first and boxed then keeps its size in whoever awaits it, and that is what
+/// every resting connection would cost.
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::pin(make())
 }
 
 /// Makes dropping the accepted socket send RST: the application learns at once that nobody will answer.

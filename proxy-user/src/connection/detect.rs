@@ -23,7 +23,7 @@ use proxy_io::netns::Netns;
 
 use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
-use super::{Accepted, Entry, Known, Local, Served, http, l4};
+use super::{Accepted, Entry, Known, Local, Served, boxed, http, l4};
 use crate::forward::l4::{Early, Watch as _};
 use crate::forward::wire::Wire;
 use crate::stats::conn::ServiceStats;
@@ -144,7 +144,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
     let guard = local.open.add(&service.limits);
     let (client, netns) = (accepted.client, accepted.netns.as_ref());
     let wants = Wanted { client, netns, service: &service, has_early: false };
-    let established = Box::pin(establish(local, &wants, &stats, &guard.conn)).await;
+    let established = boxed(|| establish(local, &wants, &stats, &guard.conn)).await;
     let Established { stream, index, _counted } = match established {
         Ok(established) => established,
         Err(reason) => return refuse(down, Some(service), stats, reason),
@@ -160,7 +160,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             let life = local.pool.begin(&mut local.rng.borrow_mut());
             local.pool.put(key, Kept { stream: up.stream, sent_bytes: 0, tls, life });
             drop((guard, _counted));
-            return Box::pin(http::serve(local, down, accepted, Some(service), stats)).await;
+            return boxed(move || http::serve(local, down, accepted, Some(service), stats)).await;
         }
         First::Server => local.routes.borrow_mut().set_server_first(service.id, Instant::now()),
         First::Opaque => {}

@@ -27,7 +27,7 @@ use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::{Limits, Service};
 use proxy_io::Chunk;
 
-use super::{Accepted, Entry, Local, OpenConn, Served};
+use super::{Accepted, Entry, Local, OpenConn, Served, boxed};
 use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
 use crate::forward::wire::{HeadBound, NoHead, Wire};
@@ -85,7 +85,7 @@ pub(super) async fn serve(
     let ending = match then {
         Then::Next => Ending::of(Reason::Fin),
         Then::Close(reason) => {
-            let _ = Box::pin(tokio::time::timeout(LINGER_TIME, linger(&mut down))).await;
+            let _ = boxed(|| tokio::time::timeout(LINGER_TIME, linger(&mut down))).await;
             Ending::of(reason)
         }
         Then::Abort(reason) => {
@@ -94,8 +94,10 @@ pub(super) async fn serve(
         }
         Then::Tunnel(up) => {
             guard.conn.handle_progress();
+            let up = *up;
             let early = Early { downstream: down.chunk, upstream: up.chunk };
-            Box::pin(super::l4::relay(local, down.stream, up.stream, early, &guard.conn)).await
+            let (near, far, conn) = (down.stream, up.stream, &*guard.conn);
+            boxed(move || super::l4::relay(local, near, far, early, conn)).await
         }
     };
     Served { service, stats, endpoint: None, ending, is_told }
@@ -107,10 +109,11 @@ impl Client<'_> {
             let mut scan = Scan::default();
             let head_bytes = match self.head(down, &mut scan).await {
                 Ok(bytes) => bytes,
-                Err(none) => return Box::pin(self.handle_no_head(down, none)).await,
+                Err(none) => return boxed(move || self.handle_no_head(down, none)).await,
             };
             // Boxed: what a request needs is far larger than what a resting connection may cost.
-            match Box::pin(request::serve(self, down, head_bytes)).await {
+            let wire = &mut *down;
+            match boxed(move || request::serve(self, wire, head_bytes)).await {
                 Then::Next => {}
                 then => return then,
             }

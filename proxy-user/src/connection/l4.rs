@@ -10,7 +10,7 @@ use proxy_core::service::Endpoint;
 use proxy_io::{Chunk, sock};
 
 use super::endpoint::{Established, Wanted, establish, send_attempt};
-use super::{Known, Local, OpenConn, Served, early_bytes, refuse};
+use super::{Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
 use crate::forward::wire::Wire;
 use crate::tls::Stream;
@@ -39,7 +39,7 @@ pub(super) async fn serve(local: &Rc<Local>, downstream: Downstream, known: Know
     let guard = local.open.add(&service.limits);
     let (client, netns) = (accepted.client, accepted.netns.as_ref());
     let wants = Wanted { client, netns, service: &service, has_early: !early.is_empty() };
-    let established = Box::pin(establish(local, &wants, &stats, &guard.conn)).await;
+    let established = boxed(|| establish(local, &wants, &stats, &guard.conn)).await;
     let Established { stream: upstream, index, _counted } = match established {
         Ok(established) => established,
         Err(reason) => {

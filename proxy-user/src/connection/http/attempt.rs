@@ -16,8 +16,8 @@ use super::request::{Outcome, Sending};
 use super::tries::Tries;
 use super::upstream::{Upstream, acquire};
 use super::{Client, Then};
-use crate::connection::OpenConn;
 use crate::connection::endpoint::send_attempt;
+use crate::connection::{OpenConn, boxed};
 use crate::forward::exchange::{Download, Exchange, Trouble, Upload};
 use crate::forward::http1::{Body, Fault, Framing, ResponseEdits, ResponseHead, Scan, slots};
 use crate::forward::wire::Wire;
@@ -45,11 +45,12 @@ pub(super) async fn attempt(
     tries: &mut Tries<'_>,
 ) -> Next {
     let deadline = tries.deadline();
-    let acquiring = acquire(client, plan, &tries.tried, tries.is_fresh);
+    let (tried, is_fresh) = (&tries.tried, tries.is_fresh);
+    let acquiring = || acquire(client, plan, tried, is_fresh);
     let acquired = match deadline {
-        None => acquiring.await,
+        None => acquiring().await,
         Some((at, late)) => {
-            let bounded = Box::pin(tokio::time::timeout_at(at.into(), acquiring));
+            let bounded = boxed(|| tokio::time::timeout_at(at.into(), acquiring()));
             bounded.await.unwrap_or(Err((late, None)))
         }
     };
@@ -310,7 +311,7 @@ async fn answered(
             Read::Interim(head) => {
                 if !plan.question.is_version_1_0 {
                     let mut interim = Download::new(head, Body::Length(0), false, u64::MAX);
-                    Box::pin(exchange.answer(&mut interim)).await?;
+                    boxed(|| exchange.answer(&mut interim)).await?;
                 }
             }
         }

@@ -15,6 +15,7 @@ use super::plan::{Decided, Plan, plan};
 use super::story::Story;
 use super::tries::Tries;
 use super::{Client, Then, mirror};
+use crate::connection::boxed;
 use crate::forward::http1::{Body, Fault, Framing};
 use crate::forward::wire::Wire;
 
@@ -66,9 +67,9 @@ pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usiz
     let outcome = match decided {
         Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
         Ok(Decided::Answer(answer, is_last)) => {
-            Box::pin(answer_here(client, down, answer, is_last)).await
+            boxed(move || answer_here(client, down, answer, is_last)).await
         }
-        Err(fault) => Box::pin(refuse(client, down, fault)).await,
+        Err(fault) => boxed(move || refuse(client, down, fault)).await,
     };
     story.end(client, active, &outcome);
     outcome.then
@@ -174,12 +175,12 @@ async fn forward(
 ) -> Outcome {
     let mut sending = match Sending::new(client, down, plan) {
         Ok(sending) => sending,
-        Err(fault) => return Box::pin(refuse(client, down, fault)).await,
+        Err(fault) => return boxed(move || refuse(client, down, fault)).await,
     };
     let plan = &*plan;
     let limits = plan.service.limits.requests();
     let Some(_active) = Load::try_request(&*plan.service.load, limits) else {
-        return Box::pin(give_up(client, down, plan, RequestReason::Limit)).await;
+        return boxed(move || give_up(client, down, plan, RequestReason::Limit)).await;
     };
     let policy = plan.rule.as_ref().map_or(&plan.retry, |rule| &rule.retry);
     let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
@@ -200,12 +201,12 @@ async fn forward(
             }
             Next::Again(pause) => {
                 if !pause.is_zero() {
-                    Box::pin(tokio::time::sleep(pause)).await;
+                    boxed(|| tokio::time::sleep(pause)).await;
                 }
             }
             Next::Over(reason) => {
                 tries.handle_end(reason);
-                let mut outcome = Box::pin(give_up(client, down, plan, reason)).await;
+                let mut outcome = boxed(move || give_up(client, down, plan, reason)).await;
                 outcome.tries = tries.count();
                 return outcome;
             }

@@ -12,6 +12,7 @@ use proxy_io::{Chunk, sock};
 
 use super::Client;
 use super::plan::Plan;
+use crate::connection::boxed;
 use crate::connection::endpoint::{self, Counted, Wanted, count, pick};
 use crate::forward::wire::Wire;
 use crate::tls;
@@ -112,7 +113,7 @@ async fn acquire_of(
     let wants =
         Wanted { client: client.accepted.client, netns: of_client, service: &plan.service, has_early: true };
     // Boxed: most requests find a connection that rests.
-    let opening = Box::pin(endpoint::open(client.local, &wants, endpoint, &plan.stats));
+    let opening = boxed(|| endpoint::open(client.local, &wants, endpoint, &plan.stats));
     let stream = opening.await.map_err(of_connect)?;
     let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
     let wire = Wire::new(stream, Chunk::default());
