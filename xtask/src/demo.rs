@@ -36,8 +36,12 @@ use crate::repo::Repo;
 /// Programs that the demo cannot do without, and their Debian packages.
 const NEEDED: [(&str, &str); 2] = [("curl", "curl"), ("ip", "iproute2")];
 /// Programs that make it better.
-const WANTED: [(&str, &str); 3] =
-    [("nginx", "nginx"), ("redis-server", "redis-server"), ("redis-cli", "redis-tools")];
+const WANTED: [(&str, &str); 4] = [
+    ("nginx", "nginx"),
+    ("openssl", "openssl"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+];
 /// Lock of the Weir that runs on this node; its process id stands inside.
 const LOCK: &str = "/run/weir/weir.pid";
 /// Where Weir pins what survives it.
@@ -217,6 +221,7 @@ fn steps(demo: &mut Demo, keep: bool) -> Result<()> {
     lanes::addresses(demo)?;
     lanes::pod(demo)?;
     lanes::redis(demo)?;
+    lanes::requests(demo)?;
     failure::backend_dies(demo)?;
     failure::weir_dies(demo)?;
     sight::connections(demo)?;

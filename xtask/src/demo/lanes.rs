@@ -158,6 +158,38 @@ pub(super) fn pod(demo: &mut Demo) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn requests(demo: &mut Demo) -> Result<()> {
+    demo.show.step("HTTP: requests instead of connections");
+    let get = |demo: &Demo, more: &[&str]| {
+        process::output(demo.stage.command(Who::App, "curl").args(["-sS", "-m", "3"]).args(more))
+    };
+    let cases: [(&[&str], &str, &str); 3] = [
+        (&["http://10.96.0.13/"], "backend-", "it goes to the shop"),
+        (&["-H", "x-beta: 1", "http://10.96.0.13/"], "backend-3", "a header sends it to the beta"),
+        (&["http://10.96.0.13/teapot"], "short and stout", "Weir answers by itself"),
+    ];
+    for (arguments, expected, what) in cases {
+        demo.show.command(&format!("app curl {}", arguments.join(" ")));
+        let result = get(demo, arguments).and_then(|answer| {
+            ensure!(answer.starts_with(expected), "it says {answer:?}");
+            Ok(())
+        });
+        demo.show.promise(what, result);
+    }
+    if !stage::file("shop.pem").exists() {
+        demo.show.say("(the edge is left out: openssl is not installed here)");
+        return Ok(());
+    }
+    let arguments = ["--resolve", "shop.demo:8443:10.77.0.1", "--cacert"];
+    let certificate = stage::file("shop.pem").display().to_string();
+    demo.show.command(&format!("outside curl {} {certificate} https://shop.demo:8443/", arguments.join(" ")));
+    let mut curl = demo.stage.command(Who::Outside, "curl");
+    curl.args(["-sS", "-m", "3"]).args(arguments).args([&certificate, "https://shop.demo:8443/"]);
+    let result = process::output(&mut curl).and_then(|answer| is_server(&answer));
+    demo.show.promise("the same routes at the edge, behind TLS that ends at Weir", result);
+    Ok(())
+}
+
 pub(super) fn redis(demo: &mut Demo) -> Result<()> {
     demo.show.step("A real redis");
     if demo.backends.redis.is_none() {

@@ -28,9 +28,10 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn start(stage: &Stage, io: &'static str, show: &mut Show) -> Result<Self> {
         show.step("Weir");
-        fs::write(stage::file("weir.yaml"), config())?;
+        let config = config(make_certificate());
+        fs::write(stage::file("weir.yaml"), &config)?;
         show.say(&format!("{FOLDER}/weir.yaml says:"));
-        show.quote(&config());
+        show.quote(&config);
         show.command(&format!("weir run -c {FOLDER}/weir.yaml --io {io}"));
         let began = Instant::now();
         let mut node = Self { child: launch(stage, io)?, io };
@@ -115,7 +116,33 @@ fn launch(stage: &Stage, io: &str) -> Result<Child> {
     spawn(&mut command, &stage::file("weir.log"))
 }
 
-fn config() -> String {
+/// Makes a certificate for `shop.demo`; tells whether there is one.
+fn make_certificate() -> bool {
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    openssl.args(["-subj", "/CN=shop.demo", "-addext", "subjectAltName=DNS:shop.demo"]);
+    openssl.arg("-keyout").arg(stage::file("shop.key")).arg("-out").arg(stage::file("shop.pem"));
+    process::output(&mut openssl).is_ok()
+}
+
+/// The configuration; with a certificate it has an edge, too.
+fn config(has_certificate: bool) -> String {
+    let edge = if has_certificate {
+        "listeners:\n  - address: \"10.77.0.1:8443\"\n    protocol: http\n    \
+         tls: {certificates: [{cert: shop.pem, key: shop.key}]}\n    routes: [shop]\n"
+    } else {
+        ""
+    };
     let web = format!(
         "    endpoints:\n      - {{address: \"10.77.0.11:{WEB_PORT}\"}}\n      - {{address: \"10.77.0.12:{WEB_PORT}\"}}\n      \
          - {{address: \"10.77.0.13:{WEB_PORT}\"}}\n    \
@@ -124,8 +151,17 @@ fn config() -> String {
         HEALTH_INTERVAL.as_millis()
     );
     format!(
-        "intercept:\n  scopes: [{{cgroup: /weir-demo/app}}]\n\
+        "intercept:\n  scopes: [{{cgroup: /weir-demo/app}}]\n{edge}\
+         routes:\n  - name: shop\n    rules:\n      \
+         - match: {{path: {{prefix: /}}, headers: {{x-beta: \"1\"}}}}\n        \
+         backends: [{{service: demo/beta}}]\n      \
+         - match: {{path: {{exact: /teapot}}}}\n        respond: {{status: 418, body: \"short and stout\"}}\n      \
+         - retry: {{attempts: 2, on: [connect_failure, reset]}}\n        \
+         timeout: {{request: 5s}}\n        backends: [{{service: demo/shop}}]\n\
          services:\n  \
+         - name: demo/shop\n    protocol: http\n    addresses: [\"10.96.0.13:80\"]\n    routes: [shop]\n    \
+         endpoints: [{{address: \"10.77.0.11:{WEB_PORT}\"}}, {{address: \"10.77.0.12:{WEB_PORT}\"}}]\n  \
+         - name: demo/beta\n    protocol: http\n    endpoints: [{{address: \"10.77.0.13:{WEB_PORT}\"}}]\n  \
          - name: demo/web\n    addresses: [\"10.96.0.10:80\", \"[fd96::10]:80\"]\n    \
          balance: {{policy: round_robin}}      # needs a worker: this service takes the proxy lane\n{web}  \
          - name: demo/api\n    addresses: [\"10.96.0.11:80\"]\n    \
@@ -142,11 +178,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_configuration_lists_every_server_for_both_web_services() {
-        let text = config();
+    fn the_configuration_lists_every_server_for_all_services_and_an_edge_if_it_can() {
+        let text = config(true);
         for server in ["10.77.0.11:8080", "10.77.0.12:8080", "10.77.0.13:8080"] {
-            assert_eq!(text.matches(server).count(), 2, "{text}");
+            assert_eq!(text.matches(server).count(), 3, "{text}");
         }
+        assert!(!config(false).contains("listeners:"), "{}", config(false));
         assert!(text.contains("\n  - name: demo/api\n    addresses: "), "{text}");
         assert!(text.contains("interval: 500ms,"), "{text}");
     }
