@@ -11,7 +11,7 @@ use proxy_ebpf_common::record::{Record, Tcp};
 use proxy_ebpf_common::value::{Facts, lane, reason};
 use proxy_user::config::LogFormat;
 use proxy_user::record::cgroup::Application;
-use proxy_user::record::{kernel, line};
+use proxy_user::record::{access, kernel, line};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Run;
@@ -31,7 +31,7 @@ pub(super) fn from_kernel() -> Result<Run> {
 
 /// One line of the access log, as text.
 pub(super) fn access_line() -> Result<Run> {
-    let record = kernel::access(&record()?, Some("shop/web".into()));
+    let record = access::Record::from(kernel::access(&record()?, Some("shop/web".into())));
     let application = Application { cgroup: "/app.slice/web".into(), pod: None };
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
     let mut bytes = Vec::new();
