@@ -1,9 +1,12 @@
-//! Pingora as a TCP proxy: what somebody writes who builds on it instead of using Weir.
+//! Pingora as a TCP and an HTTP proxy: what somebody writes who builds on it instead of using Weir.
 //!
-//! A server with one service for each `LISTEN=TARGET` argument, one thread each, and an upstream connection made by
-//! Pingora's own connector for each downstream one. Everything that Pingora decides stays as it comes.
+//! A server with one service for each argument, one thread each: `LISTEN=TARGET` relays bytes, over an upstream connection
+//! made by Pingora's own connector for each downstream one; with `http:`, `https:` or `h2:` before it, it is an HTTP proxy
+//! of pingora-proxy. Everything that Pingora decides stays as it comes, unless the bench asks the same of everybody.
 
 #![forbid(unsafe_code)]
+
+mod http;
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
@@ -19,6 +22,11 @@ use pingora_core::upstreams::peer::BasicPeer;
 
 /// What cargo built: `--version` answers from it.
 const LOCK: &str = include_str!("../Cargo.lock");
+/// Idle upstream connections that are kept: more than any case has clients at once.
+const POOL_SIZE: usize = 1024;
+
+/// Tries of a request, the first one included.
+const TRIES: usize = 1;
 
 /// Forwards every connection to one address.
 struct Relay {
@@ -37,8 +45,8 @@ impl ServerApp for Relay {
 }
 
 fn main() -> io::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|first| first == "--version") {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if_eq("--version").is_some() {
         return writeln!(io::stdout(), "pingora-core {}", version());
     }
     // waits for nobody at its end: the bench has measured by then
@@ -46,20 +54,45 @@ fn main() -> io::Result<()> {
         threads: 1,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
+        upstream_keepalive_pool_size: POOL_SIZE,
+        max_retries: TRIES,
         ..ServerConf::default()
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    for argument in arguments {
-        let (listen, target) = argument
-            .split_once('=')
-            .ok_or_else(|| io::Error::other(format!("expected LISTEN=TARGET instead of {argument}")))?;
-        let relay = Relay { connector: TransportConnector::new(None), target: BasicPeer::new(target) };
-        let mut service = Service::new(argument.clone(), relay);
-        service.add_tcp(listen);
-        server.add_service(service);
+    let mut certificate = http::Certificate::default();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--cert" => certificate.cert = arguments.next().unwrap_or_default(),
+            "--key" => certificate.key = arguments.next().unwrap_or_default(),
+            _ => add_service(&mut server, &argument, &certificate)?,
+        }
     }
     server.run_forever()
+}
+
+fn add_service(server: &mut Server, argument: &str, certificate: &http::Certificate) -> io::Result<()> {
+    let (kind, addresses) = match argument.split_once(':') {
+        Some((kind @ ("http" | "https" | "h2"), addresses)) => (kind, addresses),
+        _ => ("tcp", argument),
+    };
+    let (listen, target) = addresses
+        .split_once('=')
+        .ok_or_else(|| io::Error::other(format!("expected LISTEN=TARGET instead of {argument}")))?;
+    match kind {
+        "tcp" => {
+            let relay = Relay { connector: TransportConnector::new(None), target: BasicPeer::new(target) };
+            let mut service = Service::new(argument.to_owned(), relay);
+            service.add_tcp(listen);
+            server.add_service(service);
+        }
+        kind => {
+            let service = http::service(&server.configuration, kind, listen, target, certificate)
+                .map_err(|error| io::Error::other(error.to_string()))?;
+            server.add_service(service);
+        }
+    }
+    Ok(())
 }
 
 /// Version of Pingora in the lock file.

