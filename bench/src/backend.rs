@@ -1,7 +1,11 @@
-//! The far side: one port that gives back what it is sent, one that sends without end.
+//! The far side: one port that gives back what it is sent, one that sends without end, and servers of HTTP.
+
+pub mod grpc;
+pub mod http;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context as _, Result};
@@ -9,6 +13,8 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::client::pingpong::interrupted;
+use crate::contestant::Ports;
+use crate::http::tls;
 
 /// Token of the listener; connections count up from 0.
 const LISTENER: Token = Token(usize::MAX);
@@ -21,21 +27,34 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of one write of the endless port.
 const SOURCE_BYTES: usize = 256 << 10;
 
-/// Serves both ports for ever; says `ready` on standard output first.
+/// Serves all ports for ever, HTTPS with this certificate and its key; says `ready` on standard output first.
 ///
 /// # Errors
 /// If an address is taken.
-pub fn run(echo: SocketAddr, source: SocketAddr) -> Result<()> {
-    let listener = listen(source)?;
-    listener.set_nonblocking(false)?;
+pub fn run(ports: Ports, certificate: &Path, key: &Path) -> Result<()> {
+    let source = listen(ports.source)?;
+    source.set_nonblocking(false)?;
     thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
+        for stream in source.incoming().flatten() {
             thread::spawn(move || pour(stream));
         }
     });
-    let listener = TcpListener::from_std(listen(echo)?);
+    let (plain, secure, grpc) = (listen(ports.http)?, listen(ports.https)?, listen(ports.grpc)?);
+    let server = tls::Server::new(certificate, key)?;
+    spawn("http", move || http::run(plain, secure, server));
+    spawn("grpc", move || grpc::run(grpc));
+    let listener = TcpListener::from_std(listen(ports.echo)?);
     writeln!(io::stdout(), "ready")?;
     Echo { listener, poll: Poll::new()?, conns: Vec::new(), free: Vec::new() }.run()
+}
+
+/// Runs a server that should not end; if it does, clients see nobody and the log says why.
+fn spawn(name: &'static str, server: impl FnOnce() -> Result<()> + Send + 'static) {
+    thread::spawn(move || {
+        if let Err(error) = server() {
+            let _ = writeln!(io::stderr(), "{name}: {error:#}");
+        }
+    });
 }
 
 /// Opens a listener that does not block. By way of tokio: the standard library has no say in the length of the queue.

@@ -2,6 +2,10 @@
 
 pub mod bulk;
 pub mod connect;
+pub mod grpc;
+pub mod http;
+pub mod http_idle;
+pub mod http_rate;
 pub mod idle;
 pub mod pingpong;
 pub mod rate;

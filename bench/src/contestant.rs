@@ -1,9 +1,11 @@
 //! Who is measured, and how each is started.
 //!
-//! Equal features for all: one worker, no access log, no retries, TCP_NODELAY (the default of every one of them).
+//! Equal features for all: one worker, no access log, no retries, TCP_NODELAY (the default of every one of them); for HTTP a
+//! route by host and path, upstream connections that are kept, TLS 1.3 without resumption.
 //! Rivals and baselines are up during the whole run. A Weir is up only while it is measured: one process serves a
 //! machine, and its hooks would add to the connections of the others.
 
+pub mod certificate;
 mod rival;
 pub mod weir;
 
@@ -17,9 +19,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use self::certificate::Certificate;
+use crate::case::Front;
+use crate::client::{grpc, http_idle};
 use crate::cpu;
-use crate::place::{PROXY_CORE, Place};
-use crate::results;
+use crate::http::tls;
+use crate::place::{LOAD_CORE, PROXY_CORE, Place};
+use crate::results::{self, Group};
 
 /// Time for a proxy to be ready, or to end.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -99,6 +105,14 @@ impl Name {
         matches!(self, Self::WeirRing | Self::WeirEpoll | Self::WeirDirect)
     }
 
+    /// Whether it can do what the cases of this group ask; what forwards bytes knows no requests.
+    #[must_use]
+    pub fn plays(self, group: Group) -> bool {
+        let is_for_bytes =
+            matches!(self, Self::WeirDirect | Self::HaproxySplice | Self::TokioRelay | Self::UringRelay);
+        group == Group::Tcp || !is_for_bytes
+    }
+
     /// Whether it is a product that people choose instead of Weir's proxy lane.
     #[must_use]
     pub fn is_rival(self) -> bool {
@@ -121,25 +135,37 @@ pub struct Tools {
     pub pingora: Option<PathBuf>,
 }
 
-/// The two services that everybody offers.
+/// What everybody offers: the first two in the cases of TCP, the others in those of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     /// Gives back what it is sent.
     pub echo: SocketAddr,
     /// Sends without end.
     pub source: SocketAddr,
+    /// HTTP/1.1.
+    pub http: SocketAddr,
+    /// HTTP/1.1 over TLS.
+    pub https: SocketAddr,
+    /// HTTP/2 without TLS.
+    pub grpc: SocketAddr,
 }
 
 impl Ports {
     /// The backend.
     pub const BACKEND: Self = Self::on([127, 0, 0, 1], 9000);
 
-    /// Two neighbouring ports.
+    /// Neighbouring ports from `port` on.
     #[must_use]
     pub const fn on(ip: [u8; 4], port: u16) -> Self {
         let [a, b, c, d] = ip;
         let ip = std::net::IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d));
-        Self { echo: SocketAddr::new(ip, port), source: SocketAddr::new(ip, port + 1) }
+        Self {
+            echo: SocketAddr::new(ip, port),
+            source: SocketAddr::new(ip, port + 1),
+            http: SocketAddr::new(ip, port + 2),
+            https: SocketAddr::new(ip, port + 3),
+            grpc: SocketAddr::new(ip, port + 4),
+        }
     }
 }
 
@@ -240,28 +266,64 @@ impl Drop for Proxy {
     }
 }
 
-/// Starts the backend.
+/// Starts the backend, which shows the certificate in `scratch`.
 ///
 /// # Errors
 /// If it does not get ready.
 pub fn backend(place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
     let ports = Ports::BACKEND;
-    let mut command = place.command(crate::place::LOAD_CORE, &tools.load);
-    command.args(["backend", "--echo", &ports.echo.to_string(), "--source", &ports.source.to_string()]);
-    Proxy::start_within(LIMIT, command, scratch.join("backend.log"), ports, || serves(ports))
+    let certificate = Certificate::within(scratch);
+    let mut command = place.command(LOAD_CORE, &tools.load);
+    command.arg("backend").arg("--cert").arg(&certificate.cert).arg("--key").arg(&certificate.key);
+    let served = [
+        ("--echo", ports.echo),
+        ("--source", ports.source),
+        ("--http", ports.http),
+        ("--https", ports.https),
+        ("--grpc", ports.grpc),
+    ];
+    for (flag, address) in served {
+        command.args([flag, &address.to_string()]);
+    }
+    let ready = || {
+        serves(ports)?;
+        Front::ALL.into_iter().try_for_each(|front| probe(front, ports, scratch))
+    };
+    Proxy::start_within(LIMIT, command, scratch.join("backend.log"), ports, ready)
 }
 
-/// Starts a rival or a baseline.
+/// Starts a rival or a baseline for the cases of this group.
 ///
 /// # Errors
 /// If it is not installed or does not get ready.
-pub fn rival(name: Name, place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
-    let setup = rival::setup(name, tools, scratch, place.most_connections())?;
+pub fn rival(name: Name, group: Group, place: &Place, tools: &Tools, scratch: &Path) -> Result<Proxy> {
+    let setup = rival::setup(name, group, tools, scratch, place.most_connections())?;
     let mut command = place.command(PROXY_CORE, &setup.program);
     command.args(&setup.args);
     let ports = setup.ports;
-    let log = scratch.join(format!("{}.log", name.as_str()));
-    Proxy::start_within(LIMIT, command, log, ports, || serves(ports))
+    let log = scratch.join(format!("{}-{group:?}.log", name.as_str()));
+    // what it lacks beyond HTTP/1.1 costs it those cases only
+    let ready = || match group {
+        Group::Tcp => serves(ports),
+        Group::Http => probe(Front::Http, ports, scratch),
+    };
+    Proxy::start_within(LIMIT, command, log, ports, ready)
+}
+
+/// Says why not, unless a request through one of these ports is answered rightly.
+///
+/// # Errors
+/// If a connection cannot be made, or the answer is wrong or does not come.
+pub fn probe(front: Front, ports: Ports, scratch: &Path) -> Result<()> {
+    let target = front.of(ports);
+    match front {
+        Front::Http => http_idle::probe(target, None),
+        Front::Https => {
+            let client = tls::Client::new(&Certificate::within(scratch).cert)?;
+            http_idle::probe(target, Some(&client))
+        }
+        Front::Grpc => grpc::probe(target),
+    }
 }
 
 /// What the program says of its version.
@@ -307,7 +369,7 @@ mod tests {
                 stream.write_all(&[0; GREETING.len()]).unwrap();
             }
         });
-        let ports = Ports { echo: address, source: address };
+        let ports = Ports { echo: address, source: address, ..Ports::BACKEND };
         let error = start("lies", "echo started; exec sleep 60", ports, || serves(ports));
         let text = format!("{:#}", error.unwrap_err());
         assert!(text.contains("it answers wrongly") && text.ends_with("started"), "{text}");

@@ -14,6 +14,7 @@ pub mod client;
 pub mod contestant;
 pub mod cpu;
 pub mod histogram;
+pub mod http;
 pub mod instructions;
 pub mod machine;
 pub mod part;

@@ -35,8 +35,38 @@ pub struct CaseResult {
     pub question: String,
     /// Unit of the figure.
     pub unit: String,
+    /// Where it stands in tables and pictures.
+    #[serde(default)]
+    pub group: Group,
     /// One per contestant.
     pub rows: Vec<Row>,
+    /// Contestants that take no part in it, and why.
+    #[serde(default)]
+    pub skipped: Vec<(String, String)>,
+}
+
+/// Cases that are read together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Group {
+    /// Connections and bytes, and what is around them.
+    #[default]
+    Tcp,
+    /// Requests: HTTP/1.1, TLS, HTTP/2.
+    Http,
+}
+
+impl Group {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Http];
+
+    /// Head above its tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Http => "HTTP and TLS",
+        }
+    }
 }
 
 /// One contestant in one case.
@@ -190,7 +220,9 @@ mod tests {
             name: "case".into(),
             question: String::new(),
             unit: String::new(),
+            group: Group::Tcp,
             rows: vec![row("weir-ring", false, 1.0), row("nginx", true, 3.0), row("haproxy", true, 2.0)],
+            skipped: Vec::new(),
         };
         assert_eq!(case.best_rival(&case.rows[0]), Some(("haproxy", 2.0)));
     }

@@ -13,12 +13,13 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 
-use crate::case::{Case, Work};
+use crate::case::{Case, Front, Work};
+use crate::contestant::certificate::Certificate;
 use crate::contestant::weir::{self, Weir};
 use crate::contestant::{self, Name, Ports, Proxy, Tools};
 use crate::place::{LOAD_CORE, Place};
 use crate::report::Sample;
-use crate::results::{CaseResult, Row};
+use crate::results::{CaseResult, Group, Row};
 
 /// What was measured of each, and what went wrong.
 type Found<T> = BTreeMap<Name, (Vec<T>, Vec<String>)>;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub warm_up_ms: u64,
     /// Length of each.
     pub length_ms: u64,
+    /// Most connections that memory is measured with; they are opened one by one.
+    pub most_idle: u32,
     /// Sizes of the configuration that connect() is measured with.
     pub services: &'static [u32],
 }
@@ -58,21 +61,24 @@ impl Plan {
         memory_repetitions: 3,
         warm_up_ms: 300,
         length_ms: 1000,
+        most_idle: u32::MAX,
         services: &[10, 10_000, 100_000],
     };
     /// For a look at all cases in five minutes.
     pub const QUICK: Self = Self {
-        repetitions: 3,
+        repetitions: 2,
         memory_repetitions: 1,
-        warm_up_ms: 150,
-        length_ms: 300,
+        warm_up_ms: 100,
+        length_ms: 250,
+        most_idle: 2000,
         services: &[10, 10_000],
     };
 }
 
-/// Rivals and baselines, which are up during the whole run.
-#[derive(Debug, Default)]
+/// Rivals and baselines for a group of cases, which are up during the whole run.
+#[derive(Debug)]
 pub struct Field {
+    group: Group,
     running: BTreeMap<Name, Proxy>,
     names: Vec<Name>,
     /// Who is not here, and why.
@@ -82,14 +88,14 @@ pub struct Field {
 impl Field {
     /// Starts everybody that is wanted and can be had.
     #[must_use]
-    pub fn start(bench: &Bench<'_>, wanted: &[Name]) -> Self {
-        let mut field = Self::default();
-        for name in wanted.iter().copied() {
+    pub fn start(group: Group, bench: &Bench<'_>, wanted: &[Name]) -> Self {
+        let mut field = Self { group, running: BTreeMap::new(), names: Vec::new(), skipped: Vec::new() };
+        for name in wanted.iter().copied().filter(|name| name.plays(group)) {
             if name == Name::Direct || name.is_weir() {
                 field.names.push(name);
                 continue;
             }
-            match contestant::rival(name, bench.place, bench.tools, bench.scratch) {
+            match contestant::rival(name, group, bench.place, bench.tools, bench.scratch) {
                 Ok(proxy) => {
                     field.running.insert(name, proxy);
                     field.names.push(name);
@@ -109,7 +115,7 @@ impl Bench<'_> {
         }
         // ended first, since both use the same ports
         field.running.remove(&name);
-        let proxy = contestant::rival(name, self.place, self.tools, self.scratch)?;
+        let proxy = contestant::rival(name, field.group, self.place, self.tools, self.scratch)?;
         field.running.insert(name, proxy);
         Ok(())
     }
@@ -117,23 +123,57 @@ impl Bench<'_> {
     /// Measures one case with everybody.
     #[must_use]
     pub fn traffic(&self, case: &Case, field: &mut Field) -> CaseResult {
-        let is_memory = matches!(case.work, Work::Idle { .. });
+        let is_memory = case.work.is_memory();
         // without a proxy process there is no memory of one
         let has_figure = |name: Name| name != Name::Direct && !(is_memory && name == Name::WeirDirect);
-        let names: Vec<Name> =
-            field.names.iter().copied().filter(|name| !is_memory || has_figure(*name)).collect();
+        let (names, skipped) = self.part(case, field, |name| !is_memory || has_figure(name));
         let mut found: Found<Sample> = self.in_turn(case, &names, field);
         let row = |name: &Name| {
             let (samples, errors) = found.remove(name).unwrap_or_default();
             let figure = |sample: &Sample| case.work.figure(sample).filter(|_| has_figure(*name));
             Row::new(name.as_str(), name.is_rival(), &samples, figure, errors)
         };
-        case.result(names.iter().map(row).collect())
+        CaseResult { skipped, ..case.result(names.iter().map(row).collect()) }
+    }
+
+    /// Who takes part in a case; and who would, but lacks what it asks, and why.
+    fn part(
+        &self,
+        case: &Case,
+        field: &Field,
+        is_asked: impl Fn(Name) -> bool,
+    ) -> (Vec<Name>, Vec<(String, String)>) {
+        let (mut names, mut skipped) = (Vec::new(), Vec::new());
+        for name in field.names.iter().copied().filter(|name| is_asked(*name)) {
+            match case.work.front().map_or(Ok(()), |front| self.try_front(name, front, field)) {
+                Ok(()) => names.push(name),
+                Err(error) => {
+                    skipped.push((name.as_str().to_owned(), format!("not available: {error:#}")));
+                }
+            }
+        }
+        (names, skipped)
+    }
+
+    /// Says why not, unless a contestant answers a request of this front.
+    fn try_front(&self, name: Name, front: Front, field: &Field) -> Result<()> {
+        let probe = |ports| contestant::probe(front, ports, self.scratch);
+        if name == Name::Direct {
+            return probe(Ports::BACKEND);
+        }
+        if !name.is_weir() {
+            return probe(field.running.get(&name).context("it does not run any more")?.ports());
+        }
+        let config = weir::edge_config(front, self.scratch);
+        weir::check(self.tools, self.scratch, &config)?;
+        let _turn = weir::turn()?;
+        let weir = Weir::start((name, weir::EDGE), self.place, self.tools, self.scratch, &config)?;
+        probe(weir::EDGE).map_err(|error| weir.proxy.blame(&error))
     }
 
     /// Measures everybody in turn, beginning with another one in each repetition.
     fn in_turn<T: DeserializeOwned>(&self, case: &Case, names: &[Name], field: &mut Field) -> Found<T> {
-        let is_memory = matches!(case.work, Work::Idle { .. });
+        let is_memory = case.work.is_memory();
         let repetitions = if is_memory { self.plan.memory_repetitions } else { self.plan.repetitions };
         let mut found: Found<T> = BTreeMap::new();
         let mut progress = Progress::new(case.name, names.len() * repetitions);
@@ -173,10 +213,13 @@ impl Bench<'_> {
             let sample = self.load(LOAD_CORE, work, proxy.ports(), &proxy.pids()?, false);
             return sample.map_err(|error| proxy.blame(&error));
         }
-        let weir =
-            Weir::start(name, self.place, self.tools, self.scratch, &weir::traffic_config(self.place))?;
-        let (ports, pids) = (weir.proxy.ports(), weir.proxy.pids()?);
-        let sample = self.load(LOAD_CORE, work, ports, &pids, true);
+        let (ports, config) = match work.front() {
+            Some(front) => (weir::EDGE, weir::edge_config(front, self.scratch)),
+            None if name == Name::WeirDirect => (weir::DIRECT_LANE, weir::traffic_config(self.place)),
+            None => (weir::PROXY_LANE, weir::traffic_config(self.place)),
+        };
+        let weir = Weir::start((name, ports), self.place, self.tools, self.scratch, &config)?;
+        let sample = self.load(LOAD_CORE, work, ports, &weir.proxy.pids()?, work.front().is_none());
         sample.map_err(|error| weir.proxy.blame(&error))
     }
 
@@ -192,7 +235,7 @@ impl Bench<'_> {
         let load = &self.tools.load;
         let mut command =
             if is_intercepted { self.place.intercepted(core, load) } else { self.place.command(core, load) };
-        work.add_args(&mut command, ports);
+        work.add_args(&mut command, ports, &Certificate::within(self.scratch).cert);
         command.args(["--warm-up-ms", &self.plan.warm_up_ms.to_string()]);
         command.args(["--length-ms", &self.plan.length_ms.to_string()]);
         for pid in pids {

@@ -1,6 +1,6 @@
 //! Results as tables: for the terminal, and as Markdown for `PERFORMANCE.md`.
 
-use crate::results::{CaseResult, Results, Row, Spread};
+use crate::results::{CaseResult, Group, Results, Row, Spread};
 
 /// One column: its head, and what stands in it for a row.
 type Column = (&'static str, fn(&CaseResult, &Row) -> String);
@@ -44,6 +44,9 @@ pub fn text(case: &CaseResult) -> String {
         });
         text += &format!("  {}\n", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
+    for (name, reason) in &case.skipped {
+        text += &format!("  ! {name}: {reason}\n");
+    }
     for row in &case.rows {
         text += &notes(row).iter().map(|note| format!("  ! {}: {note}\n", row.name)).collect::<String>();
     }
@@ -67,17 +70,30 @@ pub fn markdown(results: &Results) -> String {
     for (name, reason) in &results.skipped {
         text += &format!("\nNot measured: {name} ({reason}).\n");
     }
-    for case in &results.cases {
-        text += &format!("\n### {}\n\n{}. Figure: {}.\n\n", case.name, case.question, case.unit);
-        for (index, line) in lines(case).iter().enumerate() {
-            text += &format!("| {} |\n", line.join(" | "));
-            if index == 0 {
-                text += &format!("|---|{}\n", "--:|".repeat(line.len() - 1));
-            }
+    for group in Group::ALL {
+        let cases: Vec<String> =
+            results.cases.iter().filter(|case| case.group == group).map(section).collect();
+        if !cases.is_empty() {
+            text += &format!("\n### {}\n{}", group.as_str(), cases.concat());
         }
-        for row in &case.rows {
-            text += &notes(row).iter().map(|note| format!("\n{}: {note}\n", row.name)).collect::<String>();
+    }
+    text
+}
+
+/// One case, with its head.
+fn section(case: &CaseResult) -> String {
+    let mut text = format!("\n#### {}\n\n{}. Figure: {}.\n\n", case.name, case.question, case.unit);
+    for (index, line) in lines(case).iter().enumerate() {
+        text += &format!("| {} |\n", line.join(" | "));
+        if index == 0 {
+            text += &format!("|---|{}\n", "--:|".repeat(line.len() - 1));
         }
+    }
+    for (name, reason) in &case.skipped {
+        text += &format!("\n{name}: {reason}\n");
+    }
+    for row in &case.rows {
+        text += &notes(row).iter().map(|note| format!("\n{}: {note}\n", row.name)).collect::<String>();
     }
     text
 }
@@ -104,7 +120,7 @@ fn notes(row: &Row) -> Vec<String> {
     if let (Some(asked), Some(rate)) = (row.asked_rate, row.rate)
         && rate.median < f64::from(asked) * KEPT
     {
-        notes.push(format!("{asked} messages per second were not kept: {:.0}", rate.median));
+        notes.push(format!("{asked} per second were not kept: {:.0}", rate.median));
     }
     if let (Some(asked), Some(late), Some(p99)) = (row.asked_rate, row.late_us, row.p99_us)
         && late.median > LATE.0.max(p99.median * LATE.1)
@@ -159,7 +175,8 @@ mod tests {
     }
 
     fn case(rows: Vec<Row>) -> CaseResult {
-        CaseResult { name: "case".into(), question: "what".into(), unit: "µs".into(), rows }
+        let (name, question, unit) = ("case".into(), "what".into(), "µs".into());
+        CaseResult { name, question, unit, group: Group::Tcp, rows, skipped: Vec::new() }
     }
 
     #[test]
@@ -188,7 +205,19 @@ mod tests {
             |rate: &str| text.lines().find(|line| line.contains("nginx") && line.contains(rate)).unwrap();
         assert!(line("  10  ").contains(" 200"), "{text}");
         assert!(line("  20  ").contains(" 800") && line("  20  ").contains("1.00"), "{text}");
-        assert!(text.contains("20 messages per second were not kept: 15"), "{text}");
+        assert!(text.contains("20 per second were not kept: 15"), "{text}");
+    }
+
+    #[test]
+    fn who_takes_no_part_is_named_below_the_table_and_groups_have_heads() {
+        let skipped = vec![("weir-ring".to_owned(), "not available: unknown key `listeners`".to_owned())];
+        let http = CaseResult { group: Group::Http, skipped, ..case(vec![row("nginx", true, 8.0)]) };
+        assert!(text(&http).contains("! weir-ring: not available: unknown key"), "{}", text(&http));
+        let tcp = case(vec![row("haproxy", true, 3.0)]);
+        let page = markdown(&Results { cases: vec![http, tcp], ..Results::default() });
+        let places = ["### TCP", "| haproxy |", "### HTTP", "| nginx |", "weir-ring: not available"];
+        let places: Vec<_> = places.iter().map(|word| page.find(word)).collect();
+        assert!(places[0].is_some() && places.is_sorted(), "{places:?} {page}");
     }
 
     #[test]

@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use proxy_bench::case::{CASES, Case, Work};
+use proxy_bench::contestant::certificate::Certificate;
 use proxy_bench::contestant::{self, Name, Ports, Tools};
 use proxy_bench::place::{self, Place};
-use proxy_bench::results::Results;
+use proxy_bench::results::{Group, Results};
 use proxy_bench::run::{Bench, Field, Plan};
 use proxy_bench::{machine, svg, table};
 
@@ -65,10 +66,11 @@ fn main() -> Result<ExitCode> {
     };
     let place = Place::set_up(&cli.cgroup)?;
     place::clean_up_on_signal(place.cgroup().to_owned(), cli.scratch.clone())?;
+    let plan = if cli.quick { Plan::QUICK } else { Plan::FULL };
     for case in &mut cases {
-        case.work.fit(place.most_connections());
+        case.work.fit(place.most_connections().min(plan.most_idle));
     }
-    let results = run(&cli, &place, &tools, &cases, &names)?;
+    let results = run(&cli, plan, &place, &tools, &cases, &names)?;
     if cli.cases.is_empty() && cli.proxies.is_empty() {
         save(&cli.folder, &results)?;
     } else {
@@ -78,17 +80,29 @@ fn main() -> Result<ExitCode> {
     Ok(if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) -> Result<Results> {
-    let plan = if cli.quick { Plan::QUICK } else { Plan::FULL };
+fn run(
+    cli: &Cli,
+    plan: Plan,
+    place: &Place,
+    tools: &Tools,
+    cases: &[Case],
+    names: &[Name],
+) -> Result<Results> {
     let bench = Bench { place, tools, scratch: &cli.scratch, plan };
+    Certificate::make(&cli.scratch)?;
     let _backend = contestant::backend(place, tools, &cli.scratch).context("backend")?;
-    let mut field = Field::start(&bench, names);
+    let groups = Group::ALL.into_iter().filter(|group| cases.iter().any(|case| case.work.group() == *group));
+    let mut fields: Vec<(Group, Field)> =
+        groups.map(|group| (group, Field::start(group, &bench, names))).collect();
+    let mut skipped: Vec<_> = fields.iter().flat_map(|(_, field)| field.skipped.clone()).collect();
+    skipped.sort();
+    skipped.dedup();
     let version = |name: &Name| Some((name.as_str().to_owned(), contestant::version(*name, tools)?));
     let mut results = Results {
         date: machine::today(),
         machine: machine::facts(&place.congestion(Ports::BACKEND.echo)?, place.files()),
         versions: names.iter().filter_map(version).collect(),
-        skipped: field.skipped.clone(),
+        skipped,
         repetitions: plan.repetitions,
         length_ms: plan.length_ms,
         cases: Vec::new(),
@@ -101,11 +115,13 @@ fn run(cli: &Cli, place: &Place, tools: &Tools, cases: &[Case], names: &[Name]) 
         writeln!(stdout, "not measured: {name}: {reason}")?;
     }
     for case in cases {
+        let field = fields.iter_mut().find(|(group, _)| *group == case.work.group());
+        let (_, field) = field.context("a case of no group")?;
         let result = match case.work {
             Work::Overhead => bench.overhead(case),
             Work::ControlPlane => bench.control_plane(case),
-            Work::Rate { .. } => bench.rate(case, &mut field),
-            _ => bench.traffic(case, &mut field),
+            work if !work.rates().is_empty() => bench.rate(case, field),
+            _ => bench.traffic(case, field),
         };
         writeln!(stdout, "{}", table::text(&result))?;
         results.cases.push(result);
@@ -117,9 +133,11 @@ fn save(folder: &Path, results: &Results) -> Result<()> {
     let kept = folder.join("results");
     fs::create_dir_all(&kept)?;
     fs::write(kept.join("latest.json"), serde_json::to_string_pretty(results)? + "\n")?;
-    fs::write(kept.join("cpu.svg"), svg::bars(results))?;
-    if let Some(curves) = svg::curves(results) {
-        fs::write(kept.join("latency.svg"), curves)?;
+    for (group, suffix) in Group::ALL.into_iter().zip(["", "-http"]) {
+        fs::write(kept.join(format!("cpu{suffix}.svg")), svg::bars(results, group))?;
+        if let Some(curves) = svg::curves(results, group) {
+            fs::write(kept.join(format!("latency{suffix}.svg")), curves)?;
+        }
     }
     let file = folder.join("PERFORMANCE.md");
     let page = fs::read_to_string(&file).context("cannot read bench/PERFORMANCE.md")?;
@@ -128,7 +146,7 @@ fn save(folder: &Path, results: &Results) -> Result<()> {
     fs::write(file, format!("{head}{}{}{}{tail}", MARKS.0, table::markdown(results), MARKS.1))?;
     writeln!(
         io::stdout(),
-        "Written: bench/PERFORMANCE.md and bench/results: latest.json, cpu.svg, latency.svg"
+        "Written: bench/PERFORMANCE.md and bench/results: latest.json, and cpu.svg and latency.svg of TCP and of HTTP"
     )?;
     Ok(())
 }

@@ -6,13 +6,18 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use proxy_bench::backend;
-use proxy_bench::client::{Job, bulk, connect, idle, pingpong, rate, request};
+use proxy_bench::client::{
+    Job, bulk, connect, grpc, http, http_idle, http_rate, idle, pingpong, rate, request,
+};
+use proxy_bench::contestant::Ports;
+use proxy_bench::http::tls;
 
 /// Makes work for a proxy, or does the work behind it.
 #[derive(Debug, Parser)]
@@ -23,12 +28,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves: one port gives back what it is sent, one sends without end
+    /// Serves: one port gives back what it is sent, one sends without end, three speak HTTP
     Backend {
         #[arg(long)]
         echo: SocketAddr,
         #[arg(long)]
         source: SocketAddr,
+        #[arg(long)]
+        http: SocketAddr,
+        #[arg(long)]
+        https: SocketAddr,
+        #[arg(long)]
+        grpc: SocketAddr,
+        /// What HTTPS shows
+        #[arg(long)]
+        cert: PathBuf,
+        #[arg(long)]
+        key: PathBuf,
     },
     /// Messages there and back on open connections
     Pingpong {
@@ -75,6 +91,55 @@ enum Command {
         #[arg(long, default_value_t = 5000)]
         connections: usize,
     },
+    /// HTTP/1.1 requests, one after the other on each connection
+    Http {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        secure: Secure,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        /// Of an answer's body
+        #[arg(long, default_value_t = 100)]
+        bytes: u64,
+        #[arg(long, default_value = "keep-alive")]
+        form: Form,
+    },
+    /// HTTP/1.1 requests at fixed rates
+    HttpRate {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        /// Of an answer's body
+        #[arg(long, default_value_t = 100)]
+        bytes: u64,
+        /// Requests per second over all connections; repeatable
+        #[arg(long = "rate", required = true)]
+        rates: Vec<u32>,
+    },
+    /// HTTP/1.1 connections that were used once
+    HttpIdle {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        secure: Secure,
+        #[arg(long, default_value_t = 5000)]
+        connections: usize,
+    },
+    /// Unary gRPC calls
+    Grpc {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 8)]
+        connections: usize,
+        /// Calls at once on each
+        #[arg(long, default_value_t = 8)]
+        streams: usize,
+        /// Of a message
+        #[arg(long, default_value_t = 100)]
+        bytes: usize,
+    },
     /// Tries to connect until somebody accepts; prints when that was, in nanoseconds since 1970
     Until {
         #[arg(long)]
@@ -82,6 +147,40 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         limit_s: u64,
     },
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    /// One request after the other
+    KeepAlive,
+    /// One request, with connection: close
+    Close,
+    /// One large answer after the other; counted are MiB
+    Bulk,
+}
+
+impl From<Form> for http::Form {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::KeepAlive => Self::KeepAlive,
+            Form::Close => Self::Close,
+            Form::Bulk => Self::Bulk,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+struct Secure {
+    /// Over TLS, to a server that shows this certificate
+    #[arg(long, value_name = "FILE")]
+    tls: Option<PathBuf>,
+}
+
+impl Secure {
+    fn client(&self) -> Result<Option<tls::Client>> {
+        self.tls.as_deref().map(tls::Client::new).transpose()
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -122,7 +221,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let sample = match Cli::parse().command {
-        Command::Backend { echo, source } => return backend::run(echo, source),
+        Command::Backend { echo, source, http, https, grpc, cert, key } => {
+            return backend::run(Ports { echo, source, http, https, grpc }, &cert, &key);
+        }
         Command::Until { target, limit_s } => {
             let time = connect::until_accepted(target, Duration::from_secs(limit_s))?;
             let since = time.duration_since(SystemTime::UNIX_EPOCH)?;
@@ -134,6 +235,20 @@ fn run() -> Result<()> {
         Command::Rate { common, connections, bytes, rates } => {
             let samples = rate::run(&common.into(), connections, bytes, &rates)?;
             return Ok(writeln!(io::stdout(), "{}", serde_json::to_string(&samples)?)?);
+        }
+        Command::HttpRate { common, connections, bytes, rates } => {
+            let samples = http_rate::run(&common.into(), connections, bytes, &rates)?;
+            return Ok(writeln!(io::stdout(), "{}", serde_json::to_string(&samples)?)?);
+        }
+        Command::Http { common, secure, connections, bytes, form } => {
+            let ask = http::Ask { connections, bytes, form: form.into() };
+            http::run(&common.into(), ask, secure.client()?)?
+        }
+        Command::HttpIdle { common, secure, connections } => {
+            http_idle::run(&common.into(), connections, secure.client()?.as_ref())?
+        }
+        Command::Grpc { common, connections, streams, bytes } => {
+            grpc::run(&common.into(), connections, streams, bytes)?
         }
         Command::Bulk { common, streams } => bulk::run(&common.into(), streams)?,
         Command::Request { common } => request::run(&common.into())?,

@@ -44,7 +44,8 @@ pub fn run(job: &Job, connections: usize) -> Result<Sample> {
     Ok(Sample { ops: connections as f64, usage, memory: Some((before, with)), ..Sample::default() })
 }
 
-fn settled(pids: &[u32]) -> Result<u64> {
+/// Memory of these processes when it does not change any more.
+pub(super) fn settled(pids: &[u32]) -> Result<u64> {
     let mut last = cpu::memory_bytes(pids)?;
     for _ in 0..LOOKS {
         thread::sleep(LOOK);

@@ -30,33 +30,33 @@ const NS_PER_S: u64 = 1_000_000_000;
 /// a processor, and the load generator would measure itself.
 const GRID_NS: u64 = 100_000;
 /// Bytes of one read.
-const BUFFER_BYTES: usize = 16 << 10;
+pub(super) const BUFFER_BYTES: usize = 16 << 10;
 /// Pause before sending again what the kernel had no room for.
 const NO_ROOM_PAUSE: Duration = Duration::from_micros(50);
 /// Time after the last message was due in which answers still count; what has not come by then counts as failed.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Sleeps of the sender end as exactly as the kernel can; 50 µs late is usual otherwise (prctl(2), PR_SET_TIMERSLACK).
 const TIMER_SLACK: (&str, &str) = ("/proc/self/timerslack_ns", "1");
 
 /// When each message is due: one after the other, over the connections in turn.
 #[derive(Clone, Copy, Debug)]
-struct Timetable {
+pub(super) struct Timetable {
     began: Instant,
     rate: u32,
     /// Messages before those whose latency counts.
-    warm_up_count: u64,
+    pub(super) warm_up_count: u64,
     /// All messages.
-    count: u64,
+    pub(super) count: u64,
 }
 
 impl Timetable {
-    fn new(job: &Job, rate: u32) -> Self {
+    pub(super) fn new(job: &Job, rate: u32) -> Self {
         let within = |time: Duration| cpu::as_ns(time) * u64::from(rate) / NS_PER_S;
         let warm_up_count = within(job.warm_up);
         Self { began: Instant::now(), rate, warm_up_count, count: warm_up_count + within(job.length) }
     }
 
-    fn due(&self, number: u64) -> Instant {
+    pub(super) fn due(&self, number: u64) -> Instant {
         let evenly_ns = number * NS_PER_S / u64::from(self.rate);
         self.began + Duration::from_nanos(evenly_ns / GRID_NS * GRID_NS)
     }
@@ -67,10 +67,14 @@ impl Timetable {
 /// # Errors
 /// If a connection fails or answers wrongly.
 pub fn run(job: &Job, connections: usize, bytes: usize, rates: &[u32]) -> Result<Vec<Sample>> {
-    // before the threads are made, which inherit it; without it the load generator says that it is late
-    let _ = std::fs::write(TIMER_SLACK.0, TIMER_SLACK.1);
+    exact_sleep();
     ensure!(bytes > 0 && connections > 0, "nothing to send");
     rates.iter().map(|rate| at_rate(job, connections, bytes, *rate)).collect()
+}
+
+/// Asks the kernel for it, before the threads are made, which inherit it; without it the load generator says that it is late.
+pub(super) fn exact_sleep() {
+    let _ = std::fs::write(TIMER_SLACK.0, TIMER_SLACK.1);
 }
 
 /// With connections of its own: answers that another rate still waits for must not come into this one.
@@ -81,7 +85,11 @@ fn at_rate(job: &Job, connections: usize, bytes: usize, rate: u32) -> Result<Sam
     // holds the warm-up too: opening one reads much of /proc, and would make messages late
     let window = Window::open(&job.watched)?;
     let timetable = Timetable::new(job, rate);
-    let sender = thread::spawn(move || send_all(&conns, timetable));
+    let sender = thread::spawn(move || {
+        let mut conns = conns.iter().cycle();
+        let mut send = |until| conns.next().map_or(Ok(()), |conn| conn.send(until));
+        send_all(timetable, |number| send(timetable.due(number) + PATIENCE))
+    });
     let unanswered = receiver.take_all(timetable)?;
     let usage = window.close()?;
     let late = sender.join().map_err(|_| anyhow!("the sender panicked"))??;
@@ -132,15 +140,15 @@ impl Conn {
 
 /// Sends each message when it is due, and returns how late that was: the load generator's own fault, or that of somebody
 /// who does not read.
-fn send_all(conns: &[Conn], timetable: Timetable) -> Result<Histogram> {
+pub(super) fn send_all(timetable: Timetable, mut send: impl FnMut(u64) -> Result<()>) -> Result<Histogram> {
     let mut late = Histogram::default();
-    for (number, conn) in (0..timetable.count).zip(conns.iter().cycle()) {
+    for number in 0..timetable.count {
         let due = timetable.due(number);
         thread::sleep(due.saturating_duration_since(Instant::now()));
         if number >= timetable.warm_up_count {
             late.record(cpu::as_ns(due.elapsed()));
         }
-        conn.send(due + PATIENCE)?;
+        send(number)?;
     }
     Ok(late)
 }

@@ -1,22 +1,28 @@
-//! A Weir under test, with the client's cgroup as its scope.
+//! A Weir under test: with the client's cgroup as its scope, or as an edge proxy with listeners of its own.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use super::certificate::Certificate;
 use super::{Name, Ports, Proxy, Tools};
+use crate::case::Front;
+use crate::http::HOST;
 use crate::place::{PROXY_CORE, Place};
 
 /// What clients ask for to get into the proxy lane.
 pub const PROXY_LANE: Ports = Ports::on([10, 96, 0, 1], 7000);
 /// What clients ask for to get into the direct lane.
 pub const DIRECT_LANE: Ports = Ports::on([10, 96, 0, 2], 7000);
+/// Where it listens itself in the cases of HTTP.
+pub const EDGE: Ports = Ports::on([127, 0, 0, 1], 9500);
 /// Read-only admin interface: the default.
 const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 15000);
 /// One Weir serves a machine; the tests that start one take turns by this file, and so do we.
@@ -45,11 +51,17 @@ pub fn turn() -> Result<File> {
 }
 
 impl Weir {
-    /// Starts the one that `name` means and waits until it is ready. Only in our [`turn`].
+    /// Starts the one that `name` means for clients of `ports`, and waits until it is ready. Only in our [`turn`].
     ///
     /// # Errors
     /// If it does not get ready.
-    pub fn start(name: Name, place: &Place, tools: &Tools, scratch: &Path, config: &Value) -> Result<Self> {
+    pub fn start(
+        (name, ports): (Name, Ports),
+        place: &Place,
+        tools: &Tools,
+        scratch: &Path,
+        config: &Value,
+    ) -> Result<Self> {
         let file = scratch.join("weir.yaml");
         fs::write(&file, yaml(config))?;
         let io = match name {
@@ -57,7 +69,6 @@ impl Weir {
             Name::WeirEpoll => "epoll",
             _ => "auto",
         };
-        let ports = if name == Name::WeirDirect { DIRECT_LANE } else { PROXY_LANE };
         let until = Instant::now() + TURN_LIMIT;
         loop {
             let mut command = place.command(PROXY_CORE, &tools.weir);
@@ -98,6 +109,50 @@ pub fn traffic_config(place: &Place) -> Value {
         }
     }
     config(place, &services)
+}
+
+/// Says why not, unless Weir takes this config. Needs no turn.
+///
+/// # Errors
+/// What `weir check` complains about.
+pub fn check(tools: &Tools, scratch: &Path, config: &Value) -> Result<()> {
+    let file = scratch.join("check.yaml");
+    fs::write(&file, yaml(config))?;
+    let output = Command::new(&tools.weir).arg("check").arg(&file).output().context("cannot start it")?;
+    let said = [output.stdout, output.stderr].concat();
+    let said: Vec<String> =
+        String::from_utf8_lossy(&said).lines().map(|line| line.trim().to_owned()).collect();
+    ensure!(output.status.success(), "{}", said.join(" | ").replace(&file.display().to_string(), "config"));
+    Ok(())
+}
+
+/// The config of the HTTP cases: one listener, with a route by host and path to the backend.
+#[must_use]
+pub fn edge_config(front: Front, scratch: &Path) -> Value {
+    let mut listener =
+        json!({"address": front.of(EDGE).to_string(), "protocol": "http", "routes": ["bench"]});
+    if front == Front::Https {
+        let certificate = Certificate::within(scratch);
+        listener["tls"] = json!({
+            "certificates": [{"cert": certificate.cert, "key": certificate.key}],
+            "min_version": "1.3",
+            "resumption": false,
+        });
+    }
+    let endpoint = if front == Front::Grpc { Ports::BACKEND.grpc } else { Ports::BACKEND.http };
+    let rule = json!({"match": {"path": {"prefix": "/"}}, "backends": [{"service": "bench/http"}]});
+    json!({
+        "listeners": [listener],
+        "routes": [{"name": "bench", "hosts": [HOST], "rules": [rule]}],
+        "services": [{
+            "name": "bench/http",
+            "protocol": "http",
+            "endpoints": [{"address": endpoint.to_string()}],
+        }],
+        "workers": 1,
+        // nothing that is measured is left when a Weir is ended
+        "drain_timeout": "100ms",
+    })
 }
 
 /// A config that intercepts the client.
@@ -203,5 +258,38 @@ services:
 workers: 1
 ";
         assert_eq!(yaml(&config), text);
+    }
+
+    #[test]
+    fn an_edge_proxy_is_configured_as_operators_do() {
+        let text = "\
+drain_timeout: \"100ms\"
+listeners:
+  - address: \"127.0.0.1:9503\"
+    protocol: \"http\"
+    routes: [\"bench\"]
+    tls:
+      certificates:
+        - {\"cert\":\"/s/web.pem\",\"key\":\"/s/web.key\"}
+      min_version: \"1.3\"
+      resumption: false
+routes:
+  - hosts: [\"bench.test\"]
+    name: \"bench\"
+    rules:
+      - backends:
+          - {\"service\":\"bench/http\"}
+        match:
+          path: {\"prefix\":\"/\"}
+services:
+  - endpoints:
+      - {\"address\":\"127.0.0.1:9002\"}
+    name: \"bench/http\"
+    protocol: \"http\"
+workers: 1
+";
+        assert_eq!(yaml(&edge_config(Front::Https, Path::new("/s"))), text);
+        let plain = yaml(&edge_config(Front::Grpc, Path::new("/s")));
+        assert!(!plain.contains("tls") && plain.contains("127.0.0.1:9004"), "{plain}");
     }
 }

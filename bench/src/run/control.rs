@@ -47,12 +47,7 @@ impl Bench<'_> {
                 rows.push(Row { name, figure: Spread::of(values), errors: errors.clone(), ..Row::default() });
             }
         }
-        CaseResult {
-            name: case.name.to_owned(),
-            question: case.question.to_owned(),
-            unit: case.work.unit().to_owned(),
-            rows,
-        }
+        case.result(rows)
     }
 
     fn start_and_change(&self, count: u32) -> Result<(Duration, Duration)> {
@@ -63,7 +58,8 @@ impl Bench<'_> {
         let (before, after) = (config(DEAD), config(Ports::BACKEND.echo));
         let _turn = weir::turn()?;
         let began = Instant::now();
-        let weir = Weir::start(Name::WeirDirect, self.place, self.tools, self.scratch, &before)?;
+        let weir =
+            Weir::start((Name::WeirDirect, DIRECT_LANE), self.place, self.tools, self.scratch, &before)?;
         let start = began.elapsed();
 
         let mut client = self.place.intercepted(LOAD_CORE, &self.tools.load);

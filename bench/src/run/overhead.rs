@@ -84,7 +84,7 @@ impl Bench<'_> {
     fn weir_with(&self, count: u32) -> Result<Weir> {
         let services = services(count, &[Ports::BACKEND.echo], Ports::BACKEND.echo);
         let config = weir::config(self.place, &services);
-        Weir::start(Name::WeirDirect, self.place, self.tools, self.scratch, &config)
+        Weir::start((Name::WeirDirect, DIRECT_LANE), self.place, self.tools, self.scratch, &config)
     }
 
     /// The client is alone on its processor: the backend's work must not get into its caches.

@@ -1,7 +1,7 @@
 //! Latencies at fixed rates: one row for each contestant and rate.
 
 use super::{Bench, Field, Found};
-use crate::case::{Case, RATES};
+use crate::case::Case;
 use crate::contestant::Name;
 use crate::report::Sample;
 use crate::results::{CaseResult, Row};
@@ -10,13 +10,13 @@ impl Bench<'_> {
     /// Measures everybody at every rate; one after the other in one go, so that nobody is started for each.
     #[must_use]
     pub fn rate(&self, case: &Case, field: &mut Field) -> CaseResult {
-        let names = field.names.clone();
+        let (names, skipped) = self.part(case, field, |_| true);
         let mut found: Found<Vec<Sample>> = self.in_turn(case, &names, field);
         let rows = names.iter().flat_map(|name| {
             let (samples, errors) = found.remove(name).unwrap_or_default();
             rows(case, *name, &samples, &errors)
         });
-        case.result(rows.collect())
+        CaseResult { skipped, ..case.result(rows.collect()) }
     }
 }
 
@@ -29,5 +29,5 @@ fn rows(case: &Case, name: Name, repetitions: &[Vec<Sample>], errors: &[String])
         let figure = |sample: &Sample| case.work.figure(sample).filter(|_| has_figure);
         Row { asked_rate: Some(rate), ..Row::new(name.as_str(), name.is_rival(), &samples, figure, errors) }
     };
-    RATES.into_iter().enumerate().map(row).collect()
+    case.work.rates().iter().copied().enumerate().map(row).collect()
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{color, escape, page};
-use crate::results::{CaseResult, Results, Row};
+use crate::results::{CaseResult, Group, Results, Row};
 use crate::table::short;
 
 const PANEL_WIDTH: usize = 440;
@@ -15,10 +15,11 @@ const HEAD_HEIGHT: usize = 44;
 const COLUMNS: usize = 2;
 const GAP: usize = 20;
 
-/// Draws the cases that have a rival in them.
+/// Draws the cases of a group that have a rival in them.
 #[must_use]
-pub fn bars(results: &Results) -> String {
-    let cases: Vec<&CaseResult> = results.cases.iter().filter(|case| has_bars(case)).collect();
+pub fn bars(results: &Results, group: Group) -> String {
+    let cases = results.cases.iter().filter(|case| case.group == group && has_bars(case));
+    let cases: Vec<&CaseResult> = cases.collect();
     let heights: Vec<usize> =
         cases.chunks(COLUMNS).map(|row| row.iter().map(|c| height(c)).max().unwrap_or(0)).collect();
     let width = COLUMNS * (PANEL_WIDTH + GAP) + GAP;
@@ -94,9 +95,13 @@ mod tests {
             name: "a<b".into(),
             question: String::new(),
             unit: "µs".into(),
+            group: Group::Tcp,
             rows: vec![row("weir-ring", false, 5.0), row("nginx", true, 10.0)],
+            skipped: Vec::new(),
         };
-        let svg = bars(&Results { cases: vec![case], ..Results::default() });
+        let results = Results { cases: vec![case], ..Results::default() };
+        assert!(!bars(&results, Group::Http).contains("nginx"), "that is the other picture");
+        let svg = bars(&results, Group::Tcp);
         assert!(svg.contains("a&lt;b") && !svg.contains("a<b"), "{svg}");
         assert!(svg.contains("width=\"270.0\"") && svg.contains("width=\"135.0\""), "{svg}");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{escape, page};
-use crate::results::{CaseResult, Results, Row, Spread};
+use crate::results::{CaseResult, Group, Results, Row, Spread};
 use crate::table::short;
 
 const PANEL_WIDTH: usize = 290;
@@ -33,10 +33,10 @@ struct Pen {
     dashes: &'static str,
 }
 
-/// Draws the first case at fixed rates; none if there is no such case.
+/// Draws the first case of a group at fixed rates; none if there is no such case.
 #[must_use]
-pub fn curves(results: &Results) -> Option<String> {
-    let case = results.cases.iter().find(|case| case.is_paced())?;
+pub fn curves(results: &Results, group: Group) -> Option<String> {
+    let case = results.cases.iter().find(|case| case.group == group && case.is_paced())?;
     let pens = pens(case);
     let mut svg = String::new();
     for (index, (name, quantile)) in PANELS.into_iter().enumerate() {
@@ -180,12 +180,14 @@ mod tests {
             row("nginx", 10, 60.0),
             row("nginx", 20, 900.0),
         ];
-        let case = CaseResult { name: "rate".into(), question: String::new(), unit: String::new(), rows };
+        let (name, question, unit) = ("rate".into(), String::new(), String::new());
+        let case = CaseResult { name, question, unit, group: Group::Http, rows, skipped: Vec::new() };
         let scale = Scale::new(&case, 0, PANELS[0].1);
         assert!(scale.y(900.0) < scale.y(60.0) && scale.x(10) < scale.x(20));
-        let svg = curves(&Results { cases: vec![case], ..Results::default() }).unwrap();
+        let results = Results { cases: vec![case], ..Results::default() };
+        let svg = curves(&results, Group::Http).unwrap();
         assert_eq!(svg.matches("<polyline").count(), 6, "{svg}");
         assert!(svg.contains(">20/s<") && svg.contains(">nginx<"), "{svg}");
-        assert_eq!(curves(&Results::default()), None);
+        assert_eq!(curves(&results, Group::Tcp), None);
     }
 }
