@@ -1,7 +1,5 @@
 //! Services whose protocol nobody has declared.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
