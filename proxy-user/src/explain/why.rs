@@ -7,7 +7,7 @@ use proxy_core::addr::{Family, canonical};
 use proxy_core::health::EndpointReport;
 use proxy_core::id::EndpointId;
 use proxy_core::lane::{self, Lane};
-use proxy_core::service::{Endpoint, Fail, Service};
+use proxy_core::service::{Endpoint, Fail, Service, Protocol};
 use proxy_core::snapshot::{Intercept, Snapshot};
 use serde::{Deserialize, Serialize};
 
@@ -123,11 +123,26 @@ fn verdict(service: &Service, address: SocketAddr, place: Place) -> String {
         (Lane::Proxy, Place::NotServed) => {
             direct(fits, ", because no worker listens in the application's network namespace (yet)")
         }
+        (Lane::Proxy, _) if service.protocol == Protocol::Http => requests(service, usable.len()),
         (Lane::Proxy, _) => match usable.len() {
             0 => "a worker accepts and resets: no usable endpoint".to_owned(),
             1 => "a worker connects to the only usable endpoint".to_owned(),
             count => format!("a worker connects to one of {count} usable endpoints by {policy}"),
         },
+    }
+}
+
+/// What becomes of the requests on a connection to a service that speaks HTTP.
+fn requests(service: &Service, usable_count: usize) -> String {
+    let policy = service.policy.as_str();
+    if !service.routes.is_empty() {
+        let names: Vec<&str> = service.routes.iter().map(|name| &**name).collect();
+        return format!("a worker sends each request where the routes say: {}", names.join(", "));
+    }
+    match usable_count {
+        0 => "a worker answers each request 503: no usable endpoint".to_owned(),
+        1 => "a worker sends each request to the only usable endpoint".to_owned(),
+        count => format!("a worker sends each request to one of {count} usable endpoints by {policy}"),
     }
 }
 

@@ -113,7 +113,9 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
             changes.set.iter().chain(&changes.add).for_each(|(name, value)| put(out, name, value.as_bytes()));
         }
         // RFC 9112, 6.1: none of both in answers that have no body by their nature, but a HEAD's says what a GET's would.
-        if self.framing == Some(Framing::Chunked) && !edits.is_version_1_0 && body != Framing::UntilClose {
+        let may_have_body = !matches!(self.status, 100..200 | 204);
+        let is_chunked = self.framing == Some(Framing::Chunked) && body != Framing::UntilClose;
+        if is_chunked && may_have_body && !edits.is_version_1_0 {
             put(out, "transfer-encoding", b"chunked");
         }
         match self.upgrade {
