@@ -260,13 +260,14 @@ mod tests {
         Job { target, watched: Vec::new(), warm_up: Duration::ZERO, length: Duration::from_millis(200) }
     }
 
-    /// Answers every request, but the first of each connection not before this time is over.
+    /// Answers every request, but the first of each connection only after this time.
     fn server(pause: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
             for (seed, mut stream) in listener.incoming().flatten().enumerate() {
                 thread::spawn(move || {
+                    stream.peek(&mut [0]).unwrap();
                     thread::sleep(pause);
                     let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n";
                     let answer = [head.as_slice(), Pattern::default().piece(seed, 0, 100)].concat();

@@ -276,13 +276,14 @@ mod tests {
         Job { target, watched: Vec::new(), warm_up: Duration::ZERO, length: Duration::from_millis(200) }
     }
 
-    /// Gives everything back, but not before this time is over.
+    /// Gives everything back, but not before this time after the first byte.
     fn echo(pause: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || {
+                    stream.peek(&mut [0]).unwrap();
                     thread::sleep(pause);
                     io::copy(&mut &stream, &mut &stream)
                 });
