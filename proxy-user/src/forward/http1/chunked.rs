@@ -39,8 +39,9 @@ enum State {
     Done,
 }
 
-/// Trailers that would change what was said about the message already (RFC 9110, 6.5.1).
-const FORBIDDEN_TRAILERS: [&str; 9] = [
+/// Trailers that would change what was said about the message already (RFC 9110, 6.5.1), or who is said to have sent it:
+/// there are servers that take trailers for headers.
+const FORBIDDEN_TRAILERS: [&str; 19] = [
     "content-length",
     "transfer-encoding",
     "host",
@@ -50,6 +51,16 @@ const FORBIDDEN_TRAILERS: [&str; 9] = [
     "content-range",
     "trailer",
     "authorization",
+    "proxy-authorization",
+    "cookie",
+    "expect",
+    "te",
+    "upgrade",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-request-id",
 ];
 
 impl Chunked {
@@ -224,12 +235,13 @@ mod tests {
         for body in chunk {
             assert_eq!(take(&[body]), Err(Fault::Chunk), "{:?}", String::from_utf8_lossy(body));
         }
-        let trailer: [&[u8]; 5] = [
+        let trailer: [&[u8]; 6] = [
             b"0\r\nno colon\r\n",
             b"0\r\na : b\r\n",
             b"0\r\n a: b\r\n",
             b"0\r\na: \0\r\n",
             b"0\r\nHost: b\r\n",
+            b"0\r\nX-Forwarded-For: b\r\n",
         ];
         for body in trailer {
             assert_eq!(take(&[body]), Err(Fault::Trailer), "{:?}", String::from_utf8_lossy(body));

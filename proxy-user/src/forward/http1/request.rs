@@ -99,6 +99,11 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             return Err(Fault::Host);
         }
         let framing = seen.lengths.framing(is_version_1_0)?.unwrap_or(Framing::Length(0));
+        // Content of a CONNECT has no meaning (RFC 9110, 9.3.6): some take it for a body, others for the tunnel's first bytes.
+        let is_connect = method == "CONNECT";
+        if is_connect && framing != Framing::Length(0) {
+            return Err(Fault::Framing);
+        }
         // An offer to go on otherwise may be overlooked (RFC 9110, 7.8): h2c, which tunnels requests past the routes, is, and
         // so are offers with a body, after which few agree where the new protocol begins.
         let is_upgrade = seen.options.is_upgrade && !is_version_1_0 && framing == Framing::Length(0);
@@ -109,7 +114,10 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             host,
             is_version_1_0,
             framing,
-            is_keep_alive: !seen.options.is_close && (!is_version_1_0 || seen.options.is_keep_alive),
+            // What a client sends ahead into a tunnel that is refused must not be taken for requests.
+            is_keep_alive: !seen.options.is_close
+                && !is_connect
+                && (!is_version_1_0 || seen.options.is_keep_alive),
             expects_continue: seen.expects_continue && !is_version_1_0,
             upgrade: upgrade.filter(|protocol| !has_h2c(protocol)),
             fields,

@@ -96,6 +96,10 @@ fn heads_that_could_be_read_differently_are_refused() {
     assert!(matches!(refused("A: b\rc: d\r\n"), Fault::Field | Fault::LineEnd));
     assert_eq!(refused("Expect: 200-maybe\r\n"), Fault::Expectation);
     assert_eq!(refused("Connection: content-length\r\nContent-Length: 1\r\n"), Fault::Field);
+    for framing in ["Content-Length: 1", "Transfer-Encoding: chunked"] {
+        let tunnel = format!("CONNECT y:1 HTTP/1.1\r\nHost: y:1\r\n{framing}\r\n\r\n");
+        assert_eq!(through(&tunnel), Err(Fault::Framing));
+    }
     let old = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(through(old), Err(Fault::Framing));
     for line in
@@ -116,6 +120,8 @@ fn connections_are_kept_as_the_version_and_the_client_say() {
     assert!(!keeps("1.1", "Connection: keep-alive, Close\r\n"));
     assert!(!keeps("1.0", ""));
     assert!(keeps("1.0", "Connection: Keep-Alive\r\n"));
+    let connect = "CONNECT y:1 HTTP/1.1\r\nHost: y:1\r\n\r\n";
+    assert!(!with(connect, |h| h.is_keep_alive), "what a client sends ahead into a tunnel is no request");
 }
 
 #[test]
