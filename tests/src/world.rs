@@ -2,14 +2,15 @@
 //! itself.
 
 use std::fs::File;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::cgroup::{self, Cgroup};
 use crate::client::Place;
 use crate::net::{Net, Side};
-use crate::process;
+use crate::process::{self, Running};
 use crate::skip;
 use crate::upstream::Server;
 use crate::wait;
@@ -20,6 +21,8 @@ const LOCK: &str = "/tmp/weir-node-tests.lock";
 const WEIR_LOCK: &str = "/run/weir/weir.pid";
 /// Time for somebody who tries Weir by hand meanwhile.
 const FOREIGN_LIMIT: Duration = Duration::from_secs(120);
+/// Time for a server program to start.
+const START_LIMIT: Duration = Duration::from_secs(30);
 /// Older kernels cannot run Weir at all.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
 
@@ -87,6 +90,22 @@ impl World {
     #[must_use]
     pub fn server(&self, address: SocketAddr, name: &str) -> Server {
         Server::start(&self.net, address, name).expect("the address is free")
+    }
+
+    /// Starts a server program on the far side and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[must_use]
+    pub fn serve(&self, program: &Path, arguments: &[&str], listens: SocketAddr) -> Running {
+        let mut command = self.far().command(program);
+        command.args(arguments).stderr(Stdio::inherit());
+        let running = Running::start(&mut command).expect("it is a program");
+        wait::until_true(&format!("{} to listen", program.display()), START_LIMIT, || {
+            let connect = || TcpStream::connect_timeout(&listens, Duration::from_secs(1)).is_ok();
+            self.net.run(Side::Far, connect).expect("root may enter")
+        });
+        running
     }
 
     /// Finds a program; or reports that the test is skipped.

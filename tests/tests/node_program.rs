@@ -3,16 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use proxy_tests::config::{self, Lane, PORT};
-use proxy_tests::net::{Family, Side};
+use proxy_tests::net::Family;
 use proxy_tests::node::Weir;
-use proxy_tests::process::{self, Running};
+use proxy_tests::process;
+use proxy_tests::scratch::Scratch;
 use proxy_tests::skip;
 use proxy_tests::wait;
 use proxy_tests::world::World;
@@ -20,45 +20,6 @@ use serde_json::{Value, json};
 
 /// Time for a server to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
-
-/// A folder that goes with its test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(label: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("weir-test-{label}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        // servers that give root up must still get in
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Starts a server program and waits until it listens.
-fn start(world: &World, program: &Path, arguments: &[&str], listens: SocketAddr) -> Running {
-    let mut command = world.far().command(program);
-    command.args(arguments).stderr(Stdio::inherit());
-    let running = Running::start(&mut command).unwrap();
-    wait::until_true(&format!("{} to listen", program.display()), START_LIMIT, || {
-        world
-            .net
-            .run(Side::Far, || TcpStream::connect_timeout(&listens, Duration::from_secs(1)).is_ok())
-            .unwrap()
-    });
-    running
-}
 
 fn vip(lane: Lane, port: u16) -> SocketAddr {
     Family::V4.vip(if lane == Lane::Direct { 1 } else { 2 }, port)
@@ -74,11 +35,11 @@ fn curl_gets_pages_from_every_nginx() {
     let Some(world) = World::new() else { return };
     let (Some(nginx), Some(curl)) = (world.program("nginx"), world.program("curl")) else { return };
     let scratch = Scratch::new("nginx");
-    fs::write(scratch.0.join("big"), vec![b'x'; BIG_BYTES]).unwrap();
+    fs::write(scratch.path().join("big"), vec![b'x'; BIG_BYTES]).unwrap();
     let hosts = [Family::V4.host(10, 8080), Family::V4.host(11, 8080), Family::V4.host(12, 8080)];
     let mut servers = Vec::new();
     for (host, name) in hosts.iter().zip(["one", "two", "three"]) {
-        let folder = scratch.0.display();
+        let folder = scratch.path().display();
         let text = format!(
             "user root; daemon off; pid {folder}/{name}.pid; error_log {folder}/{name}.log; events {{}}\n\
              http {{ access_log off; client_body_temp_path {folder}/{name}-body; proxy_temp_path {folder}/{name}-proxy;\n\
@@ -86,7 +47,7 @@ fn curl_gets_pages_from_every_nginx() {
              server {{ listen {host}; root {folder}; location = / {{ return 200 {name}; }} location = /healthz {{ return 200; }} }} }}\n"
         );
         let file = scratch.file(&format!("{name}.conf"), &text);
-        servers.push(start(&world, &nginx, &["-c", &file], *host));
+        servers.push(world.serve(&nginx, &["-c", &file], *host));
     }
     let mut services = both_lanes(PORT, &hosts);
     for service in &mut services {
@@ -144,7 +105,7 @@ fn redis_benchmark_runs_without_an_error() {
         "--loglevel",
         "warning",
     ];
-    let _server = start(&world, &redis, &[&arguments[..], &["--protected-mode", "no"]].concat(), host);
+    let _server = world.serve(&redis, &[&arguments[..], &["--protected-mode", "no"]].concat(), host);
     let Some(_weir) = Weir::start(&world.net, &config::config(&world, both_lanes(6379, &[host]))) else {
         return;
     };
@@ -166,14 +127,14 @@ fn postgres_serves_its_own_benchmark() {
     let (Some(runuser), Some(pgbench)) = (world.program("runuser"), world.program("pgbench")) else { return };
     let Some(programs) = postgres_programs() else { return skip::skip("postgres is not installed") };
     let scratch = Scratch::new("postgres");
-    process::output(Command::new("chown").arg("postgres").arg(&scratch.0)).unwrap();
-    let data = scratch.0.join("data").display().to_string();
+    process::output(Command::new("chown").arg("postgres").arg(scratch.path())).unwrap();
+    let data = scratch.path().join("data").display().to_string();
     let initdb = programs.join("initdb").display().to_string();
     let arguments =
         ["-u", "postgres", "--", &initdb, "-D", &data, "-A", "trust", "-U", "postgres", "--no-sync"];
-    process::output(Command::new(&runuser).args(arguments).current_dir(&scratch.0)).unwrap();
+    process::output(Command::new(&runuser).args(arguments).current_dir(scratch.path())).unwrap();
     let network = "host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\n";
-    fs::write(scratch.0.join("data/pg_hba.conf"), network).unwrap();
+    fs::write(scratch.path().join("data/pg_hba.conf"), network).unwrap();
 
     let (v4, v6) = (Family::V4.host(10, 5432), Family::V6.host(10, 5432));
     let postgres = programs.join("postgres").display().to_string();
@@ -194,7 +155,7 @@ fn postgres_serves_its_own_benchmark() {
         "-c",
         "log_min_messages=fatal",
     ];
-    let server = start(&world, &runuser, &arguments, v4);
+    let server = world.serve(&runuser, &arguments, v4);
     let mut services = both_lanes(5432, &[v4]).to_vec();
     services.push(config::service("six", Family::V6.vip(3, 5432), &[v6], Lane::Proxy, Value::Null));
     let Some(_weir) = Weir::start(&world.net, &config::config(&world, services)) else { return };
@@ -212,7 +173,7 @@ fn postgres_serves_its_own_benchmark() {
         assert!(said.contains("80/80"), "{address}: {said}");
     }
     // asked to end, so that its children end with it (a fast shutdown)
-    let pid = fs::read_to_string(scratch.0.join("data/postmaster.pid")).unwrap();
+    let pid = fs::read_to_string(scratch.path().join("data/postmaster.pid")).unwrap();
     let _ = Command::new("kill").args(["-INT", pid.lines().next().unwrap_or_default()]).status();
     let mut server = server;
     server.wait(START_LIMIT);

@@ -7,14 +7,21 @@ use crate::machine;
 
 pub(super) use crate::machine::obstacle;
 
+/// Debian's h11, which only Debian's own python3 sees.
+const H11: &str = "/usr/lib/python3/dist-packages/h11";
+
 /// Programs that tests drive and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
     ("postgres", "postgresql"),
     ("curl", "curl"),
     ("openssl", "openssl"),
+    ("wrk", "wrk"),
+    ("haproxy", "haproxy"),
+    ("slowhttptest", "slowhttptest"),
+    (H11, "python3-h11"),
     ("ip", "iproute2"),
     ("python3", "python3"),
 ];
@@ -33,6 +40,7 @@ pub(super) fn install_programs() -> Vec<String> {
 
 fn is_installed(program: &str) -> bool {
     machine::find(program).is_some()
+        || (program == H11 && Path::new(H11).is_dir())
         || (program == "postgres" && has_postgres(Path::new("/usr/lib/postgresql")))
 }
 
