@@ -110,7 +110,7 @@ async fn serve(source: Source, options: Options) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    admin.stop();
+    admin.stop().await;
     node.handle.shared().access.close();
     if let Some(thread) = node.access_thread.take() {
         // It writes its last lines and ends; a disk that hangs must not keep the process.

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::route::{Access, Admin};
@@ -32,10 +32,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Nobody but root.
 const SOCKET_MODE: u32 = 0o600;
 
+/// Time for answers under way when the server stops.
+const STOP_TIME: Duration = Duration::from_secs(1);
+
 /// Everything that is being served; dropping it stops it.
 #[derive(Debug, Default)]
 pub struct Server {
     accepting: JoinSet<()>,
+    /// Tells the connections to end after what they are about to answer.
+    closing: watch::Sender<bool>,
+    /// What connections hold, of each listener.
+    permits: Vec<Arc<Semaphore>>,
     /// Addresses of the TCP listeners in the order in which they were added.
     addresses: Vec<SocketAddr>,
     socket: Option<PathBuf>,
@@ -48,8 +55,18 @@ impl Server {
         &self.addresses
     }
 
-    /// Stops accepting and removes the socket file. Requests under way are finished by the runtime, if it lives on.
-    pub fn stop(self) {
+    /// Stops accepting, removes the socket file, and gives requests under way a moment: who asked for the end wants to hear
+    /// that it comes.
+    pub async fn stop(mut self) {
+        self.accepting.abort_all();
+        self.closing.send_replace(true);
+        let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
+        let ended = async {
+            for permits in &self.permits {
+                let _ = permits.acquire_many(all).await;
+            }
+        };
+        let _ = tokio::time::timeout(STOP_TIME, ended).await;
         if let Some(socket) = &self.socket {
             let _ = std::fs::remove_file(socket);
         }
@@ -57,16 +74,19 @@ impl Server {
 
     pub(super) fn add<S: Source>(&mut self, listener: Listener, access: Access, admin: &Arc<Admin<S>>) {
         let admin = Arc::clone(admin);
+        let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        self.permits.push(Arc::clone(&permits));
+        let closing = self.closing.subscribe();
         match listener {
             Listener::Tcp(listener, address) => {
                 self.addresses.push(address);
                 let accept = async move || listener.accept().await.map(|(stream, _)| stream);
-                self.accepting.spawn(accept_all(accept, access, admin));
+                self.accepting.spawn(accept_all(accept, access, admin, permits, closing));
             }
             Listener::Unix(listener, path) => {
                 self.socket = Some(path);
                 let accept = async move || listener.accept().await.map(|(stream, _)| stream);
-                self.accepting.spawn(accept_all(accept, access, admin));
+                self.accepting.spawn(accept_all(accept, access, admin, permits, closing));
             }
         }
     }
@@ -114,12 +134,16 @@ async fn accept_all<S: Source, T: AsyncRead + AsyncWrite + Send + Unpin + 'stati
     accept: impl AsyncFn() -> io::Result<T>,
     access: Access,
     admin: Arc<Admin<S>>,
+    permits: Arc<Semaphore>,
+    closing: watch::Receiver<bool>,
 ) {
-    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         match accept().await {
             Ok(stream) => match Arc::clone(&permits).try_acquire_owned() {
-                Ok(permit) => drop(tokio::spawn(serve_one(stream, access, Arc::clone(&admin), permit))),
+                Ok(permit) => {
+                    let admin = Arc::clone(&admin);
+                    drop(tokio::spawn(serve_one(stream, access, admin, permit, closing.clone())));
+                }
                 // Closing at once is the polite way to say no before a request was read.
                 Err(_) => drop(stream),
             },
@@ -136,6 +160,7 @@ async fn serve_one<S: Source, T: AsyncRead + AsyncWrite + Send + Unpin + 'static
     access: Access,
     admin: Arc<Admin<S>>,
     _permit: OwnedSemaphorePermit,
+    mut closing: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request| {
         let admin = Arc::clone(&admin);
@@ -146,7 +171,15 @@ async fn serve_one<S: Source, T: AsyncRead + AsyncWrite + Send + Unpin + 'static
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+    let served = async {
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            result = &mut connection => return result,
+            _ = closing.wait_for(|is_closing| *is_closing) => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, served).await {
         tracing::debug!(%error, "admin connection failed");
     }
 }

@@ -108,7 +108,7 @@ fn the_socket_is_roots_alone_and_replaces_a_stale_one() {
     assert_eq!(left, ["admin.sock"], "nothing is left of the hidden folder");
     let again = node.runtime.block_on(serve(FakeNode::new(), &node.wanted)).unwrap();
     assert!(node.unix("GET /healthz/live").starts_with("HTTP/1.1 200"));
-    node.runtime.block_on(async { again.stop() });
+    node.runtime.block_on(again.stop());
     assert!(!node.socket.exists());
 }
 
@@ -196,7 +196,7 @@ fn exchange(mut stream: impl std::io::Read + std::io::Write, head: &str) -> Stri
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
-            self.runtime.block_on(async { server.stop() });
+            self.runtime.block_on(server.stop());
         }
         let _ = std::fs::remove_dir_all(self.socket.parent().unwrap());
     }

@@ -7,7 +7,7 @@ use proxy_core::addr::{Family, canonical};
 use proxy_core::health::EndpointReport;
 use proxy_core::id::EndpointId;
 use proxy_core::lane::{self, Lane};
-use proxy_core::service::{Endpoint, Fail, Service, Protocol};
+use proxy_core::service::{Endpoint, Fail, Protocol, Service};
 use proxy_core::snapshot::{Intercept, Snapshot};
 use serde::{Deserialize, Serialize};
 
