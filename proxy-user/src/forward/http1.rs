@@ -18,3 +18,6 @@ pub use self::field::{Fields, MOST_FIELDS, Slots, slots};
 pub use self::request::{RequestEdits, RequestHead, Target};
 pub use self::response::{ResponseEdits, ResponseHead};
 pub use self::scan::Scan;
+
+#[cfg(test)]
+mod tests;
