@@ -369,6 +369,7 @@ fn read(
         changes: changes.filter(|changes| !changes.is_empty()),
         is_last: is_last && !is_tunnel,
         is_version_1_0: question.is_version_1_0,
+        is_tunnel,
     };
     head.write(&mut out, body, &edits);
     let bound = client.bound();

@@ -229,6 +229,8 @@ impl<'b> Target<'b> {
             return Err(Fault::Target);
         }
         let parsed = match path {
+            // The last proxy makes the asterisk of it again (RFC 9112, 3.2.4).
+            "" if method == "OPTIONS" => Self { path: "*", query: "", path_and_query: "*" },
             "" => Self { path: "/", query: "", path_and_query: "/" },
             // A query without a path would need a slash that is not there.
             path if path.starts_with('?') => return Err(Fault::Target),

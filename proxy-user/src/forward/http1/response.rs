@@ -31,6 +31,8 @@ pub struct ResponseEdits<'a> {
     pub is_last: bool,
     /// The client speaks HTTP/1.0.
     pub is_version_1_0: bool,
+    /// What follows is another protocol.
+    pub is_tunnel: bool,
 }
 
 impl<'h, 'b> ResponseHead<'h, 'b> {
@@ -103,6 +105,11 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
             let names = changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name));
             names.for_each(|name| self.fields.drop_named(name));
         }
+        // A server says nothing about the length of what has no content by its nature (RFC 9112, 6.1; RFC 9110, 8.6).
+        let has_none = edits.is_tunnel || matches!(self.status, 100..200 | 204);
+        if has_none {
+            self.fields.drop_named("content-length");
+        }
         out.extend_from_slice(b"HTTP/1.1 ");
         put_number(out, self.status);
         out.push(b' ');
@@ -112,10 +119,9 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         if let Some(changes) = edits.changes {
             changes.set.iter().chain(&changes.add).for_each(|(name, value)| put(out, name, value.as_bytes()));
         }
-        // RFC 9112, 6.1: none of both in answers that have no body by their nature, but a HEAD's says what a GET's would.
-        let may_have_body = !matches!(self.status, 100..200 | 204);
+        // A HEAD's answer says what a GET's would.
         let is_chunked = self.framing == Some(Framing::Chunked) && body != Framing::UntilClose;
-        if is_chunked && may_have_body && !edits.is_version_1_0 {
+        if is_chunked && !has_none && !edits.is_version_1_0 {
             put(out, "transfer-encoding", b"chunked");
         }
         match self.upgrade {

@@ -58,6 +58,7 @@ fn targets_of_all_four_forms_are_understood() {
     assert_eq!(parts("GET http://y/a?b HTTP/1.1\r\nHost: x\r\n\r\n"), of("/a", "b", "y"));
     assert_eq!(parts("GET HTTP://y HTTP/1.1\r\nHost: x\r\n\r\n"), of("/", "", "y"));
     assert_eq!(parts("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"), of("*", "", "x"));
+    assert_eq!(parts("OPTIONS http://y HTTP/1.1\r\nHost: x\r\n\r\n"), of("*", "", "y"));
     assert_eq!(parts("CONNECT y:443 HTTP/1.1\r\nHost: y:443\r\n\r\n"), of("", "", "y:443"));
     assert_eq!(parts("\r\nGET / HTTP/1.0\r\n\r\n"), of("/", "", ""));
     let absolute = through("GET http://y/a HTTP/1.1\r\nHost: x\r\nA: b\r\n\r\n").unwrap();

@@ -75,3 +75,21 @@ fn a_switch_of_protocols_is_passed_on() {
         "HTTP/1.1 101 Switching Protocols\r\nA: b\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
     );
 }
+
+#[test]
+fn what_has_no_content_says_nothing_about_its_length() {
+    for framing in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+        let of = |status: &str, edits: &ResponseEdits<'_>| {
+            through(&format!("HTTP/1.1 {status} X\r\n{framing}\r\n\r\n"), "GET", edits).unwrap()
+        };
+        let plain = ResponseEdits::default();
+        assert_eq!(of("204", &plain), "HTTP/1.1 204 X\r\n\r\n");
+        assert_eq!(of("103", &plain), "HTTP/1.1 103 X\r\n\r\n");
+        assert_eq!(
+            of("304", &plain).to_lowercase(),
+            format!("http/1.1 304 x\r\n{}\r\n\r\n", framing.to_lowercase())
+        );
+        let tunnel = ResponseEdits { is_tunnel: true, ..plain };
+        assert_eq!(of("200", &tunnel), "HTTP/1.1 200 X\r\n\r\n");
+    }
+}
