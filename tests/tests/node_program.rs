@@ -1,7 +1,5 @@
 //! Real programs on both ends, which know nothing of Weir.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
