@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use proxy_core::service::{Outlier, Policy};
+use proxy_core::service::{Limits, Outlier, Policy};
 use proxy_core::snapshot::Source;
 use proxy_core::tls::TlsVersion;
 
@@ -52,20 +52,20 @@ pub(super) const OUTLIER: Outlier = Outlier {
 };
 
 /// A lost SYN is sent again after 1 s (RFC 6298, 2.1): this leaves time for one, then another endpoint is tried.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Limits::DEFAULT.connect_timeout;
 
 /// Two more endpoints: an application waits 6 s at most before it is told.
-pub(super) const CONNECT_ATTEMPTS: u32 = 3;
+pub(super) const CONNECT_ATTEMPTS: u32 = Limits::DEFAULT.connect_attempts;
 
 /// As Envoy's tcp_proxy: longer than the keep-alives of connection pools, short enough that leaks end some day.
-pub(super) const IDLE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(60 * 60));
+pub(super) const IDLE_TIMEOUT: Option<Duration> = Limits::DEFAULT.idle_timeout;
 
 /// A request that ends with FIN may be answered slowly; a peer that says nothing for five minutes is gone.
-pub(super) const HALF_CLOSE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(5 * 60));
+pub(super) const HALF_CLOSE_TIMEOUT: Option<Duration> = Limits::DEFAULT.half_close_timeout;
 
 /// About what Linux does by itself (`tcp_retries2` = 15, 924 s). Not shorter, because the time that a slow reader keeps
 /// its window shut counts as well.
-pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+pub(super) const USER_TIMEOUT: Duration = Limits::DEFAULT.user_timeout;
 
 /// Every request is copied unless the share says otherwise.
 pub(super) const MIRROR_SHARE: u16 = 10_000;
