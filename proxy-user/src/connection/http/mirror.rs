@@ -57,10 +57,7 @@ pub(super) fn send_copies(client: &Client<'_>, rule: &Rule, sending: &Sending, s
             }
             _ => Event::MirrorDropped,
         };
-        story.stats.count(event);
-        if let Some(stats) = &story.rule_stats {
-            stats.count(event);
-        }
+        story.note(event);
     }
 }
 

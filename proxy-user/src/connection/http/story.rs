@@ -13,7 +13,7 @@ use super::Client;
 use super::request::Outcome;
 use crate::forward::http1::RequestHead;
 use crate::record::request::{RequestRecord, Text, TlsFacts};
-use crate::stats::http::{ActiveRequest, HttpStats, RequestEnd};
+use crate::stats::http::{ActiveRequest, Event, HttpStats, RequestEnd};
 use crate::tls::Negotiated;
 
 /// A request that is going to be told of.
@@ -22,8 +22,8 @@ pub(super) struct Story {
     pub(super) service: Option<Arc<Service>>,
     pub(super) rule: Option<Arc<Rule>>,
     /// Counters of its service and of its rule.
-    pub(super) stats: Arc<HttpStats>,
-    pub(super) rule_stats: Option<Arc<HttpStats>>,
+    stats: Arc<HttpStats>,
+    rule_stats: Option<Arc<HttpStats>>,
     /// What only the log wants; none if it is off, or if the head could not be read.
     texts: Option<Box<Texts>>,
 }
@@ -84,6 +84,14 @@ impl Story {
             self.stats = client.local.routes.borrow_mut().http_stats(service.id, http);
         }
         self.service = Some(Arc::clone(service));
+    }
+
+    /// Counts an event, of the service and of the rule.
+    pub(super) fn note(&self, event: Event) {
+        self.stats.count(event);
+        if let Some(stats) = &self.rule_stats {
+            stats.count(event);
+        }
     }
 
     /// Counts the request as under way.

@@ -103,9 +103,6 @@ impl<'a> Tries<'a> {
 
     /// Counts an event, of the service and of the rule.
     pub(super) fn note(&self, event: Event) {
-        self.story.stats.count(event);
-        if let Some(stats) = &self.story.rule_stats {
-            stats.count(event);
-        }
+        self.story.note(event);
     }
 }
