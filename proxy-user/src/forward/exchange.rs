@@ -203,10 +203,7 @@ impl<W: Watch> Exchange<'_, W> {
     pub async fn head(&mut self, scan: &mut Scan, bound: HeadBound) -> Result<usize, Trouble> {
         poll_fn(|cx| {
             self.poll_end(cx)?;
-            if !self.upload.is_over
-                && let Poll::Ready(result) = self.upload.poll(cx, self.down, self.up, self.watch)
-            {
-                result?;
+            if self.poll_upload(cx)? {
                 self.watch.handle_sent();
             }
             match self.up.poll_head(cx, scan, bound) {
@@ -244,14 +241,21 @@ impl<W: Watch> Exchange<'_, W> {
     pub async fn answer(&mut self, download: &mut Download) -> Result<(), Trouble> {
         poll_fn(|cx| {
             self.poll_end(cx)?;
-            if !self.upload.is_over
-                && let Poll::Ready(result) = self.upload.poll(cx, self.down, self.up, self.watch)
-            {
-                result?;
-            }
+            self.poll_upload(cx)?;
             download.poll(cx, self.down, self.up, self.watch)
         })
         .await
+    }
+
+    /// Moves what is left of the request; says whether that was its end.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<bool, Trouble> {
+        if self.upload.is_over {
+            return Ok(false);
+        }
+        match self.upload.poll(cx, self.down, self.up, self.watch) {
+            Poll::Ready(result) => result.map(|()| true),
+            Poll::Pending => Ok(false),
+        }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Result<(), Trouble> {
