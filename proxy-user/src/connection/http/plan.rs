@@ -89,7 +89,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
         return Err(Fault::BodyTooLarge);
     }
     let question = Question::of(&head);
-    let decided = decide(client, head, id, story);
+    let decided = decide(client, head, question, id, story);
     // Where a body is not taken, the next request cannot be found.
     Ok(decided.unwrap_or_else(|(mut answer, framing)| {
         answer.is_head = question.is_head;
@@ -100,6 +100,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
 fn decide(
     client: &Client<'_>,
     head: RequestHead<'_, '_>,
+    question: Question,
     id: Option<RequestId>,
     story: &mut Story,
 ) -> Result<Decided, (Answer, Framing)> {
@@ -124,7 +125,6 @@ fn decide(
     story.set_service(client, &service);
     let attempts = service.limits.connect_attempts.saturating_sub(1);
     let retry = RetryPolicy { attempts, ..RetryPolicy::default() };
-    let question = Question::of(&head);
     let found = way.found;
     let out = write(client, head, id, found.as_ref());
     let rule = found.map(|found| found.rule);

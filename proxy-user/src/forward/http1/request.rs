@@ -21,8 +21,6 @@ pub struct RequestHead<'h, 'b> {
     pub framing: Framing,
     /// Whether the client wants to go on using the connection.
     pub is_keep_alive: bool,
-    /// The client sends the body only after `100 Continue`.
-    pub expects_continue: bool,
     /// Another protocol that the client would like to go on with, `websocket` for example.
     pub upgrade: Option<&'b str>,
     /// The fields.
@@ -118,7 +116,6 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             is_keep_alive: !seen.options.is_close
                 && !is_connect
                 && (!is_version_1_0 || seen.options.is_keep_alive),
-            expects_continue: seen.expects_continue && !is_version_1_0,
             upgrade: upgrade.filter(|protocol| !has_h2c(protocol)),
             fields,
         })
@@ -170,7 +167,6 @@ struct Seen<'b> {
     host: Option<&'b [u8]>,
     hosts: u32,
     upgrade: Option<&'b [u8]>,
-    expects_continue: bool,
     names_fields: bool,
 }
 
@@ -184,11 +180,8 @@ impl<'b> Seen<'b> {
                 self.hosts += 1;
                 self.host = Some(value);
             }
-            6 if is("expect") => {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Fault::Expectation);
-                }
-                self.expects_continue = true;
+            6 if is("expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
+                return Err(Fault::Expectation);
             }
             7 if is("upgrade") => self.upgrade = Some(value),
             10 if is("connection") => self.names_fields |= self.options.handle_connection(value),
