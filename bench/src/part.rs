@@ -5,9 +5,13 @@
 
 mod balance;
 mod config;
+mod detect;
 mod fixture;
+mod http1;
 mod record;
+mod route;
 mod snapshot;
+mod upstream;
 
 use anyhow::Result;
 
@@ -26,13 +30,22 @@ pub struct Part {
 }
 
 /// All parts.
-pub const PARTS: [Part; 12] = [
+pub const PARTS: [Part; 21] = [
     Part { name: "balance/round-robin", times: 20_000, prepare: balance::round_robin },
     Part { name: "balance/round-robin-long", times: 20_000, prepare: balance::round_robin_long },
     Part { name: "balance/random", times: 20_000, prepare: balance::random },
     Part { name: "balance/least-request", times: 20_000, prepare: balance::least_request },
     Part { name: "balance/maglev", times: 20_000, prepare: balance::maglev },
     Part { name: "balance/ring-hash", times: 20_000, prepare: balance::ring_hash },
+    Part { name: "detect/client-hello", times: 5_000, prepare: detect::client_hello },
+    Part { name: "detect/plain", times: 20_000, prepare: detect::plain },
+    Part { name: "http1/request-head", times: 5_000, prepare: http1::request_head },
+    Part { name: "http1/response-head", times: 5_000, prepare: http1::response_head },
+    Part { name: "http1/chunked-body", times: 5_000, prepare: http1::chunked_body },
+    Part { name: "route/20-rules", times: 20_000, prepare: route::rules },
+    Part { name: "route/10000-hosts", times: 20_000, prepare: route::hosts },
+    Part { name: "pool/checkout-put", times: 20_000, prepare: upstream::pool },
+    Part { name: "retry/decision", times: 20_000, prepare: upstream::retry },
     Part { name: "snapshot/service-at", times: 20_000, prepare: snapshot::service_at },
     Part { name: "snapshot/one-of-10000", times: 5, prepare: snapshot::one_changed },
     Part { name: "plan/one-of-10000", times: 20, prepare: snapshot::plan_one_changed },

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use proxy_core::id::{Registry, ServiceId, Version};
+use proxy_core::route::Route;
 use proxy_core::service::Service;
 use proxy_core::snapshot::Snapshot;
 use proxy_user::config::{self, Config};
@@ -23,6 +24,21 @@ pub(super) fn service(policy: &str, weights: impl IntoIterator<Item = u32>) -> R
     }
     let snapshot = parse(&text)?.snapshot(&mut Registry::default(), Version(1), None);
     snapshot.services().next().cloned().context("the file has one service")
+}
+
+/// The route of a host with a rule for each of these conditions.
+pub(super) fn route(host: &str, matches: impl IntoIterator<Item = String>) -> Result<Arc<Route>> {
+    let mut text =
+        "services:\n  - {name: bench/http, protocol: http, endpoints: [{address: \"10.1.0.1:80\"}]}\n"
+            .to_owned();
+    // writing to a String cannot fail
+    let _ = writeln!(text, "listeners: [{{address: \"10.0.0.1:80\", protocol: http, routes: [bench]}}]");
+    let _ = writeln!(text, "routes:\n  - name: bench\n    hosts: [{host}]\n    rules:");
+    for condition in matches {
+        let _ = writeln!(text, "      - {{match: {condition}, backends: [{{service: bench/http}}]}}");
+    }
+    let snapshot = parse(&text)?.snapshot(&mut Registry::default(), Version(1), None);
+    snapshot.routes.into_iter().next().context("the file has one route")
 }
 
 /// A snapshot of as many services with one endpoint each; ids count up from 1.
