@@ -7,12 +7,15 @@ pub mod http;
 pub mod http_idle;
 pub mod http_rate;
 pub mod idle;
+mod open_loop;
 pub mod pingpong;
 pub mod rate;
 pub mod request;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 
 /// What every mode is told.
 #[derive(Clone, Debug)]
@@ -25,4 +28,14 @@ pub struct Job {
     pub warm_up: Duration,
     /// Length of the measurement.
     pub length: Duration,
+}
+
+impl Job {
+    /// A connection whose reads and writes never wait, and whose bytes are sent at once.
+    fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(self.target).context("cannot connect")?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
 }

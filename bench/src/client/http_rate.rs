@@ -1,56 +1,32 @@
-//! HTTP/1.1 requests at a fixed rate, whatever comes back: an open loop, as [`crate::client::rate`] is.
+//! HTTP/1.1 requests at a fixed rate, whatever comes back.
 //!
 //! A connection carries one request at a time. A request that is due while all connections are busy waits for one, and
 //! its latency counts from the time that it was due at.
 
 use std::collections::VecDeque;
-use std::io::{self, Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
-use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::client::Job;
-use crate::client::pingpong::interrupted;
-use crate::client::rate::{BUFFER_BYTES, PATIENCE, Timetable, exact_sleep, send_all};
-use crate::cpu::{self, Window};
-use crate::histogram::Histogram;
+use crate::client::{Job, open_loop};
 use crate::http::answer::Answer;
 use crate::http::{Pattern, request};
-use crate::report::{Pace, Sample};
+use crate::report::Sample;
 
-/// Measures `connections` at each of the rates, in requests per second, one after the other.
+/// Measures `connections` at each of the rates, in requests per second.
 ///
 /// # Errors
 /// If a connection fails or answers wrongly.
 pub fn run(job: &Job, connections: usize, bytes: u64, rates: &[u32]) -> Result<Vec<Sample>> {
     ensure!(connections > 0, "nothing to send");
-    exact_sleep();
-    rates.iter().map(|rate| at_rate(job, connections, bytes, *rate)).collect()
-}
-
-fn at_rate(job: &Job, connections: usize, bytes: u64, rate: u32) -> Result<Sample> {
-    let board = Arc::new(Board::open(job, connections, bytes)?);
-    let mut receiver = Receiver::new(Arc::clone(&board), bytes)?;
-    // holds the warm-up too: opening one reads much of /proc, and would make requests late
-    let window = Window::open(&job.watched)?;
-    let timetable = Timetable::new(job, rate);
-    let sender = thread::spawn(move || send_all(timetable, |number| board.start(number)));
-    let unanswered = receiver.take_all(timetable)?;
-    let usage = window.close()?;
-    let late = sender.join().map_err(|_| anyhow!("the sender panicked"))??;
-    Ok(Sample {
-        ops: (timetable.count - unanswered) as f64,
-        failures: unanswered,
-        usage,
-        latency: receiver.latency.quantiles(),
-        pace: Some(Pace { wanted: rate, late: late.quantiles().unwrap_or_default() }),
-        ..Sample::default()
+    open_loop::run(job, rates, || {
+        let board = Arc::new(Board::open(job, connections, bytes)?);
+        let answers = (0..connections).map(|seed| Answer::to(bytes, seed)).collect();
+        let receiver = Receiver { board: Arc::clone(&board), answers, pattern: Pattern::default() };
+        Ok((receiver, move |number, _| board.start(number)))
     })
 }
 
@@ -112,12 +88,7 @@ impl Places {
 
 impl Board {
     fn open(job: &Job, connections: usize, bytes: u64) -> Result<Self> {
-        let conn = |index| {
-            let stream = TcpStream::connect(job.target).context("cannot connect")?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Ok(Conn { stream, request: request(bytes, index, false) })
-        };
+        let conn = |index| Ok(Conn { stream: job.connect()?, request: request(bytes, index, false) });
         let conns = (0..connections).map(conn).collect::<Result<Vec<_>>>()?;
         Ok(Self { places: Mutex::new(Places::new(conns.len())), conns })
     }
@@ -144,52 +115,15 @@ struct Receiver {
     board: Arc<Board>,
     answers: Vec<Answer>,
     pattern: Pattern,
-    poll: Poll,
-    latency: Histogram,
 }
 
-impl Receiver {
-    fn new(board: Arc<Board>, bytes: u64) -> Result<Self> {
-        let poll = Poll::new()?;
-        for (index, conn) in board.conns.iter().enumerate() {
-            let fd = conn.stream.as_raw_fd();
-            poll.registry().register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
-        }
-        let answers = (0..board.conns.len()).map(|seed| Answer::to(bytes, seed)).collect();
-        Ok(Self { board, answers, pattern: Pattern::default(), poll, latency: Histogram::default() })
+impl open_loop::Receiver for Receiver {
+    fn streams(&self) -> impl Iterator<Item = &TcpStream> {
+        self.board.conns.iter().map(|conn| &conn.stream)
     }
 
-    /// Waits for the answers to all requests of the timetable; returns how many never came.
-    fn take_all(&mut self, timetable: Timetable) -> Result<u64> {
-        let until = timetable.due(timetable.count) + PATIENCE;
-        let mut events = Events::with_capacity(1024);
-        let mut buffer = [0; BUFFER_BYTES];
-        let mut left = timetable.count;
-        while left > 0 {
-            let patience = until.saturating_duration_since(Instant::now());
-            if patience.is_zero() {
-                self.blame(timetable);
-                break;
-            }
-            self.poll.poll(&mut events, Some(patience)).or_else(interrupted)?;
-            for event in &events {
-                if self.take(event.token().0, &mut buffer, timetable)? {
-                    left -= 1;
-                }
-            }
-        }
-        Ok(left)
-    }
-
-    /// Takes what has come on one connection; true when that completes an answer.
-    fn take(&mut self, index: usize, buffer: &mut [u8], timetable: Timetable) -> Result<bool> {
-        loop {
-            let count = match (&self.board.conns[index].stream).read(buffer) {
-                Ok(0) => bail!("closed in the middle"),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error).context("cannot receive"),
-            };
+    fn take(&mut self, index: usize, buffer: &mut [u8], score: &mut open_loop::Score) -> Result<()> {
+        while let Some(count) = open_loop::read(&self.board.conns[index].stream, buffer)? {
             let now = Instant::now();
             if !self.answers[index].take(&buffer[..count], &self.pattern)? {
                 continue;
@@ -199,33 +133,27 @@ impl Receiver {
             if goes_on {
                 self.board.send(index)?;
             }
-            self.record(answered.context("an answer that nobody asked for")?, now, timetable);
-            return Ok(true);
+            score.answer(answered.context("an answer that nobody asked for")?, now);
+            // the next one, if it was asked for, is a new event
+            break;
         }
+        Ok(())
     }
 
-    /// What never came has taken until now at least: left out, a stuck proxy would look fast.
-    fn blame(&mut self, timetable: Timetable) {
-        let now = Instant::now();
-        let missing: Vec<u64> = self.board.places().unanswered().collect();
-        for number in missing {
-            self.record(number, now, timetable);
-        }
-    }
-
-    fn record(&mut self, number: u64, now: Instant, timetable: Timetable) {
-        if number >= timetable.warm_up_count {
-            self.latency.record(cpu::as_ns(now.saturating_duration_since(timetable.due(number))));
-        }
+    fn unanswered(&self, _count: u64) -> Vec<u64> {
+        self.board.places().unanswered().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::net::{SocketAddr, TcpListener};
+    use std::thread;
     use std::time::Duration;
 
     use super::*;
+    use crate::client::open_loop::PATIENCE;
 
     #[test]
     fn a_request_without_a_free_connection_waits_for_the_first_that_is() {

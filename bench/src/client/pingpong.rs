@@ -31,10 +31,7 @@ pub fn run(job: &Job, connections: usize, bytes: usize) -> Result<Sample> {
     let mut poll = Poll::new()?;
     let mut conns = Vec::with_capacity(connections);
     for index in 0..connections {
-        let stream = std::net::TcpStream::connect(job.target).context("cannot connect")?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        let mut stream = TcpStream::from_std(stream);
+        let mut stream = TcpStream::from_std(job.connect()?);
         poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         conns.push(Conn {
             stream,
