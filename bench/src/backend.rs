@@ -10,7 +10,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
+use slab::Slab;
 
 use crate::client::pingpong::interrupted;
 use crate::contestant::Ports;
@@ -45,7 +46,7 @@ pub fn run(ports: Ports, certificate: &Path, key: &Path) -> Result<()> {
     spawn("grpc", move || grpc::run(grpc));
     let listener = TcpListener::from_std(listen(ports.echo)?);
     writeln!(io::stdout(), "ready")?;
-    Echo { listener, poll: Poll::new()?, conns: Vec::new(), free: Vec::new() }.run()
+    Echo { listener, poll: Poll::new()?, conns: Slab::new() }.run()
 }
 
 /// Runs a server that should not end; if it does, clients see nobody and the log says why.
@@ -76,8 +77,7 @@ fn pour(mut stream: std::net::TcpStream) {
 struct Echo {
     listener: TcpListener,
     poll: Poll,
-    conns: Vec<Option<Conn>>,
-    free: Vec<usize>,
+    conns: Slab<Conn>,
 }
 
 struct Conn {
@@ -95,40 +95,37 @@ impl Echo {
             self.poll.poll(&mut events, None).or_else(interrupted)?;
             for event in &events {
                 if event.token() == LISTENER {
-                    self.accept_all()?;
-                } else if let Some(slot) = self.conns.get_mut(event.token().0)
-                    && let Some(conn) = slot
+                    let conn = |stream| Ok(Conn { stream, unsent: Vec::new() });
+                    accept_all(&self.listener, self.poll.registry(), &mut self.conns, conn)?;
+                } else if let Some(conn) = self.conns.get_mut(event.token().0)
                     && conn.advance(&mut buffer).is_err()
                 {
-                    *slot = None;
-                    self.free.push(event.token().0);
+                    self.conns.remove(event.token().0);
                 }
             }
         }
     }
+}
 
-    fn accept_all(&mut self) -> Result<()> {
-        loop {
-            let mut stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // the peer gave up in the queue
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error).context("cannot accept"),
-            };
-            stream.set_nodelay(true).ok();
-            let index = self.free.pop().unwrap_or(self.conns.len());
-            self.poll.registry().register(
-                &mut stream,
-                Token(index),
-                Interest::READABLE | Interest::WRITABLE,
-            )?;
-            let conn = Some(Conn { stream, unsent: Vec::new() });
-            match self.conns.get_mut(index) {
-                Some(slot) => *slot = conn,
-                None => self.conns.push(conn),
-            }
-        }
+/// Accepts all that wait, and makes connections of them; their places are their tokens.
+fn accept_all<C>(
+    listener: &TcpListener,
+    registry: &Registry,
+    conns: &mut Slab<C>,
+    make: impl Fn(TcpStream) -> Result<C>,
+) -> Result<()> {
+    loop {
+        let mut stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            // the peer gave up in the queue
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => return Err(error).context("cannot accept"),
+        };
+        stream.set_nodelay(true).ok();
+        let place = conns.vacant_entry();
+        registry.register(&mut stream, Token(place.key()), Interest::READABLE | Interest::WRITABLE)?;
+        place.insert(make(stream)?);
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::io::{self, Read as _, Write as _};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
 
-use super::{BUFFER_BYTES, waiting};
+use super::{BUFFER_BYTES, accept_all, waiting};
 use crate::client::pingpong::interrupted;
 use crate::http::channel::Channel;
 use crate::http::{PATH, Pattern, head_len, header, tls};
@@ -25,8 +26,7 @@ const MOST_REQUEST_BYTES: usize = 16 << 10;
 /// If a listener cannot be polled any more.
 pub fn run(plain: std::net::TcpListener, secure: std::net::TcpListener, server: tls::Server) -> Result<()> {
     let (plain, secure) = (TcpListener::from_std(plain), TcpListener::from_std(secure));
-    let (conns, free) = (Vec::new(), Vec::new());
-    Server { plain, secure, server, poll: Poll::new()?, conns, free }.run()
+    Server { plain, secure, server, poll: Poll::new()?, conns: Slab::new() }.run()
 }
 
 struct Server {
@@ -34,8 +34,7 @@ struct Server {
     secure: TcpListener,
     server: tls::Server,
     poll: Poll,
-    conns: Vec<Option<Conn>>,
-    free: Vec<usize>,
+    conns: Slab<Conn>,
 }
 
 impl Server {
@@ -51,41 +50,23 @@ impl Server {
                 let token = event.token();
                 if token == PLAIN || token == SECURE {
                     self.accept_all(token == SECURE)?;
-                } else if let Some(slot) = self.conns.get_mut(token.0)
-                    && let Some(conn) = slot
+                } else if let Some(conn) = self.conns.get_mut(token.0)
                     && conn.advance(&mut buffer, &pattern).is_err()
                 {
-                    *slot = None;
-                    self.free.push(token.0);
+                    self.conns.remove(token.0);
                 }
             }
         }
     }
 
     fn accept_all(&mut self, is_secure: bool) -> Result<()> {
-        loop {
-            let listener = if is_secure { &self.secure } else { &self.plain };
-            let mut stream = match listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // the peer gave up in the queue
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error).context("cannot accept"),
-            };
-            stream.set_nodelay(true).ok();
-            let index = self.free.pop().unwrap_or(self.conns.len());
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, Token(index), interest)?;
-            let channel = match is_secure {
+        let listener = if is_secure { &self.secure } else { &self.plain };
+        accept_all(listener, self.poll.registry(), &mut self.conns, |stream| {
+            Ok(Conn::new(match is_secure {
                 true => Channel::Tls(stream, self.server.connection()?),
                 false => Channel::Plain(stream),
-            };
-            let conn = Some(Conn::new(channel));
-            match self.conns.get_mut(index) {
-                Some(slot) => *slot = conn,
-                None => self.conns.push(conn),
-            }
-        }
+            }))
+        })
     }
 }
 
