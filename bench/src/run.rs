@@ -2,17 +2,17 @@
 
 pub mod control;
 pub mod overhead;
+pub mod progress;
 pub mod rate;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 
+use self::progress::Progress;
 use crate::case::{Case, Front, Work};
 use crate::contestant::certificate::Certificate;
 use crate::contestant::weir::{self, Weir};
@@ -105,6 +105,12 @@ impl Field {
         }
         field
     }
+
+    /// How many are measured.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
 }
 
 impl Bench<'_> {
@@ -122,12 +128,12 @@ impl Bench<'_> {
 
     /// Measures one case with everybody.
     #[must_use]
-    pub fn traffic(&self, case: &Case, field: &mut Field) -> CaseResult {
+    pub fn traffic(&self, case: &Case, field: &mut Field, progress: &mut Progress) -> CaseResult {
         let is_memory = case.work.is_memory();
         // without a proxy process there is no memory of one
         let has_figure = |name: Name| name != Name::Direct && !(is_memory && name == Name::WeirDirect);
         let (names, skipped) = self.part(case, field, |name| !is_memory || has_figure(name));
-        let mut found: Found<Sample> = self.in_turn(case, &names, field);
+        let mut found: Found<Sample> = self.in_turn(case, &names, field, progress);
         let row = |name: &Name| {
             let (samples, errors) = found.remove(name).unwrap_or_default();
             let figure = |sample: &Sample| case.work.figure(sample).filter(|_| has_figure(*name));
@@ -172,11 +178,17 @@ impl Bench<'_> {
     }
 
     /// Measures everybody in turn, beginning with another one in each repetition.
-    fn in_turn<T: DeserializeOwned>(&self, case: &Case, names: &[Name], field: &mut Field) -> Found<T> {
+    fn in_turn<T: DeserializeOwned>(
+        &self,
+        case: &Case,
+        names: &[Name],
+        field: &mut Field,
+        progress: &mut Progress,
+    ) -> Found<T> {
         let is_memory = case.work.is_memory();
         let repetitions = if is_memory { self.plan.memory_repetitions } else { self.plan.repetitions };
         let mut found: Found<T> = BTreeMap::new();
-        let mut progress = Progress::new(case.name, names.len() * repetitions);
+        progress.begin_steps(names.len() * repetitions);
         for repetition in 0..repetitions {
             for turn in 0..names.len() {
                 let name = names[(turn + repetition) % names.len()];
@@ -252,35 +264,4 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim().replace('\n', " "));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// Tells how far a case is.
-pub(crate) struct Progress {
-    name: String,
-    steps: usize,
-    done: usize,
-    began: Instant,
-}
-
-impl Progress {
-    pub(crate) fn new(name: &str, steps: usize) -> Self {
-        Self { name: name.to_owned(), steps, done: 0, began: Instant::now() }
-    }
-
-    pub(crate) fn step(&mut self) {
-        self.done += 1;
-        let mut stderr = std::io::stderr();
-        if !stderr.is_terminal() {
-            return;
-        }
-        let left = self.steps.saturating_sub(self.done);
-        let each = self.began.elapsed().as_secs_f64() / self.done as f64;
-        let line =
-            format!("\r{}: {}/{}, {:.0} s left    ", self.name, self.done, self.steps, each * left as f64);
-        // a terminal that is gone is no reason to stop
-        let _ = stderr.write_all(line.as_bytes());
-        if left == 0 {
-            let _ = stderr.write_all(b"\r\x1b[K");
-        }
-    }
 }

@@ -14,6 +14,7 @@ use proxy_bench::contestant::certificate::Certificate;
 use proxy_bench::contestant::{self, Name, Ports, Tools};
 use proxy_bench::place::{self, Place};
 use proxy_bench::results::{Group, Results};
+use proxy_bench::run::progress::Progress;
 use proxy_bench::run::{Bench, Field, Plan};
 use proxy_bench::{machine, svg, table};
 
@@ -114,15 +115,22 @@ fn run(
     for (name, reason) in &results.skipped {
         writeln!(stdout, "not measured: {name}: {reason}")?;
     }
+    let contestants = |case: &Case| {
+        fields.iter().filter(|(group, _)| *group == case.work.group()).map(|(_, field)| field.count()).sum()
+    };
+    let guesses = cases.iter().map(|case| (case.name, plan.guess(case.work, contestants(case))));
+    let mut progress = Progress::new(guesses.collect());
     for case in cases {
+        progress.begin_case();
         let field = fields.iter_mut().find(|(group, _)| *group == case.work.group());
         let (_, field) = field.context("a case of no group")?;
         let result = match case.work {
-            Work::Overhead => bench.overhead(case),
-            Work::ControlPlane => bench.control_plane(case),
-            work if !work.rates().is_empty() => bench.rate(case, field),
-            _ => bench.traffic(case, field),
+            Work::Overhead => bench.overhead(case, &mut progress),
+            Work::ControlPlane => bench.control_plane(case, &mut progress),
+            work if !work.rates().is_empty() => bench.rate(case, field, &mut progress),
+            _ => bench.traffic(case, field, &mut progress),
         };
+        progress.end_case();
         writeln!(stdout, "{}", table::text(&result))?;
         results.cases.push(result);
     }

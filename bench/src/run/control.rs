@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::Bench;
 use super::overhead::services;
-use super::{Bench, Progress};
+use super::progress::Progress;
 use crate::case::Case;
 use crate::contestant::weir::{self, DIRECT_LANE, Weir};
 use crate::contestant::{Name, Ports};
@@ -27,9 +28,9 @@ const HEAD_START: Duration = Duration::from_millis(300);
 impl Bench<'_> {
     /// Measures start and one change for every size.
     #[must_use]
-    pub fn control_plane(&self, case: &Case) -> CaseResult {
+    pub fn control_plane(&self, case: &Case, progress: &mut Progress) -> CaseResult {
         let mut rows = Vec::new();
-        let mut progress = Progress::new(case.name, SERVICES.len() * self.plan.repetitions);
+        progress.begin_steps(SERVICES.len() * self.plan.repetitions);
         for count in SERVICES {
             let (mut starts, mut changes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..self.plan.repetitions {

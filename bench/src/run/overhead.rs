@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{Bench, Progress};
+use super::Bench;
+use super::progress::Progress;
 use crate::case::{Case, Work};
 use crate::contestant::weir::{self, DIRECT_LANE, Weir};
 use crate::contestant::{Name, Ports};
@@ -35,7 +36,7 @@ impl Contest {
 impl Bench<'_> {
     /// Measures connect and close: without Weir, and hit and miss for every size of the configuration.
     #[must_use]
-    pub fn overhead(&self, case: &Case) -> CaseResult {
+    pub fn overhead(&self, case: &Case, progress: &mut Progress) -> CaseResult {
         let mut without = Contest::new("no-weir".to_owned());
         let mut with: Vec<(u32, Contest, Contest)> = self
             .plan
@@ -46,7 +47,7 @@ impl Bench<'_> {
                 (*count, Contest::new(name("hit")), Contest::new(name("miss")))
             })
             .collect();
-        let mut progress = Progress::new(case.name, self.plan.repetitions);
+        progress.begin_steps(self.plan.repetitions);
         for repetition in 0..self.plan.repetitions {
             // for the whole repetition: hit, miss and no Weir are to meet the same strangers
             let turn = weir::turn();

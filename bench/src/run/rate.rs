@@ -1,5 +1,6 @@
 //! Latencies at fixed rates: one row for each contestant and rate.
 
+use super::progress::Progress;
 use super::{Bench, Field, Found};
 use crate::case::Case;
 use crate::contestant::Name;
@@ -9,9 +10,9 @@ use crate::results::{CaseResult, Row};
 impl Bench<'_> {
     /// Measures everybody at every rate; one after the other in one go, so that nobody is started for each.
     #[must_use]
-    pub fn rate(&self, case: &Case, field: &mut Field) -> CaseResult {
+    pub fn rate(&self, case: &Case, field: &mut Field, progress: &mut Progress) -> CaseResult {
         let (names, skipped) = self.part(case, field, |_| true);
-        let mut found: Found<Vec<Sample>> = self.in_turn(case, &names, field);
+        let mut found: Found<Vec<Sample>> = self.in_turn(case, &names, field, progress);
         let rows = names.iter().flat_map(|name| {
             let (samples, errors) = found.remove(name).unwrap_or_default();
             rows(case, *name, &samples, &errors)
