@@ -10,9 +10,9 @@ use crate::results::{CaseResult, Group, Row};
 
 /// Messages per second of the cases at a fixed rate. The last one is near what load generator and backend can do together
 /// on one processor without a proxy.
-pub const RATES: [u32; 4] = [5_000, 10_000, 20_000, 40_000];
+const RATES: &[u32] = &[5_000, 10_000, 20_000, 40_000];
 /// The same for HTTP, where everybody does more for each request.
-pub const HTTP_RATES: [u32; 3] = [5_000, 10_000, 20_000];
+const HTTP_RATES: &[u32] = &[5_000, 10_000, 20_000];
 
 /// Milliseconds per GB of a microsecond per MiB.
 const MS_PER_GB: f64 = 1e9 / 1_048_576.0 / 1e3;
@@ -42,12 +42,14 @@ pub enum Work {
         /// Bytes of a message.
         bytes: u32,
     },
-    /// The same at each of [`RATES`], whatever comes back.
+    /// The same at fixed rates, whatever comes back.
     Rate {
         /// Connections.
         connections: u32,
         /// Bytes of a message.
         bytes: u32,
+        /// Messages per second.
+        rates: &'static [u32],
     },
     /// Downloads.
     Bulk {
@@ -75,12 +77,14 @@ pub enum Work {
         /// What clients speak.
         front: Front,
     },
-    /// HTTP requests at each of [`HTTP_RATES`], whatever comes back.
+    /// HTTP requests at fixed rates, whatever comes back.
     HttpRate {
         /// Connections.
         connections: u32,
         /// Bytes of an answer's body.
         bytes: u32,
+        /// Requests per second.
+        rates: &'static [u32],
     },
     /// Downloads by HTTP.
     HttpBulk {
@@ -112,7 +116,7 @@ pub enum Work {
 }
 
 /// What clients of an HTTP case speak; the backend behind it has no TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Front {
     /// HTTP/1.1.
     Http,
@@ -163,7 +167,7 @@ pub const CASES: [Case; 21] = [
         name: "l4-rate-64x64",
         question: "64 bytes there and back at a fixed rate over 64 connections; latency from the time that each message is \
                    due at",
-        work: Work::Rate { connections: 64, bytes: 64 },
+        work: Work::Rate { connections: 64, bytes: 64, rates: RATES },
     },
     Case { name: "bulk-1", question: "1 download, per MiB", work: Work::Bulk { streams: 1 } },
     Case { name: "bulk-8", question: "8 downloads at once, per MiB", work: Work::Bulk { streams: 8 } },
@@ -198,7 +202,7 @@ pub const CASES: [Case; 21] = [
         name: "http1-rate",
         question: "HTTP/1.1 requests at a fixed rate over 64 connections, answers of 100 bytes; latency from the time that \
                    each request is due at",
-        work: Work::HttpRate { connections: 64, bytes: 100 },
+        work: Work::HttpRate { connections: 64, bytes: 100, rates: HTTP_RATES },
     },
     Case {
         name: "http1-idle",
@@ -256,10 +260,17 @@ impl Case {
 }
 
 impl Work {
-    /// Leaves out what the machine does not allow: a proxy may have so many connections at once.
-    pub fn fit(&mut self, most: u32) {
-        if let Self::Idle { connections } | Self::HttpIdle { connections, .. } = self {
-            *connections = most.min(*connections);
+    /// Leaves out what the machine does not allow, or the plan has no time for: a proxy may have so many connections at
+    /// once, and of the rates so many are measured, the highest.
+    pub fn fit(&mut self, most_connections: u32, most_rates: usize) {
+        match self {
+            Self::Idle { connections } | Self::HttpIdle { connections, .. } => {
+                *connections = most_connections.min(*connections);
+            }
+            Self::Rate { rates, .. } | Self::HttpRate { rates, .. } => {
+                *rates = &rates[rates.len().saturating_sub(most_rates)..];
+            }
+            _ => {}
         }
     }
 
@@ -293,8 +304,7 @@ impl Work {
     #[must_use]
     pub fn rates(self) -> &'static [u32] {
         match self {
-            Self::Rate { .. } => &RATES,
-            Self::HttpRate { .. } => &HTTP_RATES,
+            Self::Rate { rates, .. } | Self::HttpRate { rates, .. } => rates,
             _ => &[],
         }
     }
@@ -365,8 +375,8 @@ impl Work {
         };
         match self {
             Self::Pingpong { connections, bytes }
-            | Self::Rate { connections, bytes }
-            | Self::HttpRate { connections, bytes }
+            | Self::Rate { connections, bytes, .. }
+            | Self::HttpRate { connections, bytes, .. }
             | Self::Http { connections, bytes, .. } => {
                 add("--connections", connections.into());
                 add("--bytes", bytes.into());

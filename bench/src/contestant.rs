@@ -105,12 +105,16 @@ impl Name {
         matches!(self, Self::WeirRing | Self::WeirEpoll | Self::WeirDirect)
     }
 
-    /// Whether it can do what the cases of this group ask; what forwards bytes knows no requests.
+    /// Whether it knows no requests: a lane, an option and the baselines, which forward bytes.
+    #[must_use]
+    pub fn is_for_bytes(self) -> bool {
+        matches!(self, Self::WeirDirect | Self::HaproxySplice | Self::TokioRelay | Self::UringRelay)
+    }
+
+    /// Whether it can do what the cases of this group ask.
     #[must_use]
     pub fn plays(self, group: Group) -> bool {
-        let is_for_bytes =
-            matches!(self, Self::WeirDirect | Self::HaproxySplice | Self::TokioRelay | Self::UringRelay);
-        group == Group::Tcp || !is_for_bytes
+        group == Group::Tcp || !self.is_for_bytes()
     }
 
     /// Whether it is a product that people choose instead of Weir's proxy lane.

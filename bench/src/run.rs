@@ -5,7 +5,7 @@ pub mod overhead;
 pub mod progress;
 pub mod rate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -50,6 +50,10 @@ pub struct Plan {
     pub length_ms: u64,
     /// Most connections that memory is measured with; they are opened one by one.
     pub most_idle: u32,
+    /// Most rates where they are fixed.
+    pub most_rates: usize,
+    /// Whether those who only forward bytes are measured at fixed rates, too: they say little that is not in other cases.
+    pub is_everybody_at_rates: bool,
     /// Sizes of the configuration that connect() is measured with.
     pub services: &'static [u32],
 }
@@ -62,15 +66,19 @@ impl Plan {
         warm_up_ms: 300,
         length_ms: 1000,
         most_idle: u32::MAX,
+        most_rates: usize::MAX,
+        is_everybody_at_rates: true,
         services: &[10, 10_000, 100_000],
     };
-    /// For a look at all cases in five minutes.
+    /// For a look at all cases in five minutes, also where others are at work: three of them on a quiet machine.
     pub const QUICK: Self = Self {
         repetitions: 2,
         memory_repetitions: 1,
         warm_up_ms: 100,
-        length_ms: 250,
+        length_ms: 200,
         most_idle: 2000,
+        most_rates: 2,
+        is_everybody_at_rates: false,
         services: &[10, 10_000],
     };
 }
@@ -81,6 +89,8 @@ pub struct Field {
     group: Group,
     running: BTreeMap<Name, Proxy>,
     names: Vec<Name>,
+    /// Weirs that were seen to have what a front asks: each look takes a start.
+    weirs: BTreeSet<(Name, Front)>,
     /// Who is not here, and why.
     pub skipped: Vec<(String, String)>,
 }
@@ -89,7 +99,13 @@ impl Field {
     /// Starts everybody that is wanted and can be had.
     #[must_use]
     pub fn start(group: Group, bench: &Bench<'_>, wanted: &[Name]) -> Self {
-        let mut field = Self { group, running: BTreeMap::new(), names: Vec::new(), skipped: Vec::new() };
+        let mut field = Self {
+            group,
+            running: BTreeMap::new(),
+            names: Vec::new(),
+            weirs: BTreeSet::new(),
+            skipped: Vec::new(),
+        };
         for name in wanted.iter().copied().filter(|name| name.plays(group)) {
             if name == Name::Direct || name.is_weir() {
                 field.names.push(name);
@@ -146,11 +162,11 @@ impl Bench<'_> {
     fn part(
         &self,
         case: &Case,
-        field: &Field,
+        field: &mut Field,
         is_asked: impl Fn(Name) -> bool,
     ) -> (Vec<Name>, Vec<(String, String)>) {
         let (mut names, mut skipped) = (Vec::new(), Vec::new());
-        for name in field.names.iter().copied().filter(|name| is_asked(*name)) {
+        for name in field.names.clone().into_iter().filter(|name| is_asked(*name)) {
             match case.work.front().map_or(Ok(()), |front| self.try_front(name, front, field)) {
                 Ok(()) => names.push(name),
                 Err(error) => {
@@ -162,7 +178,7 @@ impl Bench<'_> {
     }
 
     /// Says why not, unless a contestant answers a request of this front.
-    fn try_front(&self, name: Name, front: Front, field: &Field) -> Result<()> {
+    fn try_front(&self, name: Name, front: Front, field: &mut Field) -> Result<()> {
         let probe = |ports| contestant::probe(front, ports, self.scratch);
         if name == Name::Direct {
             return probe(Ports::BACKEND);
@@ -170,11 +186,16 @@ impl Bench<'_> {
         if !name.is_weir() {
             return probe(field.running.get(&name).context("it does not run any more")?.ports());
         }
+        if field.weirs.contains(&(name, front)) {
+            return Ok(());
+        }
         let config = weir::edge_config(front, self.scratch);
         weir::check(self.tools, self.scratch, &config)?;
         let _turn = weir::turn()?;
         let weir = Weir::start((name, weir::EDGE), self.place, self.tools, self.scratch, &config)?;
-        probe(weir::EDGE).map_err(|error| weir.proxy.blame(&error))
+        probe(weir::EDGE).map_err(|error| weir.proxy.blame(&error))?;
+        field.weirs.insert((name, front));
+        Ok(())
     }
 
     /// Measures everybody in turn, beginning with another one in each repetition.

@@ -69,7 +69,7 @@ fn main() -> Result<ExitCode> {
     place::clean_up_on_signal(place.cgroup().to_owned(), cli.scratch.clone())?;
     let plan = if cli.quick { Plan::QUICK } else { Plan::FULL };
     for case in &mut cases {
-        case.work.fit(place.most_connections().min(plan.most_idle));
+        case.work.fit(place.most_connections().min(plan.most_idle), plan.most_rates);
     }
     let results = run(&cli, plan, &place, &tools, &cases, &names)?;
     if cli.cases.is_empty() && cli.proxies.is_empty() {

@@ -127,6 +127,7 @@ fn say(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::CASES;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -141,5 +142,21 @@ mod tests {
         assert_eq!(at(1, (2, 1)).line(SECOND * 10), "case 1 of 2, a 1/2: 0:10 passed, about 1:10 left");
         assert_eq!(at(2, (0, 0)).line(SECOND * 30), "case 2 of 2, b: 0:30 passed, about 1:30 left");
         assert_eq!(at(2, (1, 1)).left(SECOND * 90), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_quick_run_is_guessed_to_take_three_minutes() {
+        let guess = |plan: Plan| {
+            let mut cases = CASES;
+            cases.iter_mut().for_each(|case| case.work.fit(plan.most_idle.min(9500), plan.most_rates));
+            let contestants = |work: Work| match (work.front(), work.rates()) {
+                (None, []) => 11,
+                _ => 7,
+            };
+            cases.iter().map(|case| plan.guess(case.work, contestants(case.work))).sum::<Duration>()
+        };
+        let (quick, full) = (guess(Plan::QUICK), guess(Plan::FULL));
+        assert!((150..210).contains(&quick.as_secs()), "{quick:?}");
+        assert!(full > quick * 5, "{full:?}");
     }
 }

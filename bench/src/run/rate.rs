@@ -11,7 +11,8 @@ impl Bench<'_> {
     /// Measures everybody at every rate; one after the other in one go, so that nobody is started for each.
     #[must_use]
     pub fn rate(&self, case: &Case, field: &mut Field, progress: &mut Progress) -> CaseResult {
-        let (names, skipped) = self.part(case, field, |_| true);
+        let is_asked = |name: Name| self.plan.is_everybody_at_rates || !name.is_for_bytes();
+        let (names, skipped) = self.part(case, field, is_asked);
         let mut found: Found<Vec<Sample>> = self.in_turn(case, &names, field, progress);
         let rows = names.iter().flat_map(|name| {
             let (samples, errors) = found.remove(name).unwrap_or_default();
