@@ -3,12 +3,12 @@
 //! The one that rested the shortest is used next: it is the warmest, the least likely to be closed by its server at this
 //! moment, and the others may get old enough to go. So as many stay as the load needs, and the bounds matter in floods only.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 use rand::rngs::SmallRng;
+use rustc_hash::FxHashMap;
 
 /// Bounds on connections that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct Life {
 #[derive(Debug)]
 pub struct Pool<K, C> {
     limits: PoolLimits,
-    idle: HashMap<K, Vec<Idle<C>>>,
+    idle: FxHashMap<K, Vec<Idle<C>>>,
     count: usize,
 }
 
@@ -81,7 +81,7 @@ impl<K: Eq + Hash, C> Pool<K, C> {
     /// Begins with nothing kept.
     #[must_use]
     pub fn new(limits: PoolLimits) -> Self {
-        Self { limits, idle: HashMap::new(), count: 0 }
+        Self { limits, idle: FxHashMap::default(), count: 0 }
     }
 
     /// Takes the connection that rested the shortest. Those that are too old, or not `is_alive` (closed by their endpoint, or

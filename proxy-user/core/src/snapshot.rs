@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use crate::addr::{Cidr, canonical};
 use crate::http::HttpLimits;
 use crate::id::{ServiceId, Version};
@@ -24,10 +26,10 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<ExplicitListener>>,
     /// Everything that routes say, whether anybody names them or not.
     pub routes: Vec<Arc<Route>>,
-    services: HashMap<ServiceId, Arc<Service>>,
+    services: FxHashMap<ServiceId, Arc<Service>>,
     by_address: HashMap<SocketAddr, ServiceId>,
     /// What each list of routes that a listener or a service names decides.
-    routers: HashMap<Vec<Arc<str>>, Arc<Router>>,
+    routers: FxHashMap<Vec<Arc<str>>, Arc<Router>>,
 }
 
 impl Snapshot {
@@ -39,7 +41,7 @@ impl Snapshot {
         listeners: Vec<Arc<ExplicitListener>>,
         services: impl IntoIterator<Item = Arc<Service>>,
     ) -> Self {
-        let services: HashMap<_, _> = services.into_iter().map(|s| (s.id, s)).collect();
+        let services: FxHashMap<_, _> = services.into_iter().map(|s| (s.id, s)).collect();
         let by_address =
             services.values().flat_map(|s| s.addresses.iter().map(|a| (canonical(*a), s.id))).collect();
         Self {
@@ -49,7 +51,7 @@ impl Snapshot {
             routes: Vec::new(),
             services,
             by_address,
-            routers: HashMap::new(),
+            routers: FxHashMap::default(),
         }
     }
 

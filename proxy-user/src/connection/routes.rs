@@ -1,6 +1,5 @@
 //! What a worker knows about services: the snapshot, and what it has built from it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +11,7 @@ use proxy_core::service::Service;
 use proxy_core::snapshot::{ExplicitListener, Snapshot, Source};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
+use rustc_hash::FxHashMap;
 
 use super::detect::MEMORY;
 use crate::stats::conn::{ConnStats, ServiceStats};
@@ -20,13 +20,13 @@ use crate::stats::http::{HttpRegistry, HttpStats};
 /// The snapshot in force with the balancers that were needed so far.
 pub struct Routes {
     snapshot: Arc<Snapshot>,
-    built: HashMap<ServiceId, Route>,
+    built: FxHashMap<ServiceId, Route>,
     /// This worker's counters of HTTP, by service, and by rule: by where the rule lives, which is kept with them.
-    http: HashMap<ServiceId, Arc<HttpStats>>,
-    rules: HashMap<usize, (Arc<Rule>, Arc<HttpStats>)>,
+    http: FxHashMap<ServiceId, Arc<HttpStats>>,
+    rules: FxHashMap<usize, (Arc<Rule>, Arc<HttpStats>)>,
     worker: usize,
     /// Services of unknown protocol whose server spoke first, and until when that is believed.
-    server_first: HashMap<ServiceId, Instant>,
+    server_first: FxHashMap<ServiceId, Instant>,
 }
 
 /// A service with this worker's way of choosing its endpoints.
@@ -45,11 +45,11 @@ impl Routes {
     pub fn new(snapshot: Arc<Snapshot>, worker: usize) -> Self {
         Self {
             snapshot,
-            built: HashMap::new(),
-            http: HashMap::new(),
-            rules: HashMap::new(),
+            built: FxHashMap::default(),
+            http: FxHashMap::default(),
+            rules: FxHashMap::default(),
             worker,
-            server_first: HashMap::new(),
+            server_first: FxHashMap::default(),
         }
     }
 
