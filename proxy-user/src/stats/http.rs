@@ -149,8 +149,9 @@ impl Drop for ActiveRequest<'_> {
     }
 }
 
+/// Only the worker that owns the counter writes to it, so that no locked instruction is needed.
 fn add(count: &AtomicU64, more: u64) {
-    count.fetch_add(more, Ordering::Relaxed);
+    count.store(count.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
 /// Counters of all services and rules that were ever used.
