@@ -32,7 +32,8 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     ETag: \"65e06f40-1400\"\r\n\
     Vary: Accept-Encoding\r\n\r\n";
 /// What is sent with a request beside what came.
-const FORWARDED: [(&str, &[u8]); 2] = [("x-forwarded-for", b"10.1.2.3"), ("x-forwarded-proto", b"https")];
+const FORWARDED: [Option<(&str, &[u8])>; 2] =
+    [Some(("x-forwarded-for", b"10.1.2.3")), Some(("x-forwarded-proto", b"https"))];
 /// Most fields of a head, or trailers of a body.
 const MOST_FIELDS: usize = 100;
 /// Chunks of the body, and bytes of each but the last, which is empty.

@@ -6,6 +6,7 @@ pub(crate) mod ring;
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Deref;
+use std::rc::Rc;
 
 use self::pool::PoolLease;
 use self::ring::RingLease;
@@ -34,6 +35,8 @@ enum Storage {
     #[default]
     Empty,
     Heap(Vec<u8>),
+    /// On the heap, with several views of the same bytes.
+    Shared(Rc<Vec<u8>>),
     /// Several chunks in a row, none of them empty or a bundle itself.
     Bundle(VecDeque<Chunk>),
     /// The bytes are with a socket that is sending them.
@@ -114,7 +117,7 @@ impl Chunk {
         match &self.storage {
             Storage::Pool(_) | Storage::Ring(_) => true,
             Storage::Bundle(parts) => parts.iter().any(Chunk::is_leased),
-            Storage::Empty | Storage::Heap(_) | Storage::Lent => false,
+            Storage::Empty | Storage::Heap(_) | Storage::Shared(_) | Storage::Lent => false,
         }
     }
 
@@ -167,6 +170,23 @@ impl Chunk {
             }
         }
         Chunk::bundle(parts)
+    }
+
+    /// A second view of the same bytes, which move to the heap if they are not there.
+    #[must_use]
+    pub fn share(&mut self) -> Chunk {
+        self.detach();
+        self.flatten();
+        let storage = match std::mem::take(&mut self.storage) {
+            Storage::Heap(bytes) => Storage::Shared(Rc::new(bytes)),
+            other => other,
+        };
+        let second = match &storage {
+            Storage::Shared(bytes) => Storage::Shared(Rc::clone(bytes)),
+            _ => Storage::Empty,
+        };
+        self.storage = storage;
+        Chunk { storage: second, start: self.start, end: self.end }
     }
 
     /// Adds a copy of `bytes`; what is here moves to the heap if it is not there.
@@ -225,6 +245,7 @@ impl Deref for Chunk {
             Storage::Bundle(parts) => return parts.front().map_or(&[], |first| first),
             Storage::Empty | Storage::Lent => return &[],
             Storage::Heap(bytes) => bytes,
+            Storage::Shared(bytes) => bytes,
             Storage::Pool(lease) => lease,
             Storage::Ring(lease) => lease,
         };
@@ -298,6 +319,20 @@ mod tests {
         bundle.flatten();
         assert_eq!(&bundle[..], b"xy");
         assert!(Chunk::join(of(b""), of(b"")).is_empty());
+    }
+
+    #[test]
+    fn a_shared_chunk_is_consumed_twice() {
+        let mut first = Chunk::join(Chunk::from(b"ab".to_vec()), Chunk::from(b"c".to_vec()));
+        first.advance(1);
+        let mut second = first.share();
+        let mut third = second.share();
+        first.advance(2);
+        assert_eq!((first.len(), &second[..]), (0, &b"bc"[..]));
+        second.append(b"d");
+        third.truncate(1);
+        assert_eq!((&second[..], &third[..]), (&b"bcd"[..], &b"b"[..]));
+        assert!(Chunk::default().share().is_empty());
     }
 
     #[test]

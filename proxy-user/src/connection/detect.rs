@@ -158,7 +158,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             let netns = endpoint::netns(local, accepted.netns.as_ref()).map_or(0, Netns::cookie);
             let key = Key::new(endpoint.id, netns, tls.as_ref());
             let life = local.pool.begin(&mut local.rng.borrow_mut());
-            local.pool.put(key, Kept { stream: up.stream, sent_bytes: 0, tls, life });
+            local.pool.put(key, Kept { stream: up.stream, sent_bytes: 0, tls, life }, Instant::now());
             drop((guard, _counted));
             return boxed(move || http::serve(local, down, accepted, Some(service), stats)).await;
         }

@@ -63,15 +63,15 @@ impl UpstreamPool {
 
     /// Takes a connection; those that their endpoints have closed meanwhile, or said something on, are dropped.
     #[must_use]
-    pub fn checkout(&self, key: Key) -> Option<Kept> {
-        let found = self.pool.borrow_mut().checkout(&key, Instant::now(), |kept| is_silent(&mut kept.stream));
+    pub fn checkout(&self, key: Key, now: Instant) -> Option<Kept> {
+        let found = self.pool.borrow_mut().checkout(&key, now, |kept| is_silent(&mut kept.stream));
         found.map(|(kept, life)| Kept { life, ..kept })
     }
 
     /// Keeps a connection for later, or closes it if there are enough.
-    pub fn put(&self, key: Key, kept: Kept) {
+    pub fn put(&self, key: Key, kept: Kept, now: Instant) {
         let life = kept.life;
-        let surplus = self.pool.borrow_mut().put(key, kept, life, Instant::now());
+        let surplus = self.pool.borrow_mut().put(key, kept, life, now);
         drop(surplus);
     }
 

@@ -70,7 +70,7 @@ pub(super) enum Decided {
     /// An endpoint answers it.
     Forward(Box<Plan>),
     /// Weir answers it, and the connection ends if so said.
-    Answer(Answer, bool),
+    Answer(Box<Answer>, bool),
 }
 
 /// Decides what becomes of the request whose head this is, and begins its story.
@@ -93,7 +93,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
     // Where a body is not taken, the next request cannot be found.
     Ok(decided.unwrap_or_else(|(mut answer, framing)| {
         answer.is_head = question.is_head;
-        Decided::Answer(answer, !question.is_keep_alive || framing != Framing::Length(0))
+        Decided::Answer(Box::new(answer), !question.is_keep_alive || framing != Framing::Length(0))
     }))
 }
 
@@ -122,7 +122,7 @@ fn decide(
         let route = route.ok_or_else(|| here(RequestReason::NoEndpoint))?;
         (Arc::clone(&route.service), Arc::clone(&route.stats))
     };
-    story.set_service(client, &service);
+    story.set_service(&service);
     let attempts = service.limits.connect_attempts.saturating_sub(1);
     let retry = RetryPolicy { attempts, ..RetryPolicy::default() };
     let found = way.found;
@@ -190,14 +190,12 @@ fn write(
     found: Option<&Found>,
 ) -> Vec<u8> {
     let forwarded = forwarded_for(client, &head);
-    let mut set: Vec<(&str, &[u8])> = Vec::new();
-    if let Some(id) = &id {
-        set.push(("x-request-id", id.as_bytes()));
-    }
-    if let Some(forwarded) = &forwarded {
-        set.push(("x-forwarded-for", forwarded));
-        set.push(("x-forwarded-proto", client.scheme().as_bytes()));
-    }
+    let forwarded = forwarded.as_deref();
+    let set = [
+        id.as_ref().map(|id| ("x-request-id", id.as_bytes())),
+        forwarded.map(|value| ("x-forwarded-for", value)),
+        forwarded.map(|_| ("x-forwarded-proto", client.scheme().as_bytes())),
+    ];
     let rewrite = found.and_then(|found| match &found.rule.action {
         Action::Forward { rewrite, .. } => Some((rewrite, found.prefix_bytes)),
         Action::Redirect(_) | Action::Respond { .. } => None,

@@ -16,11 +16,10 @@ use super::story::Story;
 use super::tries::Tries;
 use super::{Client, Then, mirror};
 use crate::connection::boxed;
+use crate::forward::exchange::COPIED_BYTES;
 use crate::forward::http1::{Body, Fault, Framing};
 use crate::forward::wire::Wire;
 
-/// Bytes of a request's body that are copied behind its head, so that one send carries both without a list of parts.
-const COPIED_BYTES: usize = 4 << 10;
 /// Bytes of a request that are kept so that it can be sent again.
 const REPLAY_BYTES: usize = 64 << 10;
 
@@ -39,6 +38,8 @@ pub(super) struct Outcome {
     pub(super) received_bytes: u64,
     /// Tries made of it.
     pub(super) tries: u32,
+    /// When it was over.
+    pub(super) ended: Instant,
 }
 
 impl Outcome {
@@ -53,6 +54,7 @@ impl Outcome {
             sent_bytes: 0,
             received_bytes: 0,
             tries: 0,
+            ended: Instant::now(),
         }
     }
 }
@@ -63,11 +65,12 @@ pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usiz
     let mut story = Story::new(client, began);
     let decided = plan(client, &down.chunk[..head_bytes], &mut story);
     down.chunk.advance(head_bytes);
+    story.settle(client);
     let active = story.begin();
     let outcome = match decided {
         Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
         Ok(Decided::Answer(answer, is_last)) => {
-            boxed(move || answer_here(client, down, answer, is_last)).await
+            boxed(move || answer_here(client, down, *answer, is_last)).await
         }
         Err(fault) => boxed(move || refuse(client, down, fault)).await,
     };
@@ -82,7 +85,8 @@ pub(super) async fn refuse_unread(
     reason: RequestReason,
     end: Reason,
 ) -> Then {
-    let story = Story::new(client, Instant::now());
+    let mut story = Story::new(client, Instant::now());
+    story.settle(client);
     let active = story.begin();
     let outcome = answer_here(client, down, Answer::of_reason(reason), true).await;
     story.end(client, active, &outcome);
@@ -118,7 +122,7 @@ pub(super) struct Sending {
     /// Head and what is there of the body; taken by the try that sends it.
     first: Option<(Chunk, Body)>,
     /// The same once more, if that is all of the request and may be needed again.
-    copy: Option<Vec<u8>>,
+    copy: Option<Chunk>,
     /// Bytes of the head, and of the part of the body that is there.
     pub(super) head_bytes: u64,
     pub(super) early_bytes: u64,
@@ -134,7 +138,7 @@ impl Sending {
         }
         let mut head = std::mem::take(&mut plan.head);
         let (head_bytes, early_bytes) = (head.len() as u64, early.len() as u64);
-        let first = if early.len() <= COPIED_BYTES {
+        let mut first = if early.len() <= COPIED_BYTES {
             early.parts().for_each(|part| head.extend_from_slice(part));
             Chunk::from(head)
         } else {
@@ -143,13 +147,13 @@ impl Sending {
             Chunk::join(Chunk::from(head), early)
         };
         let is_whole = body.is_done() && first.len() <= REPLAY_BYTES;
-        let copy = is_whole.then(|| first.parts().collect::<Vec<_>>().concat());
+        let copy = is_whole.then(|| first.share());
         Ok(Self { first: Some((first, body)), copy, head_bytes, early_bytes })
     }
 
     /// What the next try sends; none if it is not there any more.
     pub(super) fn take(&mut self) -> Option<(Chunk, Body)> {
-        self.first.take().or_else(|| Some((Chunk::from(self.copy.clone()?), Body::Length(0))))
+        self.first.take().or_else(|| Some((self.copy.as_mut()?.share(), Body::Length(0))))
     }
 
     /// The whole request once more, for somebody who answers it and closes; none if it is not whole yet or too large.
@@ -187,7 +191,7 @@ async fn forward(
     // Whether it can be sent again shows at each failure.
     let kind = Kind { is_idempotent: plan.question.is_idempotent, is_replayable: true };
     let deadlines = Deadlines::new(began, timeouts);
-    let mut tries = Tries::new(&plan.service, policy, kind, deadlines, story);
+    let mut tries = Tries::new(began, &plan.service, policy, kind, deadlines, story);
     if let Some(rule) = &plan.rule
         && !rule.mirrors.is_empty()
     {
@@ -203,6 +207,7 @@ async fn forward(
                 if !pause.is_zero() {
                     boxed(|| tokio::time::sleep(pause)).await;
                 }
+                tries.began = Instant::now();
             }
             Next::Over(reason) => {
                 tries.handle_end(reason);

@@ -21,8 +21,8 @@ pub(super) struct Story {
     began: Instant,
     pub(super) service: Option<Arc<Service>>,
     pub(super) rule: Option<Arc<Rule>>,
-    /// Counters of its service and of its rule.
-    stats: Arc<HttpStats>,
+    /// Counters of its service, as soon as that is settled, and of its rule.
+    stats: Option<Arc<HttpStats>>,
     rule_stats: Option<Arc<HttpStats>>,
     /// What only the log wants; none if it is off, or if the head could not be read.
     texts: Option<Box<Texts>>,
@@ -39,17 +39,19 @@ struct Texts {
 }
 
 /// A request under way, as its service and its rule count it.
-pub(super) struct Active<'a> {
-    of_service: ActiveRequest<'a>,
-    of_rule: Option<ActiveRequest<'a>>,
-}
+pub(super) struct Active<'a>([Option<ActiveRequest<'a>>; 2]);
 
 impl Story {
     /// A request that belongs to no service, as far as is known.
     pub(super) fn new(client: &Client<'_>, began: Instant) -> Self {
-        let id = client.service.as_ref().map_or(ServiceId(0), |service| service.id);
-        let stats = client.local.routes.borrow_mut().http_stats(id, &client.local.shared.stats.http);
-        Self { began, service: client.service.clone(), rule: None, stats, rule_stats: None, texts: None }
+        Self {
+            began,
+            service: client.service.clone(),
+            rule: None,
+            stats: None,
+            rule_stats: None,
+            texts: None,
+        }
     }
 
     /// Remembers what the log is going to say, if there is one.
@@ -78,26 +80,25 @@ impl Story {
     }
 
     /// Takes up the service that it goes to.
-    pub(super) fn set_service(&mut self, client: &Client<'_>, service: &Arc<Service>) {
-        if self.service.as_ref().is_none_or(|known| known.id != service.id) {
-            let http = &client.local.shared.stats.http;
-            self.stats = client.local.routes.borrow_mut().http_stats(service.id, http);
-        }
+    pub(super) fn set_service(&mut self, service: &Arc<Service>) {
         self.service = Some(Arc::clone(service));
     }
 
     /// Counts an event, of the service and of the rule.
     pub(super) fn note(&self, event: Event) {
-        self.stats.count(event);
-        if let Some(stats) = &self.rule_stats {
-            stats.count(event);
-        }
+        [&self.stats, &self.rule_stats].into_iter().flatten().for_each(|stats| stats.count(event));
+    }
+
+    /// Settles whose request it is.
+    pub(super) fn settle(&mut self, client: &Client<'_>) {
+        let id = self.service.as_ref().map_or(ServiceId(0), |service| service.id);
+        let http = &client.local.shared.stats.http;
+        self.stats = Some(client.local.routes.borrow_mut().http_stats(id, http));
     }
 
     /// Counts the request as under way.
     pub(super) fn begin(&self) -> Active<'_> {
-        let of_rule = self.rule_stats.as_ref().map(|stats| stats.begin());
-        Active { of_service: self.stats.begin(), of_rule }
+        Active([&self.stats, &self.rule_stats].map(|stats| stats.as_ref().map(|stats| stats.begin())))
     }
 
     /// Counts its end and writes it down.
@@ -105,14 +106,11 @@ impl Story {
         let end = RequestEnd {
             status: (outcome.status > 0).then_some(outcome.status),
             reason: outcome.reason,
-            duration: self.began.elapsed(),
+            duration: outcome.ended.saturating_duration_since(self.began),
             sent_bytes: outcome.sent_bytes,
             received_bytes: outcome.received_bytes,
         };
-        active.of_service.handle_end(&end);
-        if let Some(active) = active.of_rule {
-            active.handle_end(&end);
-        }
+        active.0.into_iter().flatten().for_each(|active| active.handle_end(&end));
         client.local.shared.access.record(|| self.record(client, &end, outcome));
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Tries<'a> {
     kind: Kind,
     deadlines: Deadlines,
     story: &'a Story,
+    /// When the one under way began.
+    pub(super) began: Instant,
     retries: Retries,
     /// Retries of the service are counted, this one among them from when it was paid for.
     paid: Option<load::Retry<&'a Load>>,
@@ -30,7 +32,9 @@ pub(super) struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
+    /// Begins with the first try, at once.
     pub(super) fn new(
+        began: Instant,
         service: &'a Service,
         policy: &'a RetryPolicy,
         kind: Kind,
@@ -38,7 +42,7 @@ impl<'a> Tries<'a> {
         story: &'a Story,
     ) -> Self {
         let (retries, tried) = (Retries::default(), Vec::new());
-        Self { service, policy, kind, deadlines, story, retries, paid: None, tried, is_fresh: false }
+        Self { service, policy, kind, deadlines, story, began, retries, paid: None, tried, is_fresh: false }
     }
 
     /// Tries so far, the one under way included.
@@ -51,9 +55,9 @@ impl<'a> Tries<'a> {
         self.policy.on.has_status(status)
     }
 
-    /// Until when the try that begins now may take, and what it is called if that passes.
+    /// Until when the try may take, and what it is called if that passes.
     pub(super) fn deadline(&self) -> Option<(Instant, RequestReason)> {
-        self.deadlines.of_try(Instant::now())
+        self.deadlines.of_try(self.began)
     }
 
     /// Until when the answer must have ended.

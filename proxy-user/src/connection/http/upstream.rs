@@ -1,6 +1,7 @@
 //! A connection to an endpoint for one request: one that rests, or a new one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use proxy_core::id::EndpointId;
 use proxy_core::load::Load;
@@ -12,7 +13,7 @@ use proxy_io::{Chunk, sock};
 
 use super::Client;
 use super::plan::Plan;
-use crate::connection::boxed;
+use super::tries::Tries;
 use crate::connection::endpoint::{self, Counted, Wanted, count, pick};
 use crate::forward::wire::Wire;
 use crate::tls;
@@ -35,10 +36,10 @@ pub(super) struct Upstream {
 
 impl Upstream {
     /// Gives the connection back for the next request; so many bytes were sent for this one.
-    pub(super) fn keep(self, client: &Client<'_>, sent_bytes: u64) {
+    pub(super) fn keep(self, client: &Client<'_>, sent_bytes: u64, now: Instant) {
         let Self { wire, key, tls, life, .. } = self;
         let sent_bytes = self.sent_bytes + sent_bytes;
-        client.local.pool.put(key, Kept { stream: wire.stream, sent_bytes, tls, life });
+        client.local.pool.put(key, Kept { stream: wire.stream, sent_bytes, tls, life }, now);
     }
 
     /// Tells whether it is proven that no server had the request, whose head is so long, although the connection ended.
@@ -60,16 +61,32 @@ impl Upstream {
     }
 }
 
+/// Where a request goes, and whether there is a connection for it.
+pub(super) enum Acquired {
+    /// One that rested.
+    Resting(Upstream),
+    /// There is none: it has to be made.
+    Missing(Place),
+}
+
+/// An endpoint that a connection is to be made to, and is counted for already.
+pub(super) struct Place {
+    index: usize,
+    key: Key,
+    tls: Option<Arc<tls::Client>>,
+    counted: Counted,
+}
+
 /// Finds a connection for a request: to an endpoint that was not tried yet, or to any if all were.
 ///
 /// # Errors
-/// Why there is none, and the endpoint if it was one's fault.
-pub(super) async fn acquire(
+/// Why there is none.
+pub(super) fn acquire(
     client: &Client<'_>,
     plan: &Plan,
-    tried: &[EndpointId],
-    is_fresh: bool,
-) -> Result<Upstream, (RequestReason, Option<EndpointId>)> {
+    tries: &Tries<'_>,
+) -> Result<Acquired, RequestReason> {
+    let tried = &*tries.tried;
     let mut full: Vec<EndpointId> = Vec::new();
     loop {
         let pick =
@@ -77,43 +94,67 @@ pub(super) async fn acquire(
         let index = if full.is_empty() { pick(tried) } else { pick(&[tried, &full].concat()) };
         let index = index.or_else(|| if tried.is_empty() { None } else { pick(&full) });
         let Some(index) = index else {
-            let reason = if full.is_empty() { RequestReason::NoEndpoint } else { RequestReason::Limit };
-            return Err((reason, None));
+            return Err(if full.is_empty() { RequestReason::NoEndpoint } else { RequestReason::Limit });
         };
         let endpoint = &plan.service.endpoints[index];
         match count(&endpoint.load, plan.service.limits.max_connections_per_endpoint) {
-            Some(counted) => {
-                let acquired = acquire_of(client, plan, index, counted, is_fresh).await;
-                return acquired.map_err(|reason| (reason, Some(endpoint.id)));
-            }
+            Some(counted) => return Ok(acquire_of(client, plan, index, counted, tries)),
             None => full.push(endpoint.id),
         }
     }
 }
 
-async fn acquire_of(
+fn acquire_of(
     client: &Client<'_>,
     plan: &Plan,
     index: usize,
     counted: Counted,
-    is_fresh: bool,
-) -> Result<Upstream, RequestReason> {
+    tries: &Tries<'_>,
+) -> Acquired {
     let endpoint = &plan.service.endpoints[index];
     client.conn.set_endpoint(endpoint.id);
-    let of_client = client.accepted.netns.as_ref();
-    let netns = endpoint::netns(client.local, of_client);
+    let netns = endpoint::netns(client.local, client.accepted.netns.as_ref());
     let tls = endpoint::tls_client(client.local, &plan.service);
     let key = Key::new(endpoint.id, netns.map_or(0, Netns::cookie), tls.as_ref());
-    if !is_fresh && let Some(Kept { stream, sent_bytes, life, .. }) = client.local.pool.checkout(key) {
-        let wire = Wire::new(stream, Chunk::default());
-        return Ok(Upstream { wire, index, is_reused: true, sent_bytes, key, life, tls, _counted: counted });
+    let kept = if tries.is_fresh { None } else { client.local.pool.checkout(key, tries.began) };
+    match kept {
+        Some(Kept { stream, sent_bytes, life, .. }) => {
+            let wire = Wire::new(stream, Chunk::default());
+            let upstream =
+                Upstream { wire, index, is_reused: true, sent_bytes, key, life, tls, _counted: counted };
+            Acquired::Resting(upstream)
+        }
+        None => Acquired::Missing(Place { index, key, tls, counted }),
     }
+}
+
+/// Makes a connection, until a deadline, which has a name of its own.
+///
+/// # Errors
+/// Why that failed, and at which endpoint.
+pub(super) async fn connect(
+    client: &Client<'_>,
+    plan: &Plan,
+    place: Place,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Result<Upstream, (RequestReason, Option<EndpointId>)> {
+    let endpoint = plan.service.endpoints[place.index].id;
+    let connecting = connect_to(client, plan, place);
+    let connected = match deadline {
+        None => connecting.await,
+        Some((at, late)) => tokio::time::timeout_at(at.into(), connecting).await.unwrap_or(Err(late)),
+    };
+    connected.map_err(|reason| (reason, Some(endpoint)))
+}
+
+async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Upstream, RequestReason> {
+    let Place { index, key, tls, counted } = place;
     let limits = plan.service.limits.requests();
     let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
-    let wants =
-        Wanted { client: client.accepted.client, netns: of_client, service: &plan.service, has_early: true };
-    // Boxed: most requests find a connection that rests.
-    let opening = boxed(|| endpoint::open(client.local, &wants, endpoint, &plan.stats));
+    let netns = client.accepted.netns.as_ref();
+    let wants = Wanted { client: client.accepted.client, netns, service: &plan.service, has_early: true };
+    let endpoint = &plan.service.endpoints[index];
+    let opening = endpoint::open(client.local, &wants, endpoint, &plan.stats);
     let stream = opening.await.map_err(of_connect)?;
     let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
     let wire = Wire::new(stream, Chunk::default());

@@ -48,7 +48,7 @@ pub struct RequestEdits<'a> {
     /// What the rule says about headers.
     pub changes: Option<&'a HeaderChanges>,
     /// Headers of ours, in place of what came under their names.
-    pub set: &'a [(&'a str, &'a [u8])],
+    pub set: &'a [Option<(&'a str, &'a [u8])>],
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
@@ -128,7 +128,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         if is_other_host {
             self.fields.drop_named("host");
         }
-        for (name, _) in edits.set {
+        for (name, _) in edits.set.iter().flatten() {
             self.fields.drop_named(name);
         }
         if let Some(changes) = edits.changes {
@@ -144,7 +144,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             put(out, "host", host.as_bytes());
         }
         self.fields.write(out);
-        edits.set.iter().for_each(|(name, value)| put(out, name, value));
+        edits.set.iter().flatten().for_each(|(name, value)| put(out, name, value));
         if let Some(changes) = edits.changes {
             changes.set.iter().chain(&changes.add).for_each(|(name, value)| put(out, name, value.as_bytes()));
         }
