@@ -195,15 +195,11 @@ async fn secure(
     let config =
         local.shared.tls.current().server(tls, listener.protocol).cloned().ok_or(Reason::Internal)?;
     let socket = local.driver.accepted(fd).map_err(|_| Reason::Internal)?;
-    let accepting = crate::tls::accept(&config, socket, Chunk::default());
-    match tokio::time::timeout(listener.http.head_timeout, accepting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => {
-            tracing::debug!(listener = %listener.address, %error, "no TLS session");
-            Err(error.reason())
-        }
-        Err(_) => Err(Reason::HeadTimeout),
-    }
+    let accepting = crate::tls::accept(&config, socket, Chunk::default(), listener.http.head_timeout);
+    accepting.await.map_err(|error| {
+        tracing::debug!(listener = %listener.address, %error, "no TLS session");
+        error.reason()
+    })
 }
 
 fn find(local: &Local, accepted: &Accepted) -> Option<(Arc<Service>, Arc<ServiceStats>)> {

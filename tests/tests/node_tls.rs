@@ -198,8 +198,78 @@ fn tls_is_passed_on_by_the_name_that_is_asked_for() {
         let asked = || curl(&world, &pki, name, 8443, &[]).is_ok_and(|page| page.contains("s_server"));
         wait::until_true(name, RELOAD, asked);
     }
-    assert!(curl(&world, &pki, "c.shop", 8443, &[]).is_err());
+    let refused = curl(&world, &pki, "c.shop", 8443, &[]).unwrap_err();
+    assert!(format!("{refused:#}").contains("unrecognized name"), "{refused:#}");
     drop((weir, servers));
+}
+
+#[test]
+fn every_end_of_a_handshake_has_its_reason_and_its_alert() {
+    /// user_canceled and close_notify, as warnings.
+    const CANCELED: [u8; 14] = [21, 3, 3, 0, 2, 1, 90, 21, 3, 3, 0, 2, 1, 0];
+    let Some(world) = World::new() else { return };
+    if world.program("curl").is_none() || world.program("openssl").is_none() {
+        return;
+    }
+    let pki = Pki::new();
+    pki.certificate("web", &["DNS:web.shop"]);
+    pki.certificate("stranger", &["URI:spiffe://shop/other"]);
+    let files = json!([pki.files("web")]);
+    let auth = json!({"ca": pki.path("ca.pem"), "san": ["spiffe://shop/proxy"]});
+    let ending = json!({"certificates": files, "min_version": "1.3", "client_auth": auth});
+    let quick = json!({"head_timeout": "1s"});
+    let passing = service("passing", host(10), json!({"protocol": "tcp"}));
+    let mut config = config::config(&world, [service("web", host(10), Value::Null), passing]);
+    let rule = json!({"backends": [{"service": "passing"}]});
+    let log = weir_log("tls-ends");
+    let more = json!({
+        "access_log": {"path": log, "format": "json"},
+        "routes": [{"name": "passing", "hosts": ["passing.shop"], "rules": [rule]}],
+        "listeners": [
+            listener(8443, json!({"service": "web", "tls": ending, "http": quick})),
+            listener(8444, json!({"protocol": "tls", "routes": ["passing"]})),
+        ],
+    });
+    config::merge(&mut config, more);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let closed = |reason| weir.metrics().sum("weir_connections_closed_total", &[("reason", reason)]);
+    let own = |name: &str| [pki.path(&format!("{name}.pem")), pki.path(&format!("{name}.key"))];
+    let [cert, key] = own("stranger");
+    for (more, alert, reason) in [
+        (&["--cert", &cert, "--key", &key][..], "access denied", "tls_certificate"),
+        (&[], "certificate required", "tls_certificate"),
+        (&["--tls-max", "1.2"], "protocol version", "tls_handshake"),
+    ] {
+        let before = closed(reason);
+        let refused = curl(&world, &pki, "web.shop", 8443, more).unwrap_err();
+        assert!(format!("{refused:#}").contains(alert), "{refused:#}");
+        wait::until_true(reason, RELOAD, || closed(reason) > before);
+    }
+    for (says, answer, reason) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], &[21, 3, 3, 0, 2, 2, 50][..], "tls_handshake"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", &CANCELED, "tls_timeout"),
+        (b"", b"", "tls_timeout"),
+    ] {
+        let before = closed(reason);
+        let mut client = Peer::connect(&world.net, edge(8443));
+        client.say(says);
+        assert_eq!(client.rest().unwrap(), answer, "{reason}");
+        wait::until_true(reason, RELOAD, || closed(reason) > before);
+    }
+    let refused = curl(&world, &pki, "c.shop", 8444, &[]).unwrap_err();
+    assert!(format!("{refused:#}").contains("unrecognized name"), "{refused:#}");
+    drop(weir);
+    let lines = fs::read_to_string(&log).unwrap();
+    let reasons: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let count = |reason: &str| reasons.iter().filter(|line| line["reason"] == reason).count();
+    let words = ["tls_certificate", "tls_handshake", "tls_timeout", "no_endpoint"];
+    assert_eq!(words.map(count), [2, 2, 2, 1], "{lines}");
+    fs::remove_file(log).unwrap();
+}
+
+fn weir_log(name: &str) -> String {
+    let file = std::env::temp_dir().join(format!("weir-test-{name}-{}.log", std::process::id()));
+    file.display().to_string()
 }
 
 /// An open connection inside TLS that takes lines.

@@ -43,6 +43,8 @@ pub enum Reason {
     Protocol,
     /// The TLS handshake with the client or the endpoint failed.
     TlsHandshake,
+    /// The client did not end its TLS handshake, or say the name that it wants, in time.
+    TlsTimeout,
     /// A certificate was refused, by us or by the other side.
     TlsCertificate,
     /// A system call of ours failed unexpectedly.
@@ -51,7 +53,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -70,6 +72,7 @@ impl Reason {
         Self::BodyTimeout,
         Self::Protocol,
         Self::TlsHandshake,
+        Self::TlsTimeout,
         Self::TlsCertificate,
         Self::Internal,
     ];
@@ -96,6 +99,7 @@ impl Reason {
             Self::BodyTimeout => "body_timeout",
             Self::Protocol => "protocol",
             Self::TlsHandshake => "tls_handshake",
+            Self::TlsTimeout => "tls_timeout",
             Self::TlsCertificate => "tls_certificate",
             Self::Internal => "internal",
         }

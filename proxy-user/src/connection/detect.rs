@@ -84,11 +84,17 @@ async fn by_name(
     let name = match tokio::time::timeout(HELLO_TIME, hello(&mut down)).await {
         Ok(Ok(name)) => name,
         Ok(Err(reason)) => return refuse(down, service, stats, reason),
-        Err(_) => return refuse(down, service, stats, Reason::HeadTimeout),
+        Err(_) if down.chunk.is_empty() => return refuse(down, service, stats, Reason::TlsTimeout),
+        Err(_) => {
+            crate::tls::refuse_slow(down.stream).await;
+            return Served::nowhere(service, stats, Reason::TlsTimeout);
+        }
     };
     let found = local.routes.borrow().router(&names).and_then(|router| router.find_host(&name));
     let Some((service, own)) = found.and_then(|found| target(local, &found)) else {
-        return refuse(down, service, stats, Reason::NoEndpoint);
+        // Nobody here has that name, as far as the client is concerned.
+        crate::tls::refuse_name(down.stream).await;
+        return Served::nowhere(service, stats, Reason::NoEndpoint);
     };
     // Counted where it goes: the listener belongs to nobody.
     own.opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -13,7 +13,7 @@ use proxy_io::netns::Netns;
 
 use super::{Local, OpenConn};
 use crate::stats::conn::ServiceStats;
-use crate::tls::{self, Alpn, Stream};
+use crate::tls::{self, Alpn, Stream, TlsError};
 use crate::upstream::connect::{self, ConnectError, Target};
 
 /// Most endpoints that are tried for one connection, whatever the config says: the list of tried ones stays small.
@@ -104,14 +104,17 @@ pub(super) async fn open(
     let socket = connected.map_err(|error| handle_failure(local, stats, &endpoint.load, &target, &error))?;
     let Some(client) = tls_client(local, service) else { return Ok(Stream::Plain(socket)) };
     // A hello is small and answered at once by whoever accepts connections at all: as long as for connecting.
-    let connecting = client.connect(endpoint.address.0, Alpn::of(service.protocol), socket);
-    let failed = match tokio::time::timeout(service.limits.connect_timeout, connecting).await {
-        Ok(Ok(stream)) => return Ok(stream),
-        Ok(Err(error)) => {
+    let limit = service.limits.connect_timeout;
+    let connecting = client.connect(endpoint.address.0, Alpn::of(service.protocol), socket, limit);
+    let failed = match connecting.await {
+        Ok(stream) => return Ok(stream),
+        Err(error) => {
             tracing::debug!(endpoint = %target.address, %error, "no TLS session");
-            error.reason()
+            match error {
+                TlsError::TimedOut(_) => Reason::ConnectTimeout,
+                error => error.reason(),
+            }
         }
-        Err(_) => Reason::ConnectTimeout,
     };
     stats.connect_failures.fetch_add(1, Ordering::Relaxed);
     endpoint.load.set_suspect();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use proxy_core::tls::ClientTls;
 use proxy_io::{Chunk, Socket};
@@ -104,7 +105,8 @@ impl Client {
         self.name.clone().unwrap_or_else(|| ServerName::IpAddress(endpoint.ip().into()))
     }
 
-    /// Begins TLS on a connection to an endpoint. Dropping the future closes the connection; the caller bounds the time.
+    /// Begins TLS on a connection to an endpoint. Dropping the future closes the connection. An endpoint that is
+    /// refused is told why, which may take half a second longer than `limit`.
     ///
     /// # Errors
     /// Why there is no session.
@@ -113,11 +115,12 @@ impl Client {
         endpoint: SocketAddr,
         alpn: Alpn,
         socket: Socket,
+        limit: Duration,
     ) -> Result<Stream, TlsError> {
         let config = self.config(endpoint, alpn);
         let client =
             UnbufferedClientConnection::new(config, self.server_name(endpoint)).map_err(TlsError::Keys)?;
-        Box::pin(handshake::run(Connection::Client(client), socket, Chunk::default())).await
+        Box::pin(handshake::run(Connection::Client(client), socket, Chunk::default(), limit)).await
     }
 }
 

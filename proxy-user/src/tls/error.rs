@@ -1,6 +1,7 @@
 //! What goes wrong in TLS, in words for an operator.
 
 use std::io;
+use std::time::Duration;
 
 use proxy_core::outcome::Reason;
 use rustls::AlertDescription;
@@ -23,6 +24,9 @@ pub enum TlsError {
     /// The peer does not speak TLS as it should.
     #[error("TLS handshake failed: {0}")]
     Protocol(#[source] rustls::Error),
+    /// The peer was too slow.
+    #[error("the TLS handshake did not end within {0:?}")]
+    TimedOut(Duration),
     /// The handshake takes more memory than one is given.
     #[error("the peer's handshake is longer than {0} bytes")]
     TooLong(usize),
@@ -38,6 +42,7 @@ impl TlsError {
         match self {
             Self::Certificate(_) => Reason::TlsCertificate,
             Self::Refused(alert) if is_about_certificates(*alert) => Reason::TlsCertificate,
+            Self::TimedOut(_) => Reason::TlsTimeout,
             Self::Keys(_) => Reason::Internal,
             Self::Io(_) | Self::Closed | Self::Refused(_) | Self::Protocol(_) | Self::TooLong(_) => {
                 Reason::TlsHandshake

@@ -12,10 +12,11 @@ use proxy_io::{Chunk, Socket};
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+use rustls::{AlertDescription, CommonState, HandshakeKind, ProtocolVersion};
 
 use super::cert;
 use super::error::TlsError;
+use super::refuse;
 use super::seal::HEAD_BYTES;
 use super::session::{Keys, Session};
 use super::stream::{Stream, TlsStream};
@@ -25,11 +26,6 @@ use super::stream::{Stream, TlsStream};
 const MOST_BYTES: usize = 128 << 10;
 /// Most that a record may have after its head in any version (RFC 5246, 6.2.3).
 const MOST_RECORD_BYTES: usize = (1 << 14) + 2048;
-/// Time for a peer to read why it was refused and close, so that a reset does not take the answer from it.
-const ALERT_LINGER: Duration = Duration::from_millis(500);
-/// What it may send meanwhile.
-const LINGER_BYTES: usize = 256 << 10;
-
 /// What was agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Negotiated {
@@ -80,6 +76,8 @@ struct Handshake {
     /// Part of it that rustls may see: whole records.
     shown_bytes: usize,
     output: Vec<u8>,
+    /// Neither side has keys yet, so an alert may stand in the clear.
+    is_clear: bool,
     sni: Option<Box<str>>,
 }
 
@@ -92,20 +90,36 @@ enum Step {
 }
 
 /// Carries out a handshake; dropping the future closes the connection.
-pub(super) async fn run(connection: Connection, socket: Socket, early: Chunk) -> Result<Stream, TlsError> {
+///
+/// A peer that takes longer than `limit` is not waited for: it is told as far as that takes no keys, which rustls does not hand out
+/// before the end. One that is refused is told why, and gets the time to read that.
+pub(super) async fn run(
+    connection: Connection,
+    socket: Socket,
+    early: Chunk,
+    limit: Duration,
+) -> Result<Stream, TlsError> {
     let input = early.parts().collect::<Vec<_>>().concat();
     drop(early);
-    let mut handshake =
-        Handshake { connection, socket, input, shown_bytes: 0, output: Vec::new(), sni: None };
-    match handshake.drive().await {
-        Ok(()) => handshake.establish(),
-        Err(error) => {
-            if let TlsError::Protocol(_) | TlsError::Certificate(_) = error {
-                handshake.refuse().await;
-            }
-            Err(error)
+    let (output, sni) = (Vec::new(), None);
+    let mut handshake = Handshake { connection, socket, input, shown_bytes: 0, output, is_clear: true, sni };
+    let error = match tokio::time::timeout(limit, handshake.drive()).await {
+        Ok(Ok(())) => return handshake.establish(),
+        Ok(Err(error)) => error,
+        Err(_) => TlsError::TimedOut(limit),
+    };
+    match error {
+        TlsError::Protocol(_) | TlsError::Certificate(_) => handshake.refuse().await,
+        TlsError::TooLong(_) if handshake.is_clear => {
+            refuse::tell(&mut handshake.socket, &refuse::fatal(AlertDescription::DecodeError)).await;
         }
+        // Who has said nothing may not know TLS at all.
+        TlsError::TimedOut(_) if handshake.is_clear && handshake.has_begun() => {
+            refuse::give_up(&mut handshake.socket).await;
+        }
+        _ => {}
     }
+    Err(error)
 }
 
 impl Handshake {
@@ -163,8 +177,10 @@ impl Handshake {
             return false;
         }
         self.shown_bytes = end.min(self.input.len());
+        let is_server = matches!(self.connection, Connection::Server(_));
+        self.is_clear &= is_server;
         if self.sni.is_none()
-            && let Connection::Server(_) = self.connection
+            && is_server
             && let Detected::Tls(hello) = detect(&self.input[..self.shown_bytes])
         {
             self.sni = hello.sni;
@@ -189,27 +205,25 @@ impl Handshake {
         if chunk.is_empty() {
             return Ok(());
         }
+        self.is_clear &= matches!(self.connection, Connection::Client(_));
         poll_fn(|cx| self.socket.poll_send(cx, &mut chunk)).await.map_err(TlsError::Io)
     }
 
-    /// Tells the peer why it is refused, as far as rustls has words for it, and gives it time to read them.
+    /// Whether the peer has seen that this is TLS, or shown it.
+    fn has_begun(&self) -> bool {
+        matches!(self.connection, Connection::Client(_)) || !self.input.is_empty()
+    }
+
+    /// Tells the peer why it is refused, as far as rustls has words for it.
     async fn refuse(mut self) {
-        // Once: what it is refused for must not be looked at again.
-        let _ = self.step();
-        if self.output.is_empty() {
-            return;
+        // The alert may stand behind other things to be sent. Not a step further: what it is refused for must not be looked at
+        // again.
+        while self.common().wants_write()
+            && let Ok(Step::Progress) = self.step()
+        {}
+        if !self.output.is_empty() {
+            refuse::tell(&mut self.socket, &self.output).await;
         }
-        let linger = async {
-            self.flush().await.ok()?;
-            self.socket.shutdown_write().ok()?;
-            let mut left = LINGER_BYTES;
-            while left > 0 {
-                let chunk = poll_fn(|cx| self.socket.poll_recv(cx)).await.ok().filter(|c| !c.is_empty())?;
-                left = left.saturating_sub(chunk.len());
-            }
-            Some(())
-        };
-        let _ = tokio::time::timeout(ALERT_LINGER, linger).await;
     }
 
     fn establish(self) -> Result<Stream, TlsError> {

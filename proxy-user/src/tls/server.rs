@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_core::tls::{ClientAuth, ServerTls, TlsVersion};
 use proxy_io::{Chunk, Socket};
@@ -26,13 +27,18 @@ use super::stream::Stream;
 
 /// Answers a client that wants TLS; `early` is what it has sent already. Dropping the future closes the connection.
 ///
-/// The caller bounds the time. A client that is refused is told why, which may take half a second more.
+/// A client that is refused is told why, which may take half a second longer than `limit`.
 ///
 /// # Errors
 /// Why there is no session.
-pub async fn accept(config: &Arc<ServerConfig>, socket: Socket, early: Chunk) -> Result<Stream, TlsError> {
+pub async fn accept(
+    config: &Arc<ServerConfig>,
+    socket: Socket,
+    early: Chunk,
+    limit: Duration,
+) -> Result<Stream, TlsError> {
     let server = UnbufferedServerConnection::new(Arc::clone(config)).map_err(TlsError::Keys)?;
-    Box::pin(handshake::run(Connection::Server(server), socket, early)).await
+    Box::pin(handshake::run(Connection::Server(server), socket, early, limit)).await
 }
 
 /// Makes what rustls needs of what the config says; reads files.

@@ -1,10 +1,13 @@
 use std::future::poll_fn;
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use proxy_core::outcome::Reason;
 use proxy_core::tls::{ClientTls, ServerTls, TlsVersion};
+use proxy_io::Chunk;
 
 use super::peer::{self, *};
 use super::pki::{Pki, server_of};
@@ -23,8 +26,10 @@ fn sessions_are_resumed_on_both_sides_of_the_proxy() {
                     let (far, near) = connected();
                     let (far, near) =
                         (driver.socket(far.into()).unwrap(), driver.socket(near.into()).unwrap());
-                    let (server, client) =
-                        tokio::join!(accept(&config, near), client.connect(endpoint(), Alpn::None, far));
+                    let (server, client) = tokio::join!(
+                        accept(&config, near),
+                        client.connect(endpoint(), Alpn::None, far, HANG)
+                    );
                     let (mut server, mut client) = (server.unwrap(), client.unwrap());
                     // Tickets come with the first bytes.
                     send(&mut server, b"hello".to_vec()).await.unwrap();
@@ -51,7 +56,7 @@ fn another_endpoint_is_not_offered_the_first_ones_session() {
             let driver_port = port + if driver.kind() == proxy_io::DriverKind::Ring { 10 } else { 0 };
             let endpoint = std::net::SocketAddr::from(([127, 0, 0, 1], driver_port));
             let (server, client) =
-                tokio::join!(accept(&config, near), client.connect(endpoint, Alpn::None, far));
+                tokio::join!(accept(&config, near), client.connect(endpoint, Alpn::None, far, HANG));
             let (mut server, mut client) = (server.unwrap(), client.unwrap());
             send(&mut server, b"hello".to_vec()).await.unwrap();
             recv_exactly(&mut client, 5).await;
@@ -128,7 +133,7 @@ fn an_endpoint_with_a_certificate_for_another_name_is_refused_and_told() {
                 let mut far = far_server(&config, far);
                 far.read(&mut [0; 1]).map_err(|error| error.to_string())
             });
-            let connected = peer::client(client).connect(endpoint(), Alpn::None, near).await;
+            let connected = peer::client(client).connect(endpoint(), Alpn::None, near, HANG).await;
             let reason = connected.as_ref().err().map(TlsError::reason);
             match (connected, wanted) {
                 (Ok(mut stream), None) => poll_fn(|cx| stream.poll_shutdown_write(cx)).await.unwrap(),
@@ -216,7 +221,7 @@ fn an_old_version_is_refused_where_the_lowest_is_higher() {
         let config = only_server(&pki.server(), TlsVersion::V1_2);
         let told = thread::spawn(move || far_server(&config, far).read(&mut [0; 1]).unwrap_err().to_string());
         let client = ClientTls { min_version: TlsVersion::V1_3, ..pki.client() };
-        let error = peer::client(&client).connect(endpoint(), Alpn::None, near).await.err().unwrap();
+        let error = peer::client(&client).connect(endpoint(), Alpn::None, near, HANG).await.err().unwrap();
         assert_eq!(error.reason(), Reason::TlsHandshake, "{error}");
         on_thread(|| told.join().unwrap()).await;
     });
@@ -233,7 +238,8 @@ fn the_protocol_inside_is_agreed_on() {
         for (alpn, wanted) in [(Alpn::Http1, Some(&b"http/1.1"[..])), (Alpn::None, None)] {
             let (far, near) = connected();
             let (far, near) = (driver.socket(far.into()).unwrap(), driver.socket(near.into()).unwrap());
-            let (server, client) = tokio::join!(accept(&server, near), client.connect(endpoint(), alpn, far));
+            let (server, client) =
+                tokio::join!(accept(&server, near), client.connect(endpoint(), alpn, far, HANG));
             for stream in [server.unwrap(), client.unwrap()] {
                 assert_eq!(stream.negotiated().unwrap().alpn.as_deref(), wanted);
             }
@@ -266,6 +272,56 @@ fn what_is_not_tls_is_refused_at_once() {
 }
 
 #[test]
+fn who_is_too_slow_is_told_if_it_has_begun_and_has_no_keys_yet() {
+    /// user_canceled and close_notify, both warnings in the clear.
+    const CANCELED: [u8; 14] = [21, 3, 3, 0, 2, 1, 90, 21, 3, 3, 0, 2, 1, 0];
+    const LIMIT: Duration = Duration::from_millis(30);
+    let pki = Pki::new();
+    let (server, client) = (pki.server(), pki.client());
+    on_each_driver(async |driver| {
+        let reading = |mut far: TcpStream| {
+            thread::spawn(move || {
+                let mut answer = Vec::new();
+                far.read_to_end(&mut answer).map(|_| answer)
+            })
+        };
+        for (begins, wanted) in
+            [(&b""[..], &b""[..]), (b"\x16", &CANCELED), (b"\x16\x03\x01\x02\x00\x01", &CANCELED)]
+        {
+            let (mut far, near) = pair(&driver);
+            far.write_all(begins).unwrap();
+            let answer = reading(far);
+            let error =
+                server::accept(&server_config(&server), near, Chunk::default(), LIMIT).await.err().unwrap();
+            assert_eq!(error.reason(), Reason::TlsTimeout, "{error}");
+            assert_eq!(on_thread(|| answer.join().unwrap()).await.unwrap(), wanted, "after {begins:?}");
+        }
+        // Keys are in use after the hello of each side.
+        let (far, near) = pair(&driver);
+        let config = client_config(&client);
+        let answer = thread::spawn(move || {
+            let mut far = far_client(config, "web.shop", far);
+            far.conn.write_tls(&mut far.sock).unwrap();
+            let mut answer = Vec::new();
+            far.sock.read_to_end(&mut answer).map(|_| answer)
+        });
+        let error =
+            server::accept(&server_config(&server), near, Chunk::default(), LIMIT).await.err().unwrap();
+        assert!(matches!(error, TlsError::TimedOut(LIMIT)), "{error}");
+        let answer = on_thread(|| answer.join().unwrap()).await.unwrap();
+        assert!(answer.len() > 200 && !answer.ends_with(&CANCELED), "a flight of the server's and no more");
+
+        let (far, near) = pair(&driver);
+        let answer = reading(far);
+        let client = peer::client(&client);
+        let error = client.connect(endpoint(), Alpn::None, near, LIMIT).await.err().unwrap();
+        assert!(matches!(error, TlsError::TimedOut(LIMIT)), "{error}");
+        let answer = on_thread(|| answer.join().unwrap()).await.unwrap();
+        assert!(answer.len() > 200 && answer.ends_with(&CANCELED), "a hello, and that it is not waited for");
+    });
+}
+
+#[test]
 fn a_handshake_takes_no_more_memory_than_it_may() {
     let pki = Pki::new();
     let config = server_config(&pki.server());
@@ -276,10 +332,13 @@ fn a_handshake_takes_no_more_memory_than_it_may() {
             let hello = [&[1, 0, 0xff, 0][..], &vec![0; 0xff00]].concat();
             let records: Vec<u8> = hello.iter().flat_map(|byte| [22, 3, 1, 0, 1, *byte]).collect();
             let _ = far.write_all(&records);
-            let _ = far.read(&mut [0; 8]);
+            let mut answer = [0; 7];
+            far.read_exact(&mut answer).unwrap();
+            answer
         });
         let error = accept(&config, near).await.err().unwrap();
         assert_eq!(error.reason(), Reason::TlsHandshake, "{error}");
-        on_thread(|| writing.join().unwrap()).await;
+        let answer = on_thread(|| writing.join().unwrap()).await;
+        assert_eq!(answer, [21, 3, 3, 0, 2, 2, 50], "decode_error");
     });
 }

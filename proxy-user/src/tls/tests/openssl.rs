@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use proxy_core::outcome::Reason;
 use proxy_core::tls::{ClientTls, TlsVersion};
 use proxy_io::{Driver, Socket};
 use rustls::ProtocolVersion;
@@ -103,6 +104,28 @@ fn renegotiation_is_refused() {
     });
 }
 
+/// The alert comes after a ServerHello, and so inside the first records that are protected.
+#[test]
+fn a_client_that_understands_no_certificate_is_told() {
+    if !is_installed() {
+        return;
+    }
+    let pki = Pki::new();
+    let config = server_config(&pki.server());
+    on_each_driver(async |driver| {
+        for options in
+            [&["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"][..], &["-tls1_2", "-sigalgs", "RSA+SHA256"]]
+        {
+            let (client, near) = s_client(&driver, &pki, options).await;
+            let error = accept(&config, near).await.err().unwrap();
+            assert_eq!(error.reason(), Reason::TlsHandshake, "{error}");
+            let output = on_thread(move || client.wait_with_output().unwrap()).await;
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("handshake failure"), "{options:?}: {said}");
+        }
+    });
+}
+
 #[test]
 fn s_server_is_spoken_to_with_a_certificate_and_its_tickets_are_taken() {
     if !is_installed() {
@@ -120,7 +143,7 @@ fn s_server_is_spoken_to_with_a_certificate_and_its_tickets_are_taken() {
             for round in 0..2 {
                 let fd = std::net::TcpStream::connect(address).unwrap();
                 let socket = driver.socket(fd.into()).unwrap();
-                let mut stream = client.connect(address, Alpn::Http1, socket).await.unwrap();
+                let mut stream = client.connect(address, Alpn::Http1, socket, HANG).await.unwrap();
                 let negotiated = stream.negotiated().unwrap();
                 assert_eq!((negotiated.version, negotiated.is_resumed), (wanted, round > 0));
                 // It turns lines round.

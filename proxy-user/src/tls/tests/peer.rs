@@ -21,7 +21,7 @@ use crate::tls::client::{Client, SystemRoots};
 use crate::tls::{Alpn, Stream, TlsError, server};
 
 /// Far above what any test takes: a test that hangs fails instead.
-const HANG: Duration = Duration::from_secs(60);
+pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 /// Runs a test on epoll, and on io_uring where there is one.
 pub(crate) fn on_each_driver(test: impl AsyncFn(Driver)) {
@@ -82,7 +82,7 @@ pub(crate) fn endpoint() -> SocketAddr {
 }
 
 pub(crate) async fn accept(config: &Arc<ServerConfig>, socket: Socket) -> Result<Stream, TlsError> {
-    server::accept(config, socket, Chunk::default()).await
+    server::accept(config, socket, Chunk::default(), HANG).await
 }
 
 /// The far side as a client.

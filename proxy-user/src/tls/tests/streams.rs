@@ -45,7 +45,7 @@ fn an_endpoint_gets_a_mebibyte_and_sends_it_back() {
             let config = server_config(&server);
             let echoing = thread::spawn(move || echo_blocking(&mut far_server(&config, far)));
             let client = only(&client, version);
-            let mut stream = client.connect(endpoint(), Alpn::None, near).await.unwrap();
+            let mut stream = client.connect(endpoint(), Alpn::None, near, HANG).await.unwrap();
             for round in 0..16 {
                 let sent = patterned(round, MIB / 16);
                 send(&mut stream, sent.clone()).await.unwrap();
@@ -122,7 +122,7 @@ fn what_the_client_has_sent_before_is_part_of_the_handshake() {
         let config = client_config(&client);
         let client = thread::spawn(move || ping_to_the_end(&mut far_client(config, "web.shop", far), 100));
         let early = poll_fn(|cx| near.poll_recv(cx)).await.unwrap();
-        let mut stream = server::accept(&server_config(&server), near, early).await.unwrap();
+        let mut stream = server::accept(&server_config(&server), near, early, HANG).await.unwrap();
         echo(&mut stream).await;
         assert_eq!(on_thread(|| client.join().unwrap()).await, LAST_WORDS);
     });
@@ -271,7 +271,8 @@ fn an_idle_stream_holds_no_buffers() {
     on_each_driver(async |driver| {
         let (far, near) = connected();
         let (far, near) = (driver.socket(far.into()).unwrap(), driver.socket(near.into()).unwrap());
-        let (near, far) = tokio::join!(accept(&server, near), client.connect(endpoint(), Alpn::None, far));
+        let (near, far) =
+            tokio::join!(accept(&server, near), client.connect(endpoint(), Alpn::None, far, HANG));
         let (mut near, mut far) = (near.unwrap(), far.unwrap());
         for (from, to) in [(&mut near, &mut far)] {
             let (_, received) =
