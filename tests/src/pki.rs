@@ -9,8 +9,38 @@ use serde_json::{Value, json};
 
 use crate::process;
 
+/// Name of the authority that everybody believes.
+pub const ROOT: &str = "ca";
+/// What makes a certificate an authority's.
+const IS_CA: &str = "basicConstraints=critical,CA:TRUE";
 /// Without it, openssl takes extensions from the machine's own.
 const CONFIG: &str = "[req]\ndistinguished_name = name\n[name]\n";
+
+/// Kinds of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// RSA of 2048 bits.
+    Rsa2048,
+    /// RSA of 4096 bits.
+    Rsa4096,
+}
+
+impl Key {
+    /// How `openssl req` is asked for one.
+    fn options(self) -> [&'static str; 4] {
+        let (algorithm, option) = match self {
+            Self::P256 => ("ec", "ec_paramgen_curve:prime256v1"),
+            Self::P384 => ("ec", "ec_paramgen_curve:secp384r1"),
+            Self::Rsa2048 => ("rsa", "rsa_keygen_bits:2048"),
+            Self::Rsa4096 => ("rsa", "rsa_keygen_bits:4096"),
+        };
+        ["-newkey", algorithm, "-pkeyopt", option]
+    }
+}
 
 /// An authority and what it has signed, in a folder of its own.
 pub struct Pki(PathBuf);
@@ -40,7 +70,7 @@ impl Pki {
         fs::create_dir_all(&folder).expect("the folder for temporary files can be written to");
         fs::write(folder.join("openssl.cnf"), CONFIG).expect("it can be written");
         let pki = Self(folder);
-        pki.openssl("ca", &["-addext", "basicConstraints=critical,CA:TRUE"]);
+        pki.openssl(ROOT, Key::P256, &["-addext", IS_CA]);
         pki
     }
 
@@ -49,16 +79,42 @@ impl Pki {
     /// # Panics
     /// If openssl fails.
     pub fn certificate(&self, name: &str, names: &[&str]) {
-        let names = format!("subjectAltName={}", names.join(","));
-        let (ca, key) = (self.path("ca.pem"), self.path("ca.key"));
-        self.openssl(name, &["-addext", &names, "-CA", &ca, "-CAkey", &key]);
+        self.certificate_by(ROOT, name, names, Key::P256);
     }
 
-    fn openssl(&self, name: &str, more: &[&str]) {
+    /// The same with a key of a kind, signed by an authority: its file holds the chain, the root apart.
+    ///
+    /// # Panics
+    /// If openssl fails.
+    pub fn certificate_by(&self, authority: &str, name: &str, names: &[&str], key: Key) {
+        let names = format!("subjectAltName={}", names.join(","));
+        self.signed(authority, name, key, &["-addext", &names]);
+    }
+
+    /// Makes an authority below another one.
+    ///
+    /// # Panics
+    /// If openssl fails.
+    pub fn authority(&self, above: &str, name: &str, key: Key) {
+        self.signed(above, name, key, &["-addext", IS_CA]);
+    }
+
+    fn signed(&self, authority: &str, name: &str, key: Key, more: &[&str]) {
+        let (chain, ca_key) =
+            (self.path(&format!("{authority}.pem")), self.path(&format!("{authority}.key")));
+        self.openssl(name, key, &[more, &["-CA", &chain, "-CAkey", &ca_key]].concat());
+        if authority != ROOT {
+            let own = self.path(&format!("{name}.pem"));
+            let read = |path: &str| fs::read_to_string(path).expect("openssl has written it");
+            fs::write(&own, read(&own) + &read(&chain)).expect("it can be written");
+        }
+    }
+
+    fn openssl(&self, name: &str, key: Key, more: &[&str]) {
         let (new_key, new) = (self.path("new.key"), self.path("new.pem"));
         let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-        openssl.args(["-days", "30", "-subj", &format!("/CN={name}"), "-config", &self.path("openssl.cnf")]);
+        openssl.args(["req", "-x509", "-nodes", "-days", "30", "-subj", &format!("/CN={name}")]);
+        openssl.args(key.options()).args(["-config", &self.path("openssl.cnf")]);
         process::output(openssl.args(["-keyout", &new_key, "-out", &new]).args(more)).expect("openssl runs");
         for (from, to) in [(new_key, format!("{name}.key")), (new, format!("{name}.pem"))] {
             fs::rename(from, self.path(&to)).expect("both are in one folder");

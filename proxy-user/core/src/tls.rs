@@ -23,7 +23,8 @@ pub struct CertificateFiles {
 /// How Weir answers as a TLS server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerTls {
-    /// Chosen by the name that the client asks for (SNI); the first one answers where none fits. Never empty.
+    /// Chosen by the name that the client asks for (SNI); the first one answers where none fits. Of several for a name, the first
+    /// whose kind of key the client understands. Never empty.
     pub certificates: Vec<CertificateFiles>,
     /// Lowest version that is spoken.
     pub min_version: TlsVersion,

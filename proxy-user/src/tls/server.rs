@@ -99,35 +99,40 @@ pub(super) fn versions(lowest: TlsVersion) -> &'static [&'static SupportedProtoc
     }
 }
 
-/// Chooses a certificate by the name that a client asks for.
+/// Chooses a certificate by the name that a client asks for, and of several the first that it understands: one with an ECDSA key
+/// for most, and one with an RSA key for the others.
 struct Resolver {
     /// Whole names, and `*.` with what one label may stand before.
-    by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
-    default: Option<Arc<CertifiedKey>>,
+    by_name: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    all: Vec<Arc<CertifiedKey>>,
 }
 
 impl Resolver {
     fn new<'a>(keys: impl Iterator<Item = (Arc<CertifiedKey>, &'a [String])>) -> Self {
-        let mut resolver = Self { by_name: HashMap::new(), default: None };
+        let mut resolver = Self { by_name: HashMap::new(), all: Vec::new() };
         for (key, names) in keys {
-            resolver.default.get_or_insert_with(|| Arc::clone(&key));
             for name in names {
-                resolver.by_name.entry(name.as_str().into()).or_insert_with(|| Arc::clone(&key));
+                resolver.by_name.entry(name.as_str().into()).or_default().push(Arc::clone(&key));
             }
+            resolver.all.push(key);
         }
         resolver
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    fn find(&self, name: &str) -> Option<&[Arc<CertifiedKey>]> {
         let wildcard = || self.by_name.get(&*format!("*.{}", cert::parent(name)?));
-        self.by_name.get(name).or_else(wildcard)
+        self.by_name.get(name).or_else(wildcard).map(Vec::as_slice)
     }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // rustls has put it in lower case.
-        hello.server_name().and_then(|name| self.find(name)).or(self.default.as_ref()).cloned()
+        let named = hello.server_name().and_then(|name| self.find(name)).unwrap_or(&self.all);
+        let is_understood =
+            |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        // With one that it does not understand, the client is refused for the right reason.
+        named.iter().find(is_understood).or(named.first()).cloned()
     }
 }
 

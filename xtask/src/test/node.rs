@@ -11,7 +11,7 @@ pub(super) use crate::machine::obstacle;
 const H11: &str = "/usr/lib/python3/dist-packages/h11";
 
 /// Programs that tests drive and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -21,6 +21,7 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("wrk", "wrk"),
     ("haproxy", "haproxy"),
     ("slowhttptest", "slowhttptest"),
+    ("testssl", "testssl.sh"),
     (H11, "python3-h11"),
     ("ip", "iproute2"),
     ("python3", "python3"),

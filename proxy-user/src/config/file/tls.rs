@@ -10,7 +10,8 @@ use super::super::text::{Host, SubjectName, TlsFile};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct ServerTls {
-    /// Certificates, chosen by the name that a client asks for (SNI); the first one answers where none fits.
+    /// Certificates, chosen by the name that a client asks for (SNI); the first one answers where none fits. Of several for a name,
+    /// the first whose kind of key the client understands.
     #[schemars(length(min = 1))]
     pub(in crate::config) certificates: At<Vec<CertificateFiles>>,
     /// Lowest version that is spoken. Default: `1.2`.
