@@ -230,6 +230,7 @@ impl Handshake {
         let negotiated = self.negotiated()?;
         let suite = self.common().negotiated_cipher_suite().ok_or_else(|| keys_missing("a cipher suite"))?;
         let is_v1_3 = negotiated.version == ProtocolVersion::TLSv1_3;
+        let is_client = matches!(self.connection, Connection::Client(_));
         let (secrets, keys) = match self.connection {
             Connection::Client(client) => {
                 let (secrets, keys) = client.dangerous_into_kernel_connection().map_err(TlsError::Keys)?;
@@ -240,7 +241,8 @@ impl Handshake {
                 (secrets, is_v1_3.then(|| Keys::Server(Box::new(keys))))
             }
         };
-        let session = Session::new(suite, secrets, keys).map_err(|fault| keys_missing(&fault.to_string()))?;
+        let session = Session::new(suite, is_client, secrets, keys);
+        let session = session.map_err(|fault| keys_missing(&fault.to_string()))?;
         Ok(Stream::Tls(Box::new(TlsStream::new(self.socket, session, Chunk::from(self.input), negotiated))))
     }
 

@@ -85,27 +85,44 @@ impl Sealer {
 
     /// Appends one record with `plain` in it, [`PLAIN_BYTES`] at most.
     pub(super) fn seal(&mut self, kind: ContentType, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+        let start = self.begin(out);
+        out.extend_from_slice(plain);
+        self.end(kind, out, start)
+    }
+
+    /// Begins a record at the end of `out`; says where its plaintext is to be put.
+    pub(super) fn begin(&self, out: &mut Vec<u8>) -> usize {
+        let start = out.len() + HEAD_BYTES + self.explicit_bytes();
+        out.resize(start, 0);
+        start
+    }
+
+    /// Protects the record whose plaintext is `out[start..]`, [`PLAIN_BYTES`] at most.
+    pub(super) fn end(&mut self, kind: ContentType, out: &mut Vec<u8>, start: usize) -> Result<(), Fault> {
+        let (explicit_bytes, plain_bytes) = (self.explicit_bytes(), out.len() - start);
         let Key { key, iv, form, seq } = &mut self.key;
         let nonce = nonce_of(iv, *seq);
-        let explicit: &[u8] =
-            if *form == Form::V1_2Gcm { &nonce[NONCE_BYTES - EXPLICIT_BYTES..] } else { &[] };
-        let inner_kind: &[u8] = if *form == Form::V1_3 { &[u8::from(kind)] } else { &[] };
         let outer_kind = if *form == Form::V1_3 { ContentType::ApplicationData } else { kind };
-        let head = head(outer_kind, explicit.len() + plain.len() + inner_kind.len() + TAG_BYTES);
-        out.reserve(OVERHEAD_BYTES + plain.len());
-        out.extend_from_slice(&head);
-        out.extend_from_slice(explicit);
-        let start = out.len();
-        out.extend_from_slice(plain);
-        out.extend_from_slice(inner_kind);
-        let aad = aad_of(*form, *seq, &head, plain.len());
+        if *form == Form::V1_3 {
+            out.push(u8::from(kind));
+        }
+        let head = head(outer_kind, explicit_bytes + out.len() - start + TAG_BYTES);
+        let (before, body) = out.split_at_mut(start);
+        let (head_at, explicit_at) = before[start - explicit_bytes - HEAD_BYTES..].split_at_mut(HEAD_BYTES);
+        head_at.copy_from_slice(&head);
+        explicit_at.copy_from_slice(&nonce[NONCE_BYTES - explicit_bytes..]);
+        let aad = aad_of(*form, *seq, &head, plain_bytes);
         let nonce = Nonce::assume_unique_for_key(nonce);
         let tag = key
-            .seal_in_place_separate_tag(nonce, Aad::from(aad.as_ref()), &mut out[start..])
+            .seal_in_place_separate_tag(nonce, Aad::from(aad.as_ref()), body)
             .map_err(|_| Fault::Crypto)?;
         out.extend_from_slice(tag.as_ref());
         *seq = seq.checked_add(1).ok_or(Fault::Exhausted)?;
         Ok(())
+    }
+
+    fn explicit_bytes(&self) -> usize {
+        if self.key.form == Form::V1_2Gcm { EXPLICIT_BYTES } else { 0 }
     }
 }
 
@@ -153,15 +170,16 @@ impl Opener {
         key.open_in_place(nonce, Aad::from(aad.as_ref()), &mut out[start..])
             .map_err(|_| Fault::bad_record())?;
         out.truncate(start + plain_bytes);
-        *seq = seq.checked_add(1).ok_or(Fault::Exhausted)?;
-        let kind = match form {
-            Form::V1_3 => take_inner_kind(out, start)?,
-            Form::V1_2Gcm | Form::V1_2ChaCha => ContentType::from(head[0]),
-        };
-        if out.len() - start > PLAIN_BYTES {
+        // With its padding and its type (RFC 8446, 5.4).
+        let most = if *form == Form::V1_3 { PLAIN_BYTES + 1 } else { PLAIN_BYTES };
+        if plain_bytes > most {
             return Err(Fault::peer(AlertDescription::RecordOverflow, "a record with too much in it"));
         }
-        Ok(kind)
+        *seq = seq.checked_add(1).ok_or(Fault::Exhausted)?;
+        match form {
+            Form::V1_3 => take_inner_kind(out, start),
+            Form::V1_2Gcm | Form::V1_2ChaCha => Ok(ContentType::from(head[0])),
+        }
     }
 }
 

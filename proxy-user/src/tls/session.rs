@@ -6,12 +6,14 @@ use rustls::server::ServerConnectionData;
 use rustls::{AlertDescription, ConnectionTrafficSecrets, ContentType, HandshakeType, SupportedCipherSuite};
 
 use super::error::Fault;
-use super::seal::{HEAD_BYTES, Head, OVERHEAD_BYTES, Opener, PLAIN_BYTES, Sealer};
+use super::seal::{HEAD_BYTES, Head, Opener, PLAIN_BYTES, Sealer};
 
 /// Type and length of a handshake message.
 const MESSAGE_HEAD_BYTES: usize = 4;
 /// Longest handshake message that is taken: a ticket of 64 KiB, the most that its length can say, with what belongs to it.
 const MESSAGE_BYTES: usize = 67 << 10;
+/// A KeyUpdate without its head.
+const KEY_UPDATE_BYTES: usize = 1;
 /// Records without effect (empty ones, warnings) that are taken in a row; OpenSSL stops at the same number.
 const MOST_IDLE_RECORDS: u32 = 32;
 /// Share of a record that must be here before memory for all of it is taken: who sends little holds little.
@@ -25,6 +27,7 @@ const FATAL: u8 = 2;
 /// Both directions of a session.
 pub(super) struct Session {
     suite: SupportedCipherSuite,
+    is_client: bool,
     opener: Opener,
     sealer: Sealer,
     /// Where the next keys come from; in TLS 1.2 there are none.
@@ -67,11 +70,13 @@ impl Keys {
 impl Session {
     pub(super) fn new(
         suite: SupportedCipherSuite,
+        is_client: bool,
         secrets: rustls::ExtractedSecrets,
         keys: Option<Keys>,
     ) -> Result<Self, Fault> {
         Ok(Self {
             suite,
+            is_client,
             opener: Opener::new(suite, secrets.rx)?,
             sealer: Sealer::new(suite, secrets.tx)?,
             keys,
@@ -175,6 +180,11 @@ impl Session {
             let what = "something else in the middle of a handshake message";
             return Err(Fault::peer(AlertDescription::UnexpectedMessage, what));
         }
+        if content.is_empty() && kind != ContentType::ApplicationData {
+            // RFC 8446, 5.4; RFC 5246, 6.2.1.
+            let what = "a record of the protocol's own with nothing in it";
+            return Err(Fault::peer(AlertDescription::UnexpectedMessage, what));
+        }
         match kind {
             ContentType::ApplicationData => Ok(()),
             ContentType::Alert => self.handle_alert(content),
@@ -204,16 +214,16 @@ impl Session {
         self.message.extend_from_slice(content);
         while let [kind, high, middle, low, rest @ ..] = &self.message[..] {
             let length = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
-            if length > MESSAGE_BYTES {
-                return Err(Fault::peer(
-                    AlertDescription::DecodeError,
-                    "a handshake message that is too long",
-                ));
+            let kind = HandshakeType::from(*kind);
+            // At once: nobody may fill memory with what will be refused.
+            if length > self.most_bytes(kind)? {
+                let what = "a handshake message that is too long";
+                return Err(Fault::peer(AlertDescription::DecodeError, what));
             }
             if rest.len() < length {
                 return Ok(());
             }
-            let (kind, end) = (HandshakeType::from(*kind), MESSAGE_HEAD_BYTES + length);
+            let end = MESSAGE_HEAD_BYTES + length;
             let mut message = std::mem::take(&mut self.message);
             self.handle_message(kind, &message[MESSAGE_HEAD_BYTES..end], message.len() == end)?;
             message.drain(..end);
@@ -225,36 +235,76 @@ impl Session {
         Ok(())
     }
 
-    fn handle_message(&mut self, kind: HandshakeType, body: &[u8], is_last: bool) -> Result<(), Fault> {
-        match (kind, &mut self.keys) {
-            (HandshakeType::NewSessionTicket, Some(Keys::Client(keys))) => {
-                keys.handle_new_session_ticket(body).map_err(Fault::Keys)
-            }
-            (HandshakeType::KeyUpdate, Some(keys)) => {
-                let request = match body {
-                    [request @ (UPDATE_NOT_REQUESTED | UPDATE_REQUESTED)] if is_last => *request,
-                    _ => return Err(Fault::peer(AlertDescription::IllegalParameter, "a bad key update")),
-                };
-                self.opener = Opener::new(self.suite, keys.next_rx().map_err(Fault::Keys)?)?;
-                self.owes_key_update |= request == UPDATE_REQUESTED;
-                Ok(())
-            }
-            // Also what asks for renegotiation.
+    /// Longest body of a handshake message that may come now.
+    fn most_bytes(&self, kind: HandshakeType) -> Result<usize, Fault> {
+        match (kind, &self.keys) {
+            (HandshakeType::NewSessionTicket, Some(Keys::Client(_))) => Ok(MESSAGE_BYTES),
+            (HandshakeType::KeyUpdate, Some(_)) => Ok(KEY_UPDATE_BYTES),
+            (HandshakeType::HelloRequest, None) if self.is_client => Ok(0),
+            // Also a ClientHello that would renegotiate.
             _ => Err(Fault::peer(AlertDescription::UnexpectedMessage, "a handshake message out of turn")),
         }
     }
 
-    /// Seals bytes as records, appended to `out`.
-    pub(super) fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
-        let records = plain.len().div_ceil(PLAIN_BYTES);
-        out.reserve(plain.len() + records * OVERHEAD_BYTES);
-        for part in plain.chunks(PLAIN_BYTES) {
-            if self.owes_key_update || self.sealer.is_worn() {
-                self.update_keys(out)?;
+    fn handle_message(&mut self, kind: HandshakeType, body: &[u8], is_last: bool) -> Result<(), Fault> {
+        match (kind, &mut self.keys) {
+            (HandshakeType::NewSessionTicket, Some(Keys::Client(keys))) => {
+                let is_good = keys.handle_new_session_ticket(body).is_ok();
+                let bad = || Fault::peer(AlertDescription::DecodeError, "a session ticket that is none");
+                is_good.then_some(()).ok_or_else(bad)
             }
-            self.sealer.seal(ContentType::ApplicationData, part, out)?;
+            (HandshakeType::KeyUpdate, Some(keys)) => {
+                let alert = match body {
+                    // The next record has another key, so nothing may reach into it (RFC 8446, 5.1).
+                    _ if !is_last => AlertDescription::UnexpectedMessage,
+                    [request @ (UPDATE_NOT_REQUESTED | UPDATE_REQUESTED)] => {
+                        self.opener = Opener::new(self.suite, keys.next_rx().map_err(Fault::Keys)?)?;
+                        self.owes_key_update |= *request == UPDATE_REQUESTED;
+                        return Ok(());
+                    }
+                    [_] => AlertDescription::IllegalParameter,
+                    _ => AlertDescription::DecodeError,
+                };
+                Err(Fault::peer(alert, "a bad key update"))
+            }
+            // A server that would like to renegotiate may be ignored (RFC 5246, 7.4.1.1), and most go on then.
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Seals bytes as records, appended to `out`: as few as there can be, however many parts the bytes come in.
+    pub(super) fn seal<'a>(
+        &mut self,
+        parts: impl Iterator<Item = &'a [u8]>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let kind = ContentType::ApplicationData;
+        // Where the plaintext of the record begins that is not full.
+        let mut open: Option<usize> = None;
+        for mut part in parts {
+            while !part.is_empty() {
+                let start = match open {
+                    Some(start) => start,
+                    None => self.begin(out)?,
+                };
+                let taken = (start + PLAIN_BYTES - out.len()).min(part.len());
+                out.extend_from_slice(&part[..taken]);
+                part = &part[taken..];
+                open = Some(start);
+                if out.len() - start == PLAIN_BYTES {
+                    self.sealer.end(kind, out, start)?;
+                    open = None;
+                }
+            }
+        }
+        open.map_or(Ok(()), |start| self.sealer.end(kind, out, start))
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) -> Result<usize, Fault> {
+        if self.owes_key_update || self.sealer.is_worn() {
+            self.update_keys(out)?;
+        }
+        Ok(self.sealer.begin(out))
     }
 
     #[cold]

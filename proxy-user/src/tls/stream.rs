@@ -8,7 +8,7 @@ use proxy_io::{Chunk, Socket};
 
 use super::error::Fault;
 use super::handshake::Negotiated;
-use super::seal::PLAIN_BYTES;
+use super::seal::{OVERHEAD_BYTES, PLAIN_BYTES};
 use super::session::Session;
 
 /// Plaintext that is sealed at once: four whole records, which one send carries.
@@ -144,6 +144,13 @@ impl TlsStream {
         &mut self.session
     }
 
+    /// Sends what no session of ours would.
+    #[cfg(test)]
+    pub(super) async fn send_raw(&mut self, bytes: Vec<u8>) {
+        let mut chunk = Chunk::from(bytes);
+        std::future::poll_fn(|cx| self.socket.poll_send(cx, &mut chunk)).await.unwrap();
+    }
+
     /// Memory that it holds for bytes under way.
     #[cfg(test)]
     pub(super) fn held_bytes(&self) -> usize {
@@ -239,12 +246,13 @@ impl TlsStream {
             if self.fault.is_some() {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            let mut sealed = Vec::new();
-            let mut count = 0;
-            for part in self.plain.parts() {
-                let part = &part[..part.len().min(SEAL_BYTES - count)];
-                self.session.seal(part, &mut sealed)?;
-                count += part.len();
+            let count = self.plain.len().min(SEAL_BYTES);
+            let mut sealed = Vec::with_capacity(count + count.div_ceil(PLAIN_BYTES) * OVERHEAD_BYTES);
+            if let Err(fault) = self.session.seal(first(&self.plain, count), &mut sealed) {
+                // What was sealed is lost, so nothing that follows could be read.
+                self.is_closed = true;
+                self.fault = Some(fault.clone());
+                return Poll::Ready(Err(fault.into()));
             }
             self.plain.advance(count);
             self.sealed = Chunk::from(sealed);
@@ -259,7 +267,10 @@ impl TlsStream {
             }
             self.is_closed = true;
             let mut sealed = Vec::new();
-            self.session.close(&mut sealed)?;
+            match self.fault.as_ref().and_then(Fault::alert) {
+                Some(alert) => self.session.fail(alert, &mut sealed)?,
+                None => self.session.close(&mut sealed)?,
+            }
             self.sealed = Chunk::from(sealed);
         }
         if !self.sealed.is_empty() {
@@ -267,4 +278,14 @@ impl TlsStream {
         }
         Poll::Ready(self.socket.shutdown_write())
     }
+}
+
+/// The first `count` bytes of a chunk, in its parts.
+fn first(chunk: &Chunk, count: usize) -> impl Iterator<Item = &[u8]> {
+    let mut left = count;
+    chunk.parts().map_while(move |part| {
+        let part = &part[..part.len().min(left)];
+        left -= part.len();
+        (!part.is_empty()).then_some(part)
+    })
 }

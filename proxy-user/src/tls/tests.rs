@@ -5,5 +5,6 @@ mod handshakes;
 mod openssl;
 pub(crate) mod peer;
 pub(crate) mod pki;
+mod records;
 mod store;
 mod streams;

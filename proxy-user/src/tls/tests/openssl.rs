@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use proxy_core::outcome::Reason;
@@ -126,6 +127,38 @@ fn a_client_that_understands_no_certificate_is_told() {
     });
 }
 
+/// It asks, is not answered, and goes on.
+#[test]
+fn a_server_that_would_like_to_renegotiate_is_ignored() {
+    if !is_installed() {
+        return;
+    }
+    let pki = Pki::new();
+    pki.server();
+    let client = peer::client(&pki.client());
+    on_each_driver(async |driver| {
+        let mut server = openssl("s_server");
+        server.args(["-accept", "127.0.0.1:0", "-tls1_2", "-cert"]).arg(pki.path("web.pem"));
+        let mut server = server.arg("-key").arg(pki.path("web.key")).spawn().unwrap();
+        let (address, said) = accepts(&mut server).await;
+        let fd = std::net::TcpStream::connect(address).unwrap();
+        let socket = driver.socket(fd.into()).unwrap();
+        let mut stream = client.connect(address, Alpn::None, socket, HANG).await.unwrap();
+        let mut input = server.stdin.take().unwrap();
+        let mut write = |line: &str| input.write_all(line.as_bytes()).unwrap();
+        write("before\n");
+        assert_eq!(recv_exactly(&mut stream, 7).await, b"before\n");
+        // Its command for that. It takes commands before it looks at what has come.
+        write("r\n");
+        send(&mut stream, b"still here\n".to_vec()).await.unwrap();
+        assert!(on_thread(move || said.iter().any(|line| line == "still here")).await);
+        write("after\n");
+        assert_eq!(recv_exactly(&mut stream, 6).await, b"after\n");
+        server.kill().unwrap();
+        on_thread(move || server.wait().unwrap()).await;
+    });
+}
+
 #[test]
 fn s_server_is_spoken_to_with_a_certificate_and_its_tickets_are_taken() {
     if !is_installed() {
@@ -173,15 +206,22 @@ async fn s_server(pki: &Pki, options: &[&str]) -> (Child, SocketAddr) {
     server.args(["-accept", "127.0.0.1:0", "-rev", "-cert"]).arg(pki.path("web.pem")).arg("-key");
     server.arg(pki.path("web.key")).arg("-CAfile").arg(pki.ca()).args(options);
     let mut server = server.spawn().unwrap();
+    let (address, _) = accepts(&mut server).await;
+    (server, address)
+}
+
+/// Waits until a server says where it listens; gives the lines that it says after that, too.
+async fn accepts(server: &mut Child) -> (SocketAddr, Receiver<String>) {
     let output = server.stdout.take().unwrap();
-    let accepts = on_thread(move || {
+    on_thread(move || {
         let mut lines = BufReader::new(output).lines().map(Result::unwrap);
-        let accepts = lines.find_map(|line| line.strip_prefix("ACCEPT ").map(str::to_owned));
+        let address = lines.find_map(|line| line.strip_prefix("ACCEPT ").map(|text| text.parse().unwrap()));
+        let (sender, said) = channel();
         // It must not die of a closed pipe.
-        thread::spawn(move || lines.count());
-        accepts
-    });
-    (server, accepts.await.expect("it says where it listens").parse().unwrap())
+        thread::spawn(move || lines.for_each(|line| drop(sender.send(line))));
+        (address.expect("it says where it listens"), said)
+    })
+    .await
 }
 
 /// Says loudly that a test is skipped, where `cargo xtask test` could not install it.
