@@ -121,6 +121,17 @@ impl Pki {
         }
     }
 
+    /// Writes a file in place of an older one.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn renew(&self, name: &str, bytes: &[u8]) {
+        let new = self.path("new.pem");
+        fs::write(&new, bytes)
+            .and_then(|()| fs::rename(new, self.path(name)))
+            .expect("the folder can be written to");
+    }
+
     /// A file, for a config or a command line.
     #[must_use]
     pub fn path(&self, name: &str) -> String {

@@ -267,6 +267,104 @@ fn every_end_of_a_handshake_has_its_reason_and_its_alert() {
     fs::remove_file(log).unwrap();
 }
 
+#[test]
+fn the_systems_authorities_are_taken_up_when_they_change() {
+    let Some(world) = World::new() else { return };
+    if world.program("curl").is_none() || world.program("openssl").is_none() {
+        return;
+    }
+    let (pki, other) = (Pki::new(), Pki::new());
+    pki.certificate("web", &["DNS:web.shop"]);
+    let _server = s_server(&world, &pki, "web", 11, &[]);
+    let bundle = pki.path("bundle.pem");
+    fs::copy(other.path("ca.pem"), &bundle).unwrap();
+    let secure = service("secure", host(11), json!({"tls": {"sni": "web.shop"}}));
+    let mut config = config::config(&world, [secure]);
+    config::merge(&mut config, json!({"listeners": [listener(8000, json!({"service": "secure"}))]}));
+    let starter = ["env", "-u", "SSL_CERT_DIR", &format!("SSL_CERT_FILE={bundle}")];
+    let Some(weir) = Weir::start_with(&world.net, &config, &starter, &[]) else { return };
+    let ask = || {
+        let mut client = Peer::connect(&world.net, edge(8000));
+        client.say("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        client.answer()
+    };
+    let mut refused = ask();
+    // Until the server listens.
+    wait::until_true("a refusal", RELOAD, || {
+        refused = ask();
+        refused.header("x-weir-reason") == Some("tls_upstream")
+    });
+    assert_eq!(refused.status(), 503);
+    pki.renew("bundle.pem", &[fs::read(pki.path("ca.pem")).unwrap(), fs::read(&bundle).unwrap()].concat());
+    wait::until_true("the new authority", RELOAD, || ask().status() == 200);
+
+    fs::remove_file(&bundle).unwrap();
+    let bad = || weir.metrics().sum("weir_tls_file_bad", &[("file", &bundle)]);
+    wait::until_true("the missing file", RELOAD, || bad() == 1.0);
+    assert_eq!(ask().status(), 200, "what was read before stays in force");
+}
+
+/// Ends its answers with its connections: first in order, then as if cut off.
+const CUTTING: &str = "
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[3], sys.argv[4])
+context.maximum_version = getattr(ssl.TLSVersion, sys.argv[5])
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print('ready', flush=True)
+while True:
+    try:
+        stream = context.wrap_socket(listener.accept()[0], server_side=True)
+        path = stream.recv(4096).split()[1]
+        stream.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nall or half')
+        if path == b'/all':
+            stream.unwrap()
+        stream.close()
+    except OSError:
+        pass
+";
+
+#[test]
+fn a_body_that_ends_without_close_notify_is_passed_on_as_cut_off() {
+    let Some(world) = World::new() else { return };
+    if world.program("curl").is_none() || world.program("openssl").is_none() {
+        return;
+    }
+    let pki = Pki::new();
+    pki.certificate("web", &["DNS:web.shop"]);
+    let speaking = json!({"tls": {"ca": pki.path("ca.pem"), "sni": "web.shop"}});
+    let services = [service("new", host(11), speaking.clone()), service("old", host(12), speaking)];
+    let servers = [(11, "TLSv1_3"), (12, "TLSv1_2")].map(|(number, version)| {
+        let (ip, port) = (host(number).ip().to_string(), host(number).port().to_string());
+        let mut python = world.far().command(Path::new("python3"));
+        python.args(["-c", CUTTING, &ip, &port, &pki.path("web.pem"), &pki.path("web.key"), version]);
+        let running = Running::start(&mut python).unwrap();
+        assert_eq!(running.line(RELOAD).as_deref(), Some("ready"));
+        running
+    });
+    let mut config = config::config(&world, services);
+    let more = json!({"listeners": [
+        listener(8001, json!({"service": "new"})),
+        listener(8002, json!({"service": "old"})),
+    ]});
+    config::merge(&mut config, more);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let cut = || weir.metrics().sum("weir_http_requests_ended_total", &[("reason", "response_cut")]);
+    for (port, seen) in [(8001, 1.0), (8002, 2.0)] {
+        let ask = |path: &str| {
+            let url = format!("http://{}/{path}", edge(port));
+            let arguments = ["-sS", "--fail", "--max-time", "5", &url];
+            world.outside().output(&world.program("curl").unwrap(), &arguments)
+        };
+        assert_eq!(ask("all").unwrap(), "all or half");
+        let half = format!("{:#}", ask("half").unwrap_err());
+        // A reset, or a chunked body without its end.
+        assert!(half.contains("reset") || half.contains("transfer closed"), "{half}");
+        wait::until_true("its reason", RELOAD, || cut() == seen);
+    }
+    drop(servers);
+}
+
 fn weir_log(name: &str) -> String {
     let file = std::env::temp_dir().join(format!("weir-test-{name}-{}.log", std::process::id()));
     file.display().to_string()

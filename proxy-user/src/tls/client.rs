@@ -1,8 +1,10 @@
 //! Weir as a TLS client of endpoints.
 
 use std::collections::HashMap;
+use std::env;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use rustls::client::{ClientSessionMemoryCache, Resumption, UnbufferedClientConne
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_native_certs::CertificateResult;
 
 use super::Alpn;
 use super::cert::{self, CertificateStatus, TlsProblem};
@@ -31,20 +34,29 @@ pub struct Client {
     /// Without resumption: what an endpoint remembers of us means nothing to another one.
     template: ClientConfig,
     name: Option<ServerName<'static>>,
+    has_roots: bool,
     endpoints: Mutex<HashMap<(SocketAddr, Alpn), Arc<ClientConfig>>>,
 }
 
 impl Client {
-    /// Makes what rustls needs of what the config says; reads files.
+    /// Makes what rustls needs of what the config says; reads files. A system that has lost the authorities that it had for `old`
+    /// is a problem; one that has none is not, since it may not matter.
     pub(super) fn build(
         tls: &ClientTls,
         provider: &Arc<CryptoProvider>,
         system_roots: &mut SystemRoots,
+        old: Option<&Self>,
     ) -> Result<(Self, Option<CertificateStatus>), Vec<TlsProblem>> {
         let mut problems = Vec::new();
         let roots = match &tls.ca {
             Some(file) => cert::load_roots(file).map(Arc::new),
-            None => Ok(system_roots.load()),
+            None => match system_roots.load() {
+                Err(problem) if !old.is_some_and(|old| old.has_roots) => {
+                    tracing::warn!("{problem}; endpoints without `ca` are refused");
+                    Ok(Arc::new(RootCertStore::empty()))
+                }
+                loaded => loaded,
+            },
         };
         let roots = roots.unwrap_or_else(|problem| {
             problems.push(problem);
@@ -58,6 +70,7 @@ impl Client {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let has_roots = !roots.is_empty();
         let (own, status) = loaded.map(|loaded| (loaded.key, loaded.status)).unzip();
         let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(versions(tls.min_version))
@@ -72,7 +85,7 @@ impl Client {
         template.enable_secret_extraction = true;
         template.resumption = Resumption::disabled();
         let name = tls.sni.as_ref().and_then(|name| ServerName::try_from(name.clone()).ok());
-        Ok((Self { template, name, endpoints: Mutex::default() }, status))
+        Ok((Self { template, name, has_roots, endpoints: Mutex::default() }, status))
     }
 
     /// Makes one of a given configuration, with the name that `tls` says.
@@ -80,7 +93,7 @@ impl Client {
     pub(super) fn with_template(tls: &ClientTls, mut template: ClientConfig) -> Self {
         template.enable_secret_extraction = true;
         let name = tls.sni.as_ref().and_then(|name| ServerName::try_from(name.clone()).ok());
-        Self { template, name, endpoints: Mutex::default() }
+        Self { template, name, has_roots: true, endpoints: Mutex::default() }
     }
 
     /// What rustls needs to speak to an endpoint: what it resumes is that endpoint's.
@@ -131,21 +144,55 @@ impl fmt::Debug for Client {
 }
 
 /// The system's authorities, read when they are first needed.
-#[derive(Default)]
-pub(super) struct SystemRoots(Option<Arc<RootCertStore>>);
+pub(super) struct SystemRoots {
+    /// Their bundle and their folder, as far as there are any.
+    paths: Vec<PathBuf>,
+    load: Box<dyn Fn() -> CertificateResult>,
+    loaded: Option<Result<Arc<RootCertStore>, TlsProblem>>,
+}
 
 impl SystemRoots {
-    fn load(&mut self) -> Arc<RootCertStore> {
-        let roots = self.0.get_or_insert_with(|| {
-            let found = rustls_native_certs::load_native_certs();
+    /// Where this system has them, or where `SSL_CERT_FILE` and `SSL_CERT_DIR` say that they are.
+    pub(super) fn find() -> Self {
+        let told = |variable| env::var_os(variable).into_iter();
+        let file = told(openssl_probe::ENV_CERT_FILE).map(PathBuf::from);
+        let folders = told(openssl_probe::ENV_CERT_DIR);
+        let folders = folders.flat_map(|list| env::split_paths(&list).collect::<Vec<_>>());
+        let mut paths: Vec<PathBuf> = file.chain(folders).collect();
+        if paths.is_empty() {
+            let found = openssl_probe::probe();
+            paths.extend(found.cert_file.into_iter().chain(found.cert_dir));
+        }
+        Self { paths, load: Box::new(rustls_native_certs::load_native_certs), loaded: None }
+    }
+
+    /// One bundle.
+    #[cfg(test)]
+    pub(super) fn at(file: PathBuf) -> Self {
+        let path = file.clone();
+        let load = move || rustls_native_certs::load_certs_from_paths(Some(&path), None);
+        Self { paths: vec![file], load: Box::new(load), loaded: None }
+    }
+
+    /// What looks different when there are other authorities. Of a folder that is its list of names, which tools for it renew.
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    fn load(&mut self) -> Result<Arc<RootCertStore>, TlsProblem> {
+        let Self { paths, load, loaded } = self;
+        let loaded = loaded.get_or_insert_with(|| {
+            let found = load();
             let mut roots = RootCertStore::empty();
             // Bundles hold some that nobody can use any more; the others still count.
             let (added, _) = roots.add_parsable_certificates(found.certs);
-            if added == 0 {
-                tracing::warn!(errors = ?found.errors, "this system has no TLS authorities: endpoints without `ca` are refused");
+            if added > 0 {
+                return Ok(Arc::new(roots));
             }
-            Arc::new(roots)
+            let errors = found.errors.iter().map(|error| format!(": {error}")).collect::<String>();
+            let file = paths.first().cloned().unwrap_or_else(|| PathBuf::from("the system's authorities"));
+            Err(TlsProblem { file, what: format!("there is no TLS authority{errors}") })
         });
-        Arc::clone(roots)
+        loaded.clone()
     }
 }

@@ -71,11 +71,20 @@ impl TlsStore {
     /// # Errors
     /// Everything that is wrong with files for which there is nothing older.
     pub fn build(previous: Option<&TlsStore>, snapshot: &Snapshot) -> Result<TlsStore, Vec<TlsProblem>> {
+        Self::build_with(previous, snapshot, SystemRoots::find())
+    }
+
+    /// The same with authorities in place of the system's.
+    pub(super) fn build_with(
+        previous: Option<&TlsStore>,
+        snapshot: &Snapshot,
+        roots: SystemRoots,
+    ) -> Result<TlsStore, Vec<TlsProblem>> {
         let empty = TlsStore::default();
         let mut builder = Builder {
             previous: previous.unwrap_or(&empty),
             provider: Arc::new(super::provider()),
-            roots: SystemRoots::default(),
+            roots,
             next: TlsStore::default(),
             errors: BTreeSet::new(),
         };
@@ -200,10 +209,15 @@ impl Builder<'_> {
         if self.next.clients.contains_key(tls) {
             return;
         }
-        let files = client_files(tls);
+        let system = self.roots.paths().to_vec();
+        let mut files = client_files(tls);
+        if tls.ca.is_none() {
+            files.extend(system.iter().map(PathBuf::as_path));
+        }
         let old = self.previous.clients.get(tls);
         let entry = self.entry(&files, old, |builder| {
-            let (client, status) = Client::build(tls, &builder.provider, &mut builder.roots)?;
+            let old = old.map(|entry| &*entry.made);
+            let (client, status) = Client::build(tls, &builder.provider, &mut builder.roots, old)?;
             Ok(Entry { made: Arc::new(client), statuses: status.into_iter().collect() })
         });
         self.next.clients.extend(entry.map(|entry| (Arc::clone(tls), entry)));

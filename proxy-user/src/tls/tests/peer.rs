@@ -68,7 +68,7 @@ pub(crate) fn server_config(tls: &ServerTls) -> Arc<ServerConfig> {
 }
 
 pub(crate) fn client(tls: &ClientTls) -> Client {
-    Client::build(tls, &provider(), &mut SystemRoots::default()).unwrap().0
+    Client::build(tls, &provider(), &mut SystemRoots::find(), None).unwrap().0
 }
 
 /// A client of rustls's with everything that this one's config says.

@@ -3,13 +3,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use proxy_core::http::HttpLimits;
-use proxy_core::id::Version;
+use proxy_core::id::{Registry, Version};
 use proxy_core::service::Protocol;
 use proxy_core::snapshot::{ExplicitListener, Intercept, Serves, Snapshot};
-use proxy_core::tls::ServerTls;
+use proxy_core::tls::{ClientTls, ServerTls};
+use rustls::{ClientConnection, ServerConnection};
 
+use super::peer::{endpoint, server_config};
 use super::pki::{Pki, write};
-use crate::tls::{TlsStore, TlsWatch};
+use crate::tls::client::SystemRoots;
+use crate::tls::{Alpn, Client, TlsStore, TlsWatch};
 
 #[test]
 fn what_has_not_changed_stays_the_same() {
@@ -85,6 +88,76 @@ fn a_file_that_vanishes_for_a_moment_changes_nothing() {
     assert!(!watch.poll_changed(&store));
     fs::rename(&aside, key).unwrap();
     assert!(!watch.poll_changed(&store) && !watch.poll_changed(&store));
+}
+
+#[test]
+fn the_systems_authorities_are_read_again_when_they_change_and_missed_when_they_are_gone() {
+    let (first, second) = (Pki::new(), Pki::new());
+    let bundle = first.path("bundle.pem");
+    let (tls, snapshot) = speaking();
+    let mut watch = TlsWatch::default();
+    let build = |old: Option<&TlsStore>| {
+        TlsStore::build_with(old, &snapshot, SystemRoots::at(bundle.clone())).unwrap()
+    };
+    let client = |store: &TlsStore| Arc::clone(store.client(&tls).unwrap());
+    // Where there were never any, that is said in the log and no mistake.
+    let none = build(None);
+    write(&bundle, fs::read(first.ca()).unwrap());
+    assert!(!watch.poll_changed(&none) && watch.poll_changed(&none));
+    let one = build(Some(&none));
+    assert!(believes(&client(&one), &first) && !believes(&client(&one), &second));
+    assert!(Arc::ptr_eq(&client(&build(Some(&one))), &client(&one)), "nothing has changed");
+
+    write(&bundle, [fs::read(first.ca()).unwrap(), fs::read(second.ca()).unwrap()].concat());
+    assert!(!watch.poll_changed(&one) && watch.poll_changed(&one));
+    let both = build(Some(&one));
+    assert!(believes(&client(&both), &first) && believes(&client(&both), &second));
+
+    fs::remove_file(&bundle).unwrap();
+    assert!(!watch.poll_changed(&both) && watch.poll_changed(&both));
+    let gone = build(Some(&both));
+    let problems: Vec<String> = gone.problems().map(ToString::to_string).collect();
+    assert!(
+        problems.len() == 1 && problems[0].contains("bundle.pem: there is no TLS authority"),
+        "{problems:?}"
+    );
+    assert!(believes(&client(&gone), &second), "what was read before stays in force");
+}
+
+/// Whether a client ends a handshake with a server whose certificate is of this authority.
+fn believes(client: &Client, pki: &Pki) -> bool {
+    let mut server = ServerConnection::new(server_config(&pki.server())).unwrap();
+    let config = client.config(endpoint(), Alpn::None);
+    let mut client = ClientConnection::new(config, client.server_name(endpoint())).unwrap();
+    while client.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut &bytes[..]).unwrap();
+        server.process_new_packets().unwrap();
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        let mut bytes = &bytes[..];
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            if client.process_new_packets().is_err() {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// A snapshot with a service whose endpoints show certificates of the system's authorities for `web.shop`.
+fn speaking() -> (Arc<ClientTls>, Snapshot) {
+    let text = "intercept: {scopes: [{cgroup: /app}]}\n\
+                services: [{name: a, addresses: ['10.96.0.1:80'], lane: proxy, tls: {sni: web.shop}, \
+                            endpoints: [{address: '10.0.0.1:443'}]}]";
+    let config = crate::config::parse("test", text).unwrap();
+    let snapshot = config.snapshot(&mut Registry::default(), Version(1), None);
+    let tls = snapshot.services().find_map(|service| service.tls.clone()).unwrap();
+    (tls, snapshot)
 }
 
 /// A snapshot with a listener for each.
