@@ -73,6 +73,19 @@ pub(crate) enum Entry {
     Listener(Arc<ExplicitListener>),
 }
 
+impl Entry {
+    /// The routes that decide for a connection that came this way: those of its listener, else those of its service. Empty
+    /// if all of it goes to the service.
+    fn routes<'a>(&'a self, service: Option<&'a Service>) -> &'a [Arc<str>] {
+        if let Self::Listener(listener) = self
+            && let Serves::Routes(names) = &listener.serves
+        {
+            return names;
+        }
+        service.map_or(&[], |service| &service.routes)
+    }
+}
+
 /// Most bytes that are read of a client before its endpoint is connected: a request's head mostly fits, and what a
 /// connection attempt holds stays small.
 const EARLY_BYTES: usize = 4 << 10;

@@ -186,16 +186,21 @@ fn tls_is_passed_on_by_the_name_that_is_asked_for() {
         let rule = json!({"backends": [{"service": name}]});
         json!({"name": name, "hosts": [format!("{name}.shop")], "rules": [rule]})
     };
-    let mut config = config::config(&world, [plain("a", 10), plain("b", 11)]);
+    // Nobody but its routes says who serves it.
+    let shop = json!({"name": "shop", "protocol": "tls", "routes": ["a", "b"]});
+    let mut config = config::config(&world, [plain("a", 10), plain("b", 11), shop]);
     let more = json!({
         "routes": [route("a"), route("b")],
-        "listeners": [listener(8443, json!({"protocol": "tls", "routes": ["a", "b"]}))],
+        "listeners": [
+            listener(8443, json!({"protocol": "tls", "routes": ["a", "b"]})),
+            listener(8444, json!({"protocol": "tls", "service": "shop"})),
+        ],
     });
     config::merge(&mut config, more);
     let Some(weir) = Weir::start(&world.net, &config) else { return };
-    for name in ["a.shop", "b.shop"] {
+    for (name, port) in [("a.shop", 8443), ("b.shop", 8443), ("a.shop", 8444), ("b.shop", 8444)] {
         // The servers have no way to say that they listen but this.
-        let asked = || curl(&world, &pki, name, 8443, &[]).is_ok_and(|page| page.contains("s_server"));
+        let asked = || curl(&world, &pki, name, port, &[]).is_ok_and(|page| page.contains("s_server"));
         wait::until_true(name, RELOAD, asked);
     }
     let refused = curl(&world, &pki, "c.shop", 8443, &[]).unwrap_err();

@@ -149,7 +149,8 @@ pub(super) struct Service {
     /// TLS to the endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tls: Option<At<ClientTls>>,
-    /// Names of the routes that requests go by which are caught on their way to this service.
+    /// Names of the routes that requests go by which are caught on their way to this service, or come by a listener that
+    /// names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub(super) routes: Option<At<Vec<At<Name>>>>,

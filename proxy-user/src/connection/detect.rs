@@ -18,12 +18,11 @@ use proxy_core::detect::{Detected, detect};
 use proxy_core::outcome::Reason;
 use proxy_core::route::{Action, Found};
 use proxy_core::service::{Protocol, Service};
-use proxy_core::snapshot::Serves;
 use proxy_io::netns::Netns;
 
 use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
-use super::{Accepted, Entry, Known, Local, Served, boxed, http, l4};
+use super::{Accepted, Known, Local, Served, boxed, http, l4};
 use crate::forward::l4::{Early, Watch as _};
 use crate::forward::wire::Wire;
 use crate::stats::conn::ServiceStats;
@@ -67,13 +66,7 @@ async fn by_name(
     service: Option<Arc<Service>>,
     stats: Arc<ServiceStats>,
 ) -> Served {
-    let names = match (&accepted.entry, &service) {
-        (Entry::Listener(listener), _) => match &listener.serves {
-            Serves::Routes(names) => names.clone(),
-            Serves::Service(_) => Vec::new(),
-        },
-        (Entry::Intercepted(_), service) => service.as_ref().map_or(Vec::new(), |s| s.routes.clone()),
-    };
+    let names = accepted.entry.routes(service.as_deref()).to_vec();
     if let (Some(service), true) = (&service, names.is_empty()) {
         let service = Arc::clone(service);
         return l4::serve(local, downstream, Known { accepted, service, stats }).await;

@@ -9,7 +9,6 @@ use proxy_core::outcome::RequestReason;
 use proxy_core::retry::{self, RetryPolicy};
 use proxy_core::route::{self, Action, Found, Rule};
 use proxy_core::service::Service;
-use proxy_core::snapshot::Serves;
 use rand::Rng as _;
 
 use super::answer::Answer;
@@ -139,18 +138,11 @@ struct Way {
 }
 
 fn find(client: &Client<'_>, asked: &Asked<'_, '_, '_>) -> Option<Way> {
-    let routes = client.local.routes.borrow();
-    let router = match (&client.accepted.entry, &client.service) {
-        (Entry::Listener(listener), _) if matches!(listener.serves, Serves::Routes(_)) => {
-            let Serves::Routes(names) = &listener.serves else { return None };
-            routes.router(names)?
-        }
-        (_, Some(service)) if service.routes.is_empty() => {
-            return Some(Way { found: None, service: Some(service.id) });
-        }
-        (_, Some(service)) => routes.router(&service.routes)?,
-        (_, None) => return None,
-    };
+    let names = client.accepted.entry.routes(client.service.as_deref());
+    if names.is_empty() {
+        return Some(Way { found: None, service: Some(client.service.as_ref()?.id) });
+    }
+    let router = client.local.routes.borrow().router(names)?;
     let found = router.find(asked)?;
     let draw = client.local.rng.borrow_mut().random();
     let service = found.rule.pick_backend(draw).map(|backend| backend.service);
