@@ -15,6 +15,7 @@ mod open;
 mod peers;
 mod routes;
 
+use std::future::ready;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -91,10 +92,20 @@ impl Entry {
 const EARLY_BYTES: usize = 4 << 10;
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) {
+///
+/// No `async fn`, nor is what else a connection rests in: one keeps its arguments twice.
+pub(crate) fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) -> impl Future<Output = ()> {
     let began = Instant::now();
-    let (here, whose) = (&local, &accepted);
-    let Served { service, stats, endpoint, ending, is_told } = boxed(move || serve(here, fd, whose)).await;
+    async move {
+        let (here, whose) = (&local, &accepted);
+        let served = boxed(move || serve(here, fd, whose)).await;
+        tell(&local, &accepted, began, served);
+    }
+}
+
+/// Counts the end of a connection and writes it down.
+fn tell(local: &Local, accepted: &Accepted, began: Instant, served: Served) {
+    let Served { service, stats, endpoint, ending, is_told } = served;
     stats.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
     tracing::debug!(
         client = %accepted.client,
@@ -148,32 +159,17 @@ struct Known<'a> {
 }
 
 async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
+    let admitted = match admit(local, &fd, accepted) {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            refuse(&fd);
+            return refused;
+        }
+    };
+    let Admitted { service, stats, _counted } = admitted;
     let listener = match &accepted.entry {
         Entry::Listener(listener) => Some(listener),
         Entry::Intercepted(_) => None,
-    };
-    let known = find(local, accepted);
-    let has_routes = listener.is_some_and(|listener| matches!(listener.serves, Serves::Routes(_)));
-    let stats = known.as_ref().map_or(&local.shared.stats.stray, |(_, stats)| stats);
-    let (stats, service) = (Arc::clone(stats), known.map(|(service, _)| service));
-    stats.opened.fetch_add(1, Ordering::Relaxed);
-    if service.is_none() && !has_routes {
-        refuse(&fd);
-        return Served::nowhere(None, stats, Reason::NoEndpoint);
-    }
-    let limits = service.as_ref().map_or(Limits::DEFAULT, |service| service.limits);
-    let counted = service.as_ref().map(|service| count(&service.load, limits.max_connections));
-    if let Some(None) = counted {
-        refuse(&fd);
-        return Served::nowhere(service, stats, Reason::Limit);
-    }
-    if accepted.is_remote {
-        // Without it the client is given up later, by the kernel's own count of retransmits.
-        let _ = sock::set_user_timeout(&fd, limits.user_timeout);
-    }
-    let protocol = match (listener, &service) {
-        (Some(listener), _) => listener.protocol,
-        (None, service) => service.as_ref().map_or(Protocol::Tcp, |service| service.protocol),
     };
     let downstream = match listener.and_then(|listener| Some((listener, listener.tls.as_ref()?))) {
         None => Downstream::Fd(fd),
@@ -182,19 +178,64 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
             Err(reason) => return Served::nowhere(service, stats, reason),
         },
     };
-    // Boxed one by one: a connection that rests costs what its own kind needs, and not what the largest does.
+    serve_as_spoken(local, downstream, accepted, service, stats).await
+}
+
+/// A connection that is going to be served.
+struct Admitted {
+    service: Option<Arc<Service>>,
+    stats: Arc<ServiceStats>,
+    /// Counted against the bound of its service, if it has one.
+    _counted: Option<endpoint::Counted>,
+}
+
+/// Finds out whether a connection is served, and for whom.
+fn admit(local: &Local, fd: &OwnedFd, accepted: &Accepted) -> Result<Admitted, Served> {
+    let known = find(local, accepted);
+    let has_routes = !accepted.entry.routes(None).is_empty();
+    let stats = known.as_ref().map_or(&local.shared.stats.stray, |(_, stats)| stats);
+    let (stats, service) = (Arc::clone(stats), known.map(|(service, _)| service));
+    stats.opened.fetch_add(1, Ordering::Relaxed);
+    if service.is_none() && !has_routes {
+        return Err(Served::nowhere(None, stats, Reason::NoEndpoint));
+    }
+    let limits = service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits);
+    if accepted.is_remote {
+        // Without it the client is given up later, by the kernel's own count of retransmits.
+        let _ = sock::set_user_timeout(fd, limits.user_timeout);
+    }
+    match service.as_ref().map(|service| count(&service.load, limits.max_connections)) {
+        Some(None) => Err(Served::nowhere(service, stats, Reason::Limit)),
+        counted => Ok(Admitted { service, stats, _counted: counted.flatten() }),
+    }
+}
+
+/// Serves a connection by its protocol.
+///
+/// Boxed one by one: a connection that rests costs what its own kind needs, and not what the largest does.
+fn serve_as_spoken<'a>(
+    local: &'a Rc<Local>,
+    downstream: Downstream,
+    accepted: &'a Accepted,
+    service: Option<Arc<Service>>,
+    stats: Arc<ServiceStats>,
+) -> Pin<Box<dyn Future<Output = Served> + 'a>> {
+    let protocol = match &accepted.entry {
+        Entry::Listener(listener) => listener.protocol,
+        Entry::Intercepted(_) => service.as_ref().map_or(Protocol::Tcp, |service| service.protocol),
+    };
     match (protocol, service) {
         (Protocol::Tcp, Some(service)) => {
-            boxed(move || l4::serve(local, downstream, Known { accepted, service, stats })).await
+            boxed(move || l4::serve(local, downstream, Known { accepted, service, stats }))
         }
         (Protocol::Http, service) => match downstream.into_wire(local) {
-            Some(down) => boxed(move || http::serve(local, down, accepted, service, stats)).await,
-            None => Served::nowhere(service, stats, Reason::Internal),
+            Some(down) => boxed(move || http::serve(local, down, accepted, service, stats)),
+            None => boxed(move || ready(Served::nowhere(service, stats, Reason::Internal))),
         },
         (Protocol::Tls | Protocol::Auto, service) => {
-            boxed(move || detect::serve(local, downstream, accepted, protocol, service, stats)).await
+            boxed(move || detect::serve(local, downstream, accepted, protocol, service, stats))
         }
-        (Protocol::Tcp, None) => Served::nowhere(None, stats, Reason::NoEndpoint),
+        (Protocol::Tcp, None) => boxed(move || ready(Served::nowhere(None, stats, Reason::NoEndpoint))),
     }
 }
 

@@ -45,11 +45,10 @@ struct Client<'a> {
     local: &'a Rc<Local>,
     accepted: &'a Accepted,
     conn: &'a OpenConn,
-    limits: HttpLimits,
     /// Service that the connection is for; none if routes decide.
-    service: Option<Arc<Service>>,
+    service: Option<&'a Arc<Service>>,
     /// What was agreed on with a client that speaks TLS.
-    tls: Option<Negotiated>,
+    tls: Option<&'a Negotiated>,
 }
 
 /// What comes after a request.
@@ -65,27 +64,32 @@ enum Then {
 }
 
 /// Serves a client to its end.
-pub(super) async fn serve(
-    local: &Rc<Local>,
+pub(super) fn serve<'a>(
+    local: &'a Rc<Local>,
     mut down: Wire,
-    accepted: &Accepted,
+    accepted: &'a Accepted,
     service: Option<Arc<Service>>,
     stats: Arc<ServiceStats>,
-) -> Served {
-    let limits = match (&accepted.entry, &service) {
-        (Entry::Listener(listener), _) => listener.http,
-        (Entry::Intercepted(_), Some(service)) => service.http,
-        (Entry::Intercepted(_), None) => HttpLimits::DEFAULT,
-    };
+) -> impl Future<Output = Served> + 'a {
     let guard = local.open.add(service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits));
-    let tls = down.stream.negotiated().cloned();
-    let client = Client { local, accepted, conn: &guard.conn, limits, service: service.clone(), tls };
-    let then = client.run(&mut down).await;
-    let is_told = !matches!(then, Then::Tunnel(_));
-    let ending = match then {
+    // Apart from the stream, which is somebody else's during a request. Boxed: most clients have none.
+    let tls = down.stream.negotiated().cloned().map(Box::new);
+    async move {
+        let (service_of, tls) = (service.as_ref(), tls.as_deref());
+        let client = Client { local, accepted, conn: &guard.conn, service: service_of, tls };
+        let then = client.run(&mut down).await;
+        let is_told = !matches!(then, Then::Tunnel(_));
+        let ending = boxed(|| end(local, down, then, &guard.conn)).await;
+        Served { service, stats, endpoint: None, ending, is_told }
+    }
+}
+
+/// Does what comes after the last request.
+async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: &OpenConn) -> Ending {
+    match then {
         Then::Next => Ending::of(Reason::Fin),
         Then::Close(reason) => {
-            let _ = boxed(|| tokio::time::timeout(LINGER_TIME, linger(&mut down))).await;
+            let _ = tokio::time::timeout(LINGER_TIME, linger(&mut down)).await;
             Ending::of(reason)
         }
         Then::Abort(reason) => {
@@ -93,21 +97,18 @@ pub(super) async fn serve(
             Ending::of(reason)
         }
         Then::Tunnel(up) => {
-            guard.conn.handle_progress();
+            conn.handle_progress();
             let up = *up;
             let early = Early { downstream: down.chunk, upstream: up.chunk };
-            let (near, far, conn) = (down.stream, up.stream, &*guard.conn);
-            boxed(move || super::l4::relay(local, near, far, early, conn)).await
+            super::l4::relay(local, down.stream, up.stream, early, conn).await
         }
-    };
-    Served { service, stats, endpoint: None, ending, is_told }
+    }
 }
 
 impl Client<'_> {
     async fn run(&self, down: &mut Wire) -> Then {
         loop {
-            let mut scan = Scan::default();
-            let head_bytes = match self.head(down, &mut scan).await {
+            let head_bytes = match self.head(down).await {
                 Ok(bytes) => bytes,
                 Err(none) => return boxed(move || self.handle_no_head(down, none)).await,
             };
@@ -121,23 +122,21 @@ impl Client<'_> {
     }
 
     /// Waits for a request's head.
-    async fn head(&self, down: &mut Wire, scan: &mut Scan) -> Result<usize, NoRequest> {
-        let bound = self.bound();
-        self.conn.rest(self.limits.idle_timeout);
-        let mut has_begun = false;
-        poll_fn(|cx| {
+    fn head<'f>(&'f self, down: &'f mut Wire) -> impl Future<Output = Result<usize, NoRequest>> + 'f {
+        self.conn.rest(self.limits().idle_timeout);
+        let (mut scan, mut has_begun) = (Scan::default(), false);
+        poll_fn(move |cx| {
             if let Some(reason) = self.conn.poll_kill(cx) {
                 return Poll::Ready(Err(NoRequest::Killed(reason)));
             }
-            let head = down.poll_head(cx, scan, bound).map_err(NoRequest::NoHead);
+            let head = down.poll_head(cx, &mut scan, self.bound()).map_err(NoRequest::NoHead);
             if head.is_pending() && !has_begun && !down.chunk.is_empty() {
                 has_begun = true;
                 // All of the head, however slowly: no byte of it begins the time anew.
-                self.conn.await_within(Some(self.limits.head_timeout), Reason::HeadTimeout);
+                self.conn.await_within(Some(self.limits().head_timeout), Reason::HeadTimeout);
             }
             head
         })
-        .await
     }
 
     async fn handle_no_head(&self, down: &mut Wire, none: NoRequest) -> Then {
@@ -162,8 +161,17 @@ impl Client<'_> {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
+    fn limits(&self) -> &HttpLimits {
+        match (&self.accepted.entry, self.service) {
+            (Entry::Listener(listener), _) => &listener.http,
+            (Entry::Intercepted(_), Some(service)) => &service.http,
+            (Entry::Intercepted(_), None) => &HttpLimits::DEFAULT,
+        }
+    }
+
     fn bound(&self) -> HeadBound {
-        HeadBound { bytes: self.limits.head_bytes as usize, fields: usize::from(self.limits.header_count) }
+        let limits = self.limits();
+        HeadBound { bytes: limits.head_bytes as usize, fields: usize::from(limits.header_count) }
     }
 }
 

@@ -49,7 +49,10 @@ const CRATES: [Crate; 11] = [
     },
     // decisions without I/O: the short list is what keeps clocks, sockets and runtimes out
     Crate {
-        others: Some(Others { normal: &["rand", "regex", "rustc-hash", "thiserror", "xxhash-rust"], dev: &["proptest"] }),
+        others: Some(Others {
+            normal: &["rand", "regex", "rustc-hash", "thiserror", "xxhash-rust"],
+            dev: &["proptest"],
+        }),
         ..ordinary("proxy-user/core", "proxy-core", &[])
     },
     Crate { may_be_unsafe: true, ..ordinary("proxy-user/io", "proxy-io", &[]) },

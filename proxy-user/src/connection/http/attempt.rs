@@ -134,8 +134,8 @@ async fn exchange(
     // What connecting took says nothing about how fast the endpoint answers.
     let began = if upstream.is_reused { tries.began } else { Instant::now() };
     client.conn.set_answer_limit(plan.service.limits.idle_timeout);
-    client.conn.await_within(Some(client.limits.body_timeout), Reason::BodyTimeout);
-    let most = client.limits.request_bytes.unwrap_or(u64::MAX);
+    client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
+    let most = client.limits().request_bytes.unwrap_or(u64::MAX);
     let mut exchange = Exchange {
         down,
         up: &mut upstream.wire,
@@ -326,7 +326,7 @@ fn begin(
     mut answer: Box<Final>,
 ) -> Result<Answered, Trouble> {
     answer.download.take_early(exchange.up).map_err(Trouble::UpstreamFault)?;
-    client.conn.await_within(Some(client.limits.body_timeout), Reason::BodyTimeout);
+    client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
     Ok(Answered::Final(answer))
 }
 
@@ -373,7 +373,7 @@ fn read(
     };
     head.write(&mut out, body, &edits);
     let bound = client.bound();
-    let most = client.limits.response_bytes.unwrap_or(u64::MAX);
+    let most = client.limits().response_bytes.unwrap_or(u64::MAX);
     let download = Download::new(out, Body::new(body, bound.fields, bound.bytes), is_unwrapped, most);
     Ok(Read::Final(Box::new(Final { download, status, is_last, is_kept, is_tunnel })))
 }

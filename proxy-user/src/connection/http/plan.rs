@@ -82,7 +82,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
     let is_named = head.fields.find("x-request-id").is_some_and(is_kept_request_id);
     let id = (!is_named).then(|| RequestId::new(client.local.rng.borrow_mut().random()));
     story.read(client, &head, id.as_ref().map(RequestId::as_bytes));
-    if let (Framing::Length(count), Some(most)) = (head.framing, client.limits.request_bytes)
+    if let (Framing::Length(count), Some(most)) = (head.framing, client.limits().request_bytes)
         && count > most
     {
         return Err(Fault::BodyTooLarge);
@@ -138,7 +138,7 @@ struct Way {
 }
 
 fn find(client: &Client<'_>, asked: &Asked<'_, '_, '_>) -> Option<Way> {
-    let names = client.accepted.entry.routes(client.service.as_deref());
+    let names = client.accepted.entry.routes(client.service.map(AsRef::as_ref));
     if names.is_empty() {
         return Some(Way { found: None, service: Some(client.service.as_ref()?.id) });
     }

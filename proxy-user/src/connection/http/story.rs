@@ -46,7 +46,7 @@ impl Story {
     pub(super) fn new(client: &Client<'_>, began: Instant) -> Self {
         Self {
             began,
-            service: client.service.clone(),
+            service: client.service.cloned(),
             rule: None,
             stats: None,
             rule_stats: None,
@@ -132,7 +132,7 @@ impl Story {
             request_id: texts.and_then(|texts| texts.request_id.clone()),
             trace_id: texts.and_then(|texts| texts.trace_id.clone()),
             user_agent: texts.and_then(|texts| texts.user_agent.clone()),
-            tls: client.tls.as_ref().map(tls_facts),
+            tls: client.tls.map(tls_facts),
             tries: outcome.tries,
             sent_bytes: end.sent_bytes,
             received_bytes: end.received_bytes,
