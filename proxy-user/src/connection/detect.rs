@@ -166,7 +166,8 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
         First::Over(reason) => return refuse(down, Some(service), stats, reason),
     }
     let early = Early { downstream: down.chunk, upstream: up.chunk };
-    let ending = l4::relay(local, down.stream, up.stream, early, &guard.conn).await;
+    let conn = Rc::clone(&guard.conn);
+    let ending = boxed(move || l4::relay(local, down.stream, up.stream, early, conn)).await;
     l4::report(local, endpoint, &ending);
     Served {
         endpoint: Some((endpoint.id, endpoint.address)),

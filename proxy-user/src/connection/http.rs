@@ -79,13 +79,13 @@ pub(super) fn serve<'a>(
         let client = Client { local, accepted, conn: &guard.conn, service: service_of, tls };
         let then = client.run(&mut down).await;
         let is_told = !matches!(then, Then::Tunnel(_));
-        let ending = boxed(|| end(local, down, then, &guard.conn)).await;
+        let ending = boxed(|| end(local, down, then, Rc::clone(&guard.conn))).await;
         Served { service, stats, endpoint: None, ending, is_told }
     }
 }
 
 /// Does what comes after the last request.
-async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: &OpenConn) -> Ending {
+async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) -> Ending {
     match then {
         Then::Next => Ending::of(Reason::Fin),
         Then::Close(reason) => {

@@ -1,6 +1,7 @@
 //! A connection whose bytes are passed on, whatever they mean.
 
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use proxy_core::outcome::{Attempt, Reason};
 use proxy_core::service::Endpoint;
 use proxy_io::{Chunk, sock};
 
-use super::endpoint::{Established, Wanted, establish, send_attempt};
+use super::endpoint::{Counted, Established, Wanted, establish, send_attempt};
 use super::{Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
 use crate::forward::wire::Wire;
@@ -27,37 +28,68 @@ pub(super) enum Downstream {
 }
 
 /// Connects to an endpoint and relays to the end.
-pub(super) async fn serve(local: &Rc<Local>, downstream: Downstream, known: Known<'_>) -> Served {
+pub(super) fn serve<'a>(
+    local: &'a Rc<Local>,
+    downstream: Downstream,
+    known: Known<'a>,
+) -> impl Future<Output = Served> + 'a {
+    let Known { accepted, service, stats } = known;
+    let guard = local.open.add(&service.limits);
+    let connecting = {
+        let known = Known { accepted, service: Arc::clone(&service), stats: Arc::clone(&stats) };
+        let conn = Rc::clone(&guard.conn);
+        boxed(move || connect(local, downstream, known, conn))
+    };
+    async move {
+        let _guard = guard;
+        let Connected { relaying, index, _counted } = match connecting.await {
+            Ok(connected) => connected,
+            Err(reason) => return Served::nowhere(Some(service), stats, reason),
+        };
+        let ending = relaying.await;
+        let endpoint = &service.endpoints[index];
+        report(local, endpoint, &ending);
+        let endpoint = Some((endpoint.id, endpoint.address));
+        Served { endpoint, service: Some(Arc::clone(&service)), stats, ending, is_told: false }
+    }
+}
+
+/// A connection that has both its ends.
+struct Connected<'a> {
+    relaying: Pin<Box<dyn Future<Output = Ending> + 'a>>,
+    /// Index into [`Service::endpoints`](proxy_core::service::Service::endpoints).
+    index: usize,
+    _counted: Counted,
+}
+
+async fn connect<'a>(
+    local: &'a Rc<Local>,
+    downstream: Downstream,
+    known: Known<'_>,
+    conn: Rc<OpenConn>,
+) -> Result<Connected<'a>, Reason> {
     let Known { accepted, service, stats } = known;
     let (downstream, early) = match downstream {
         Downstream::Fd(fd) => match early_bytes(&fd) {
             Ok(early) => (Downstream::Fd(fd), early),
-            Err(_) => return Served::nowhere(Some(service), stats, Reason::DownstreamReset),
+            Err(_) => return Err(Reason::DownstreamReset),
         },
         Downstream::Stream(stream, early) => (Downstream::Stream(stream, Chunk::default()), early),
     };
-    let guard = local.open.add(&service.limits);
     let (client, netns) = (accepted.client, accepted.netns.as_ref());
     let wants = Wanted { client, netns, service: &service, has_early: !early.is_empty() };
-    let established = boxed(|| establish(local, &wants, &stats, &guard.conn)).await;
-    let Established { stream: upstream, index, _counted } = match established {
-        Ok(established) => established,
-        Err(reason) => {
-            downstream.refuse();
-            return Served::nowhere(Some(service), stats, reason);
-        }
-    };
-    let ending = match downstream.into_stream(local) {
-        Some(downstream) => {
-            let early = Early { downstream: early, upstream: Chunk::default() };
-            relay(local, downstream, upstream, early, &guard.conn).await
-        }
-        None => Ending::of(Reason::Internal),
-    };
-    let endpoint = &service.endpoints[index];
-    report(local, endpoint, &ending);
-    let endpoint = Some((endpoint.id, endpoint.address));
-    Served { endpoint, service: Some(Arc::clone(&service)), stats, ending, is_told: false }
+    let Established { stream: upstream, index, _counted } =
+        match boxed(|| establish(local, &wants, &stats, &conn)).await {
+            Ok(established) => established,
+            Err(reason) => {
+                downstream.refuse();
+                return Err(reason);
+            }
+        };
+    let downstream = downstream.into_stream(local).ok_or(Reason::Internal)?;
+    let early = Early { downstream: early, upstream: Chunk::default() };
+    let relaying = boxed(move || relay(local, downstream, upstream, early, conn));
+    Ok(Connected { relaying, index, _counted })
 }
 
 impl Downstream {
@@ -87,25 +119,28 @@ impl Downstream {
 }
 
 /// Relays to the end, and closes both sides as a connection without a proxy would have closed.
-pub(super) async fn relay(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+pub(super) fn relay(
     local: &Local,
     mut downstream: Stream,
     mut upstream: Stream,
     early: Early,
-    conn: &OpenConn,
-) -> Ending {
-    let ending = Relay::new(&mut downstream, &mut upstream, early, &local.pipes, conn).await;
-    // Both ends must learn that a stream is incomplete, and as without a proxy what came before a reset still arrives.
-    match ending.reason {
-        Reason::Fin => {}
-        Reason::UpstreamReset => reset_after_flush(downstream).await,
-        Reason::DownstreamReset => reset_after_flush(upstream).await,
-        _ => {
-            downstream.abort();
-            upstream.abort();
+    conn: Rc<OpenConn>,
+) -> impl Future<Output = Ending> {
+    async move {
+        let ending = Relay::new(&mut downstream, &mut upstream, early, &local.pipes, &*conn).await;
+        // Both ends must learn that a stream is incomplete, and as without a proxy what came before a reset still arrives.
+        match ending.reason {
+            Reason::Fin => {}
+            Reason::UpstreamReset => boxed(|| reset_after_flush(downstream)).await,
+            Reason::DownstreamReset => boxed(|| reset_after_flush(upstream)).await,
+            _ => {
+                downstream.abort();
+                upstream.abort();
+            }
         }
+        ending
     }
-    ending
 }
 
 async fn reset_after_flush(stream: Stream) {
