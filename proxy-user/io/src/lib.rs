@@ -14,6 +14,7 @@ pub mod mount;
 pub mod netns;
 pub mod sock;
 pub mod splice;
+pub mod unix;
 pub mod watch;
 
 mod buf;
