@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use proxy_ebpf_common::ABI_VERSION;
 use proxy_io::bpf;
 
-use crate::load::{HOOKS, Kernel};
+use crate::load::{HOOKS, Hook, Kernel};
 
 /// Where Weir pins, below a bpffs.
 pub const PIN_DIR: &str = "/sys/fs/bpf/weir";
@@ -76,6 +76,26 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Lets every pinned link run the program of another process that has its name, in one step for each.
+///
+/// Whoever calls this keeps its own programs, so that [`attach`] can put them back.
+///
+/// # Errors
+/// `InvalidInput`, with nothing changed, if a hook has no program; what bpf(2) says, with some changed.
+pub fn hand_over(programs: &[(String, OwnedFd)], pins: &Pins) -> io::Result<()> {
+    let program = |hook: &Hook| {
+        programs.iter().find(|(name, _)| name == hook.name).map(|(_, program)| program).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("it has no program {}", hook.name))
+        })
+    };
+    let pairs = HOOKS.iter().map(|hook| Ok((hook, program(hook)?))).collect::<io::Result<Vec<_>>>()?;
+    for (hook, program) in pairs {
+        let link = bpf::obj_get(&pins.links().join(hook.name))?;
+        bpf::link_update(link.as_fd(), program.as_fd())?;
+    }
+    Ok(())
 }
 
 /// What attaching found and did.

@@ -28,6 +28,18 @@ impl<T: FromBytes> Events<T> {
         Ok(Self { ring: RingBuf::try_from(map)?, kind: PhantomData })
     }
 
+    /// Begins again where the last reader stopped, if that was another process.
+    ///
+    /// A ring buffer has one reader at a time, which remembers how far it is.
+    ///
+    /// # Errors
+    /// If the buffer cannot be mapped.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        let map = MapData::from_fd(self.ring.as_fd().try_clone_to_owned()?).map_err(io::Error::other)?;
+        self.ring = RingBuf::try_from(Map::RingBuf(map)).map_err(io::Error::other)?;
+        Ok(())
+    }
+
     /// Takes the next event, if there is one. Never blocks.
     pub fn poll_event(&mut self) -> Option<T> {
         loop {

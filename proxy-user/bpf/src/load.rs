@@ -241,7 +241,16 @@ fn map_error(name: impl Into<String>, source: io::Error) -> LoadError {
 /// # Errors
 /// The error of removing a pin.
 pub fn discard_other_sizes(pins: &Path, sizes: &[(String, u32)]) -> io::Result<()> {
+    other_sizes(pins, sizes)?.into_iter().try_for_each(|name| std::fs::remove_file(pins.join(name)))
+}
+
+/// Names the pinned maps of another shape than wanted.
+///
+/// # Errors
+/// If the kernel does not say what shape a map has.
+pub fn other_sizes(pins: &Path, sizes: &[(String, u32)]) -> io::Result<Vec<&'static str>> {
     use std::os::fd::AsRawFd as _;
+    let mut others = Vec::new();
     for name in PINNED {
         let path = pins.join(name);
         let Ok(map) = bpf::obj_get(&path) else { continue };
@@ -254,10 +263,10 @@ pub fn discard_other_sizes(pins: &Path, sizes: &[(String, u32)]) -> io::Result<(
             .map(|(_, size)| *size)
             .or_else(|| default_size(name));
         if wanted.is_some() && entries != wanted {
-            std::fs::remove_file(&path)?;
+            others.push(name);
         }
     }
-    Ok(())
+    Ok(others)
 }
 
 fn default_size(name: &str) -> Option<u32> {
