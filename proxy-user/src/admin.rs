@@ -21,6 +21,7 @@ mod why;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub use self::source::Source;
 
 use self::route::{Access, Admin};
 use self::server::Listener;
+use crate::takeover::{SocketName, Sockets};
 
 /// Where to serve.
 #[derive(Clone, Debug)]
@@ -41,21 +43,48 @@ pub struct Addresses {
     pub metrics: Option<SocketAddr>,
 }
 
-/// Opens every address and serves until the server is stopped or dropped.
+/// Every address, open and not served yet.
+pub struct Opened(Vec<(Listener, Access)>);
+
+/// Opens every address that was not taken over.
 ///
 /// The caller holds the lock of the run folder, so a socket file that is there already is nobody's.
 ///
 /// # Errors
 /// The address that cannot be listened on.
-pub async fn serve<S: Source>(source: S, addresses: &Addresses) -> io::Result<Server> {
-    let admin = Arc::new(Admin::new(source));
-    let mut server = Server::default();
-    server.add(Listener::tcp(addresses.admin).await?, Access::ReadOnly, &admin);
-    if let Some(metrics) = addresses.metrics {
-        server.add(Listener::tcp(metrics).await?, Access::MetricsOnly, &admin);
+pub async fn open(addresses: &Addresses, taken_over: &mut Sockets) -> io::Result<Opened> {
+    let Addresses { admin, socket, metrics } = addresses;
+    let mut opened = Vec::new();
+    let taken = taken_over.take(&SocketName::Admin(*admin));
+    opened.push((Listener::tcp(*admin, taken).await?, Access::ReadOnly));
+    if let Some(metrics) = metrics {
+        let taken = taken_over.take(&SocketName::Metrics(*metrics));
+        opened.push((Listener::tcp(*metrics, taken).await?, Access::MetricsOnly));
     }
-    server.add(Listener::unix(&addresses.socket)?, Access::Full, &admin);
-    Ok(server)
+    let taken = taken_over.take(&SocketName::AdminSocket(socket.clone()));
+    opened.push((Listener::unix(socket, taken)?, Access::Full));
+    Ok(Opened(opened))
+}
+
+impl Opened {
+    /// Copies of the sockets, for a newer process.
+    ///
+    /// # Errors
+    /// If this process may have no more descriptors.
+    pub fn copies(&self) -> io::Result<Vec<(SocketName, Arc<OwnedFd>)>> {
+        self.0.iter().map(|(listener, access)| listener.copy(*access)).collect()
+    }
+
+    /// Serves until the server is stopped or dropped.
+    #[must_use]
+    pub fn serve<S: Source>(self, source: S) -> Server {
+        let admin = Arc::new(Admin::new(source));
+        let mut server = Server::default();
+        for (listener, access) in self.0 {
+            server.add(listener, access, &admin);
+        }
+        server
+    }
 }
 
 #[cfg(test)]

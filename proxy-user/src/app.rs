@@ -4,10 +4,15 @@
 //!   lock ─> config ─> programs loaded ─> workers ─> listeners ─> maps filled ─> attached ─> ready
 //!   drained <─ connections end <─ programs detached <─ SIGTERM, SIGINT, POST /drain
 //! ```
+//!
+//! With a newer process to take over, it gets the lock, listeners and programs instead of their removal; see
+//! [`crate::takeover`].
 
 mod lock;
+mod upgrade;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,23 +28,28 @@ use proxy_bpf::probe;
 use proxy_core::id::Version;
 use proxy_core::snapshot::{Intercept, Snapshot};
 use proxy_io::{DriverKind, limit, sock};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::admin;
 use crate::config::{Config, IoChoice, LogLevel, Source, Workers};
 use crate::connection::{Handed, Peers, Shared};
-use crate::control::{self, Control, Handle, NamesFile, Parts, Phase, Publisher, Status};
+use crate::control::{self, Control, End, Handle, NamesFile, Parts, Phase, Publisher, Status};
+use crate::listener::Listening;
 use crate::pods::Finder;
 use crate::record::access::{self, AccessSink};
 use crate::stats::conn::{ConnStats, DescriptorBudget};
+use crate::takeover::{self, Ask, Giver, SocketName, Successor, Taking};
 use crate::tls::TlsCell;
 use crate::worker::{self, Command, Worker};
 
 pub use self::lock::{AlreadyRunning, RUN_DIR, RunLock};
+use self::upgrade::{Signals, Start};
 
 /// What connections say about endpoints and the control task has not heard yet; more is dropped.
 const ATTEMPTS: usize = 16_384;
+
+/// What a newer process may have asked and nobody answered yet: it asks one thing after the other.
+const ASKS: usize = 4;
 
 /// Time that the access log gets for its last lines.
 const ACCESS_LOG_TIME: Duration = Duration::from_secs(2);
@@ -53,6 +63,10 @@ pub struct Options {
     pub log_level: Option<LogLevel>,
     /// Other sizes for maps.
     pub map_sizes: Vec<(String, u32)>,
+    /// Take over from the Weir that runs, if one does.
+    pub takeover: bool,
+    /// After another one has taken over, stay until told to end, or until there is no Weir any more.
+    pub stay: bool,
 }
 
 /// Runs a node until it is told to stop.
@@ -60,16 +74,16 @@ pub struct Options {
 /// # Errors
 /// What keeps it from starting, with what to do about it.
 pub fn run(source: Source, options: Options) -> anyhow::Result<()> {
-    let lock = RunLock::take()?;
+    let mut start = Start::begin(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weir-control")
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let result = runtime.block_on(serve(source, options));
+    let result = runtime.block_on(serve(source, options, &mut start));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    drop(lock);
+    drop(start);
     result
 }
 
@@ -82,49 +96,62 @@ pub fn detach() -> anyhow::Result<Vec<&'static str>> {
     let Some(pins) = Pins::existing() else { return Ok(Vec::new()) };
     let attached = pins.attached();
     pins.remove().context("cannot remove the pins below /sys/fs/bpf/weir")?;
-    let _ = std::fs::remove_file(Path::new(RUN_DIR).join("names.json"));
+    for file in ["names.json", takeover::SOCKET] {
+        let _ = std::fs::remove_file(Path::new(RUN_DIR).join(file));
+    }
     Ok(attached)
 }
 
-async fn serve(source: Source, options: Options) -> anyhow::Result<()> {
-    let mut reload = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut node = Node::build(source, options).await?;
-    let admin =
-        admin::serve(node.handle.clone(), &node.admin).await.context("cannot serve the admin interface")?;
-    node.control.start().await.map_err(|error| anyhow!("{error}"))?;
-    node.attach()?;
-    let drain_time = tokio::select! {
-        time = node.control.run(&mut reload) => time?,
-        _ = terminate.recv() => node.handle.status().drain_timeout,
-        _ = interrupt.recv() => Duration::ZERO,
+async fn serve(source: Source, options: Options, start: &mut Start) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let mut node = Node::build(source, options, start).await?;
+    let opened = admin::open(&node.admin, &mut start.sockets).await;
+    let opened = opened.context("cannot serve the admin interface")?;
+    let (socket, fixed) = start.takeover_socket(&opened)?;
+    let admin = match start.taking.take() {
+        None => {
+            let admin = opened.serve(node.handle.clone());
+            node.control.start().await.map_err(|error| anyhow!("{error}"))?;
+            node.attach()?;
+            admin
+        }
+        Some(taking) => {
+            node.control.start().await.map_err(|error| anyhow!("{error}"))?;
+            node.take_over(taking, opened, &mut start.lock, &mut signals).await?
+        }
     };
+    let giver = Giver::start(socket, node.asks.clone(), fixed, node.pins.maps());
+    let (drain_time, successor) = loop {
+        match node.run(&mut signals).await? {
+            End::Drain(time) => break (time, None),
+            End::HandOver(successor) if node.hand_over(&successor, &mut start.lock) => {
+                break (node.handle.status().drain_timeout, Some(successor));
+            }
+            End::HandOver(_) => {}
+        }
+    };
+    drop(giver);
     node.control.set_draining();
+    node.control.close_listeners();
     tracing::info!(seconds = drain_time.as_secs_f64(), "draining: no new connections are taken");
-    node.pins.remove().context("cannot detach")?;
-    let drained = drain(&node.workers, drain_time);
-    tokio::select! {
-        () = drained => {}
-        // A second signal means now.
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    match &successor {
+        // What is pinned and locked is the other's.
+        Some(_) => start.lock = None,
+        None => {
+            node.pins.clone().remove().context("cannot detach")?;
+            let _ = std::fs::remove_file(Path::new(RUN_DIR).join(takeover::SOCKET));
+        }
     }
-    admin.stop().await;
-    node.handle.shared().access.close();
-    if let Some(thread) = node.access_thread.take() {
-        // It writes its last lines and ends; a disk that hangs must not keep the process.
-        let _ = tokio::time::timeout(ACCESS_LOG_TIME, tokio::task::spawn_blocking(|| thread.join())).await;
-    }
-    let _ = std::fs::remove_file(Path::new(RUN_DIR).join("names.json"));
-    tracing::info!("stopped");
-    Ok(())
+    node.end(admin, drain_time, successor, &mut signals).await
 }
 
-async fn drain(workers: &[Worker], time: Duration) {
+async fn tell_to_drain(workers: &[Worker], time: Duration) {
     for worker in workers {
         let _ = worker.mailbox.send(Command::Drain(time)).await;
     }
+}
+
+async fn wait_drained(workers: &[Worker]) {
     while !workers.iter().all(|worker| worker.thread.is_finished()) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -140,14 +167,16 @@ struct Node {
     hierarchy: Hierarchy,
     admin: admin::Addresses,
     access_thread: Option<JoinHandle<()>>,
+    asks: mpsc::Sender<Ask>,
+    may_stay: bool,
 }
 
 impl Node {
-    async fn build(source: Source, options: Options) -> anyhow::Result<Self> {
+    async fn build(source: Source, options: Options, start: &mut Start) -> anyhow::Result<Self> {
         let config = source.config();
         let nofile = limit::raise_nofile().context("cannot read RLIMIT_NOFILE")?;
         let hierarchy = Hierarchy::find()?;
-        let (mut kernel, pins) = load_kernel(config, &options)?;
+        let (mut kernel, pins) = load_kernel(config, &options, start.taking.as_ref())?;
         let maps = Arc::clone(&kernel.maps);
         let (records, newcomers) = (kernel.take_records()?, kernel.take_newcomers()?);
         let log = kernel.take_log()?;
@@ -173,13 +202,13 @@ impl Node {
         let (driver, driver_note) = choose_driver(options.io.unwrap_or(config.io))?;
         let workers = Arc::new(start_workers(handed, driver, &snapshot, &shared)?);
         let listener_count = control::intercepted_count(workers.len());
-        let listeners = control::open_intercepted(&maps, netns_cookie, listener_count)?;
-        for (index, listening) in listeners.into_iter().enumerate() {
-            let owner = &workers[index % workers.len()];
-            let sent = owner.mailbox.send(Command::Listen(listening)).await;
-            sent.map_err(|_| anyhow!("a worker ended before it began"))?;
-        }
-        let home = Settings {
+        let listeners = control::open_intercepted(&maps, netns_cookie, listener_count, &mut start.sockets)?;
+        let is_taking_over = start.taking.is_some();
+        let home = give_to_workers(&workers, listeners, is_taking_over).await?;
+        let taken_over =
+            start.sockets.split(|name| matches!(name, SocketName::Pod { .. } | SocketName::Listener(_)));
+        let (asks_in, asks) = mpsc::channel(ASKS);
+        let settings = Settings {
             home_netns_cookie: netns_cookie,
             listener_count,
             worker_count: u32::try_from(workers.len()).context("too many workers")?,
@@ -199,6 +228,7 @@ impl Node {
             missing_scopes: Vec::new(),
             started: SystemTime::now(),
             drain_timeout: config.drain_timeout,
+            is_handing_over: false,
         };
         let kernel = Arc::new(kernel);
         let admin = admin::Addresses {
@@ -215,14 +245,68 @@ impl Node {
             finder: Finder::new(&hierarchy).context("cannot look at network namespaces")?,
             log,
             names: NamesFile::load(&Path::new(RUN_DIR).join("names.json")),
-            publisher: Publisher::new(maps, Applier::new(hierarchy.clone(), home)),
+            publisher: Publisher::new(maps, Applier::new(hierarchy.clone(), settings)),
             workers: Arc::clone(&workers),
             shared,
             attempts,
             status,
             snapshot,
+            home,
+            taken_over,
+            is_taking_over,
+            asks,
         });
-        Ok(Self { control, handle, workers, kernel, pins, hierarchy, admin, access_thread })
+        Ok(Self {
+            control,
+            handle,
+            workers,
+            kernel,
+            pins,
+            hierarchy,
+            admin,
+            access_thread,
+            asks: asks_in,
+            may_stay: options.stay,
+        })
+    }
+
+    /// Lets open connections end, and then everything that a successor has not taken over.
+    async fn end(
+        mut self,
+        admin: admin::Server,
+        drain_time: Duration,
+        successor: Option<Successor>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<()> {
+        let admin_socket = successor.as_ref().map(|successor| successor.admin_socket().to_owned());
+        let drained = async {
+            tell_to_drain(&self.workers, drain_time).await;
+            if admin_socket.is_some() {
+                admin.stop(admin_socket.as_deref()).await;
+                wait_drained(&self.workers).await;
+            } else {
+                wait_drained(&self.workers).await;
+                admin.stop(None).await;
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            // A second signal means now; what was replaced has had none yet.
+            () = signals.end(successor.is_some()) => {}
+        }
+        self.handle.shared().access.close();
+        if let Some(thread) = self.access_thread.take() {
+            // It writes its last lines and ends; a disk that hangs must not keep the process.
+            let _ =
+                tokio::time::timeout(ACCESS_LOG_TIME, tokio::task::spawn_blocking(|| thread.join())).await;
+        }
+        if successor.is_none() {
+            let _ = std::fs::remove_file(Path::new(RUN_DIR).join("names.json"));
+        } else if self.may_stay {
+            signals.stay().await?;
+        }
+        tracing::info!("stopped");
+        Ok(())
     }
 
     /// Attaches the programs: from now on connections are caught.
@@ -232,6 +316,11 @@ impl Node {
         if let Attached::TookOver(count) = attached {
             tracing::info!(count, "took over what an earlier process had left attached");
         }
+        self.set_ready();
+        Ok(())
+    }
+
+    fn set_ready(&mut self) {
         self.control.set_ready();
         let status = self.handle.status();
         tracing::info!(
@@ -245,11 +334,34 @@ impl Node {
         for scope in &status.missing_scopes {
             tracing::warn!(%scope, "a scope does not exist yet; it is taken up when it does");
         }
-        Ok(())
     }
 }
 
-fn load_kernel(config: &Config, options: &Options) -> anyhow::Result<(Kernel, Pins)> {
+/// Gives each listener of the proxy lane to its worker, and keeps hold of it for a newer process.
+async fn give_to_workers(
+    workers: &[Worker],
+    listeners: Vec<(SocketName, Listening)>,
+    is_taking_over: bool,
+) -> anyhow::Result<Vec<(SocketName, Arc<OwnedFd>)>> {
+    let ended = |_| anyhow!("a worker ended before it began");
+    if is_taking_over {
+        for worker in workers {
+            worker.mailbox.send(Command::Hold).await.map_err(ended)?;
+        }
+    }
+    let mut home = Vec::new();
+    for (index, (name, listening)) in listeners.into_iter().enumerate() {
+        home.push((name, Arc::clone(&listening.socket)));
+        workers[index % workers.len()].mailbox.send(Command::Listen(listening)).await.map_err(ended)?;
+    }
+    Ok(home)
+}
+
+fn load_kernel(
+    config: &Config,
+    options: &Options,
+    taking: Option<&Taking>,
+) -> anyhow::Result<(Kernel, Pins)> {
     refuse_old_kernel()?;
     let pins = Pins::prepare().context("cannot prepare /sys/fs/bpf/weir")?;
     let load_options = LoadOptions {
@@ -260,7 +372,10 @@ fn load_kernel(config: &Config, options: &Options) -> anyhow::Result<(Kernel, Pi
         },
         map_sizes: options.map_sizes.clone(),
     };
-    load::discard_other_sizes(&load_options.pins, &load_options.map_sizes)?;
+    match taking {
+        Some(taking) => upgrade::check_maps(taking, &load_options)?,
+        None => load::discard_other_sizes(&load_options.pins, &load_options.map_sizes)?,
+    }
     let loaded = Kernel::load(&load_options);
     let kernel =
         loaded.context("cannot load the kernel programs; `weir doctor` says what this kernel lacks")?;

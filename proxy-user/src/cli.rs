@@ -61,6 +61,14 @@ pub struct Run {
     /// Another size for a map of the kernel programs, as NAME=ENTRIES; see `weir doctor` for the names. Repeatable.
     #[arg(long, value_name = "NAME=ENTRIES", value_parser = map_size)]
     pub map_size: Vec<(String, u32)>,
+    /// Takes over from the Weir that runs, if one does: no connection is refused or cut, and if anything goes wrong, that
+    /// one goes on. What it still carries ends within its drain_timeout.
+    #[arg(long)]
+    pub takeover: bool,
+    /// After another Weir has taken over, stays until told to end, for supervisors that would start this one again; or
+    /// ends with an error as soon as no Weir runs any more.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Drivers.

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 pub use self::listen::{Listeners, intercepted_count, open_intercepted};
 pub use self::names::{Names, NamesFile};
 pub use self::publish::Publisher;
-pub use self::run::{Control, Parts};
+pub use self::run::{Control, End, Parts};
 use crate::connection::Shared;
 use crate::worker::Worker;
 
@@ -80,6 +80,8 @@ pub struct Status {
     pub started: SystemTime,
     /// Time that open connections get to end after SIGTERM.
     pub drain_timeout: Duration,
+    /// A newer process prepares to take over from this one.
+    pub is_handing_over: bool,
 }
 
 /// What others may ask of the control side.
@@ -138,11 +140,18 @@ impl Handle {
         answered.await.unwrap_or_else(|_| Err("the process is ending".to_owned()))
     }
 
-    /// Begins to drain; the process ends when no connection is left or the time is over.
+    /// Begins to drain; the process ends when no connection is left or the time is over. While a newer process prepares to
+    /// take over, that is awaited first: there is no gap then.
     pub async fn drain(&self) {
         let (answer, answered) = oneshot::channel();
         let _ = self.requests.send(Request::Drain(answer)).await;
         let _ = answered.await;
+    }
+
+    /// The same for somebody who does not wait for an answer; false if too many others wait for theirs.
+    #[must_use]
+    pub fn try_drain(&self) -> bool {
+        self.requests.try_send(Request::Drain(oneshot::channel().0)).is_ok()
     }
 
     /// Reads the live statistics of every tracked socket; blocks for about a microsecond per connection.

@@ -1,8 +1,8 @@
 //! The `weir` process: configuration, wiring and I/O. Decisions are `proxy-core`'s, system calls `proxy-io`'s, the kernel
 //! programs' loading `proxy-bpf`'s.
 //!
-//! Rooms import downwards only: `main > cli > app > admin, explain, control, pods, health > worker > listener > connection >
-//! forward > upstream > tls`, then `record, stats > config`. Read [`app`] first.
+//! Rooms import downwards only: `main > cli > app > admin, explain, control, pods, health, takeover > worker > listener >
+//! connection > forward > upstream > tls`, then `record, stats > config`. Read [`app`] first.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -18,6 +18,7 @@ pub mod listener;
 pub mod pods;
 pub mod record;
 pub mod stats;
+pub mod takeover;
 pub mod tls;
 pub mod upstream;
 pub mod worker;

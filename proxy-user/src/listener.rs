@@ -29,8 +29,8 @@ const EMFILE_PAUSE: Duration = Duration::from_millis(50);
 /// A listening socket with what its connections are for.
 #[derive(Debug)]
 pub struct Listening {
-    /// The socket; it may be shared with other workers.
-    pub socket: OwnedFd,
+    /// The socket; others may hold it, too: other workers, and whoever hands it to a newer process.
+    pub socket: Arc<OwnedFd>,
     /// Its address.
     pub address: SocketAddr,
     /// How to tell the service of a connection.
@@ -125,7 +125,7 @@ async fn accept_all(local: Rc<Local>, listening: Listening) -> io::Result<()> {
     // Readiness, not an accept in the ring: a killed process's ring lets go of its listeners late, and in between new
     // connections would be sent to a socket that nobody serves.
     let Listening { socket, address, purpose } = listening;
-    let socket = watch::readable(socket)?;
+    let socket = watch::readable_shared(socket)?;
     loop {
         let mut ready = socket.readable().await?;
         for turn in 0.. {

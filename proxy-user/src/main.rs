@@ -67,6 +67,8 @@ fn run(args: &Run) -> ExitCode {
         io: args.io.map(io),
         log_level: args.log_level.map(level),
         map_sizes: args.map_size.clone(),
+        takeover: args.takeover,
+        stay: args.stay,
     };
     let log = source.config().log;
     start_log(options.log_level.unwrap_or(log.level), log.format);

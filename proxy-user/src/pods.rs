@@ -23,6 +23,7 @@ use proxy_io::sock;
 use crate::connection::Shared;
 use crate::listener::{ListenerName, Listening, Purpose, open_proxied};
 use crate::stats::conn::Share;
+use crate::takeover::{SocketName, Sockets};
 use crate::worker::{Command, Worker};
 
 /// Addresses that stand for "anywhere else" where no service tells which route matters (RFC 5737, RFC 3849).
@@ -56,9 +57,10 @@ pub struct Surroundings<'a> {
 }
 
 /// The namespaces that are served.
-#[derive(Default)]
 pub struct Pods {
     served: HashMap<u64, Pod>,
+    /// Listeners of namespaces that an earlier process served and this one has not met yet.
+    taken_over: Sockets,
     /// Why the others are not; said once.
     failed: HashMap<u64, String>,
     /// Worker that accepts for the next namespace.
@@ -70,12 +72,40 @@ struct Pod {
     name: String,
     netns: Arc<Netns>,
     share: Arc<Share>,
-    listeners: Vec<ListenerName>,
+    listeners: Vec<(ListenerName, SocketName, Arc<OwnedFd>)>,
     owner: usize,
     value: NetnsValue,
 }
 
 impl Pods {
+    /// Begins with none; some may have been taken over.
+    #[must_use]
+    pub fn new(taken_over: Sockets) -> Self {
+        Self { served: HashMap::new(), taken_over, failed: HashMap::new(), next_owner: 0 }
+    }
+
+    /// What is open now.
+    pub fn sockets(&self) -> impl Iterator<Item = (SocketName, &Arc<OwnedFd>)> {
+        let listeners = self.served.values().flat_map(|pod| &pod.listeners);
+        listeners.map(|(_, name, socket)| (name.clone(), socket))
+    }
+
+    /// Lets go of all listeners; the workers close them when they are told to drain.
+    pub fn close_listeners(&mut self) {
+        self.served.values_mut().for_each(|pod| pod.listeners.clear());
+    }
+
+    /// Closes what was taken over of namespaces that are not to be served any more: it would keep them alive.
+    pub fn close_taken_over(&mut self) {
+        let count = self.taken_over.close();
+        if count > 0 {
+            tracing::info!(
+                count,
+                "closed listeners that were taken over of network namespaces that were not found"
+            );
+        }
+    }
+
     /// Opens listeners in namespaces that are new, closes those of namespaces that are gone.
     ///
     /// One that cannot be served is logged by name and tried again next time; its applications have the direct lane or
@@ -117,7 +147,8 @@ impl Pods {
         let value =
             NetnsValue { owner: u32::try_from(owner).unwrap_or(0), ..sources(&netns, around.snapshot)? };
         let share = around.shared.budget.share();
-        let opened = netns.within(listeners)??;
+        let taken_over = &mut self.taken_over;
+        let opened = netns.within(|| listeners(cookie, taken_over))??;
         let mut pod = Pod { name, netns, share, listeners: Vec::new(), owner, value };
         // Whatever fails from here on is taken back as a whole.
         let result = pod.show(opened, around).await;
@@ -138,7 +169,7 @@ impl Pods {
         for family in [FAMILY_V4, FAMILY_V6] {
             let _ = maps.listeners.remove(&ListenerKey { netns_cookie: cookie, family, index: 0 });
         }
-        for name in &pod.listeners {
+        for (name, ..) in &pod.listeners {
             let _ = workers[pod.owner].mailbox.send(Command::Unlisten(*name)).await;
         }
         tracing::info!(netns = pod.name, cookie, "network namespace is not served any more");
@@ -160,16 +191,21 @@ impl Pods {
 
 impl Pod {
     /// Hands the listeners to their worker and shows them to the kernel programs, these last.
-    async fn show(&mut self, opened: Vec<(u32, Addr, OwnedFd)>, around: Surroundings<'_>) -> io::Result<()> {
+    async fn show(
+        &mut self,
+        opened: Vec<(u32, Addr, Arc<OwnedFd>)>,
+        around: Surroundings<'_>,
+    ) -> io::Result<()> {
         let Surroundings { maps, workers, .. } = around;
         let netns_cookie = self.netns.cookie();
         let mut keys = Vec::new();
         for (family, abi, socket) in opened {
-            let shown = socket.try_clone()?;
+            let shown = Arc::clone(&socket);
             let (netns, share) = (Arc::clone(&self.netns), Arc::clone(&self.share));
             let purpose = Purpose::InterceptedIn { netns, share, listener: abi };
             let listening = Listening { socket, address: SocketAddr::from(abi), purpose };
-            self.listeners.push(listening.name());
+            let name = SocketName::Pod { netns_cookie, family };
+            self.listeners.push((listening.name(), name, Arc::clone(&shown)));
             let sent = workers[self.owner].mailbox.send(Command::Listen(listening)).await;
             sent.map_err(|_| io::Error::other("the worker has ended"))?;
             keys.push((ListenerKey { netns_cookie, family, index: 0 }, shown));
@@ -194,17 +230,19 @@ impl Pod {
     }
 }
 
-/// Opens one listener per family in this thread's namespace. IPv6 is left out where there is none.
-fn listeners() -> io::Result<Vec<(u32, Addr, OwnedFd)>> {
+/// Opens one listener per family in this thread's namespace, if none was taken over. IPv6 is left out where there is none.
+fn listeners(netns_cookie: u64, taken_over: &mut Sockets) -> io::Result<Vec<(u32, Addr, Arc<OwnedFd>)>> {
     if !netns::is_loopback_up()? {
         return Err(io::Error::other("its loopback interface is down"));
     }
     let mut opened = Vec::new();
     for (family, is_v4) in [(FAMILY_V4, true), (FAMILY_V6, false)] {
         let abi = listener(is_v4, 0);
-        if let Some(socket) = open_proxied(abi, is_v4)? {
-            opened.push((family, abi, socket));
-        }
+        let socket = match taken_over.take(&SocketName::Pod { netns_cookie, family }) {
+            Some(socket) => Some(socket),
+            None => open_proxied(abi, is_v4)?,
+        };
+        opened.extend(socket.map(|socket| (family, abi, Arc::new(socket))));
     }
     Ok(opened)
 }

@@ -35,6 +35,10 @@ const PIPES: usize = 128;
 pub enum Command {
     /// Route new connections by this.
     Snapshot(Arc<Snapshot>),
+    /// Accept from nothing until [`Command::Release`]: another process still does.
+    Hold,
+    /// Accept from what came meanwhile, and from what comes.
+    Release,
     /// Accept from this socket, too.
     Listen(Listening),
     /// Stop accepting from this listener.
@@ -113,6 +117,11 @@ async fn run(
     let mut beats = tokio::time::interval(Duration::from_nanos(HEARTBEAT_NS));
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut listeners: Vec<(ListenerName, tokio::task::AbortHandle)> = Vec::new();
+    let mut held: Option<Vec<Listening>> = None;
+    let listen = |listening: Listening| {
+        let name = listening.name();
+        (name, tokio::task::spawn_local(listener::serve(Rc::clone(&local), listening)).abort_handle())
+    };
     let mut deadline: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
@@ -121,12 +130,14 @@ async fn run(
             result = &mut driving => return result.unwrap_or_else(|error| Err(io::Error::other(error))),
             command = commands.recv() => match command {
                 Some(Command::Snapshot(snapshot)) => local.routes.borrow_mut().handle_snapshot(snapshot),
-                Some(Command::Listen(listening)) => {
-                    let name = listening.name();
-                    let task = tokio::task::spawn_local(listener::serve(Rc::clone(&local), listening));
-                    listeners.push((name, task.abort_handle()));
-                }
+                Some(Command::Hold) => held = Some(Vec::new()),
+                Some(Command::Release) => listeners.extend(held.take().into_iter().flatten().map(&listen)),
+                Some(Command::Listen(listening)) => match &mut held {
+                    Some(held) => held.push(listening),
+                    None => listeners.push(listen(listening)),
+                },
                 Some(Command::Unlisten(name)) => {
+                    held.iter_mut().for_each(|held| held.retain(|listening| listening.name() != name));
                     listeners.retain(|(other, task)| if *other == name { task.abort(); false } else { true });
                 }
                 Some(Command::ResetEndpoint(endpoint)) => {

@@ -140,6 +140,45 @@ impl<'a> Weir<'a> {
         self.wait_ready();
     }
 
+    /// Starts another process, which takes over from this one, and waits until it has. Returns the older one, which may
+    /// still carry connections.
+    ///
+    /// # Panics
+    /// If it cannot be started or does not take over.
+    #[must_use]
+    pub fn take_over(&mut self, config: &Value) -> Older {
+        let newer = Self::launch(self.net, &self.folder, config, &[], &["--takeover"]);
+        let older = Older(std::mem::replace(&mut self.child, newer));
+        wait::until_true("the newer weir to have taken over", START_LIMIT, || {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                self.has_ended = true;
+                panic!("the newer weir ended with {status}:\n{}", self.log());
+            }
+            self.serving_pid() == Some(self.pid().into())
+        });
+        older
+    }
+
+    /// Process id of the Weir that answers.
+    #[must_use]
+    pub fn serving_pid(&self) -> Option<u64> {
+        let (_, text) = self.ask("/status").ok()?;
+        serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64()
+    }
+
+    /// A command that starts another `weir run` beside this one, with a config of its own.
+    ///
+    /// # Panics
+    /// If the config cannot be written.
+    #[must_use]
+    pub fn beside(&self, config: &str, more: &[&str]) -> Command {
+        let file = self.folder.join("other.yaml");
+        fs::write(&file, config).expect("the folder can be written to");
+        let mut command = self.net.command(Side::Near, |nsenter| Command::new(nsenter), &binary());
+        command.args(["run", "--io", &driver(), "-c"]).arg(&file).args(more);
+        command
+    }
+
     fn launch(net: &Net, folder: &Path, config: &Value, starter: &[&str], more: &[&str]) -> Child {
         let file = folder.join("weir.yaml");
         fs::write(&file, config.to_string()).expect("the folder can be written to");
@@ -317,6 +356,45 @@ impl<'a> Weir<'a> {
         // the kernel takes its time to free a link whose last reference has gone
         wait::until_true("the programs to go", STOP_LIMIT, || attached_programs() <= self.programs_before);
         Ok(())
+    }
+}
+
+/// A process that another one has taken over from; killed if a test forgets it.
+pub struct Older(Child);
+
+impl Older {
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        wait::until("the end of the older weir", limit, || {
+            self.0.try_wait().expect("a child can be waited for")
+        })
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// If the kernel does not say.
+    #[must_use]
+    pub fn runs(&mut self) -> bool {
+        self.0.try_wait().expect("a child can be waited for").is_none()
+    }
+}
+
+impl Drop for Older {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 }
 

@@ -111,6 +111,7 @@ impl Source for FakeNode {
             missing_scopes: vec!["/gone.slice".to_owned()],
             started: SystemTime::now(),
             drain_timeout: Duration::from_secs(30),
+            is_handing_over: false,
         })
     }
 

@@ -1,9 +1,8 @@
 //! Listening, accepting, and the bounds on what one client may take.
 
-use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use proxy_io::unix;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::route::{Access, Admin};
 use super::source::Source;
+use crate::takeover::SocketName;
 
 /// Connections at once on each address: some operators and scrapers, not a flood.
 const MOST_CONNECTIONS: usize = 64;
@@ -29,9 +30,6 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const CONNECTION_TIME: Duration = Duration::from_secs(120);
 /// Pause when no connection can be accepted (descriptors ran out).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Nobody but root.
-const SOCKET_MODE: u32 = 0o600;
-
 /// Time for answers under way when the server stops.
 const STOP_TIME: Duration = Duration::from_secs(1);
 
@@ -55,9 +53,9 @@ impl Server {
         &self.addresses
     }
 
-    /// Stops accepting, removes the socket file, and gives requests under way a moment: who asked for the end wants to hear
-    /// that it comes.
-    pub async fn stop(mut self) {
+    /// Stops accepting, removes the socket file unless it is that of a `successor`, and gives requests under way a moment:
+    /// who asked for the end wants to hear that it comes.
+    pub async fn stop(mut self, successor: Option<&Path>) {
         self.accepting.abort_all();
         self.closing.send_replace(true);
         let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
@@ -67,7 +65,9 @@ impl Server {
             }
         };
         let _ = tokio::time::timeout(STOP_TIME, ended).await;
-        if let Some(socket) = &self.socket {
+        if let Some(socket) = &self.socket
+            && successor != Some(socket)
+        {
             let _ = std::fs::remove_file(socket);
         }
     }
@@ -78,7 +78,7 @@ impl Server {
         self.permits.push(Arc::clone(&permits));
         let closing = self.closing.subscribe();
         match listener {
-            Listener::Tcp(listener, address) => {
+            Listener::Tcp { listener, address, .. } => {
                 self.addresses.push(address);
                 let accept = async move || listener.accept().await.map(|(stream, _)| stream);
                 self.accepting.spawn(accept_all(accept, access, admin, permits, closing));
@@ -94,39 +94,56 @@ impl Server {
 
 /// One address.
 pub(super) enum Listener {
-    Tcp(TcpListener, SocketAddr),
+    /// With the address of the config, and what became of its port 0.
+    Tcp {
+        listener: TcpListener,
+        wanted: SocketAddr,
+        address: SocketAddr,
+    },
     Unix(UnixListener, PathBuf),
 }
 
 impl Listener {
-    pub(super) async fn tcp(address: SocketAddr) -> io::Result<Self> {
+    /// Listens, if another process did not before.
+    pub(super) async fn tcp(wanted: SocketAddr, taken_over: Option<OwnedFd>) -> io::Result<Self> {
         let named =
-            |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
-        let listener = TcpListener::bind(address).await.map_err(named)?;
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {wanted}: {error}"));
+        let listener = match taken_over {
+            // Tokio made it, so it does not block.
+            Some(socket) => TcpListener::from_std(socket.into()),
+            None => TcpListener::bind(wanted).await,
+        };
+        let listener = listener.map_err(named)?;
         let address = listener.local_addr()?;
-        Ok(Self::Tcp(listener, address))
+        Ok(Self::Tcp { listener, wanted, address })
     }
 
-    /// Opens the socket in a folder that nobody else can enter and moves it to its place when its mode is right: at no
-    /// time can anybody else connect, and a file that a crashed process left is replaced.
-    pub(super) fn unix(path: &Path) -> io::Result<Self> {
+    /// The same on a path.
+    pub(super) fn unix(path: &Path, taken_over: Option<OwnedFd>) -> io::Result<Self> {
         let named = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
         };
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(parent).map_err(named)?;
-        // Short, because a socket's path may have 107 bytes only.
-        let hidden = parent.join(".s");
-        let _ = std::fs::remove_dir_all(&hidden);
-        DirBuilder::new().mode(0o700).create(&hidden).map_err(named)?;
-        let inner = hidden.join("s");
-        let opened = UnixListener::bind(&inner).and_then(|listener| {
-            std::fs::set_permissions(&inner, Permissions::from_mode(SOCKET_MODE))?;
-            std::fs::rename(&inner, path)?;
-            Ok(listener)
+        let opened = match taken_over {
+            Some(socket) => Ok(socket.into()),
+            None => unix::listen_private(path),
+        };
+        let opened = opened.and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            UnixListener::from_std(listener)
         });
-        let _ = std::fs::remove_dir_all(&hidden);
         Ok(Self::Unix(opened.map_err(named)?, path.to_owned()))
+    }
+
+    /// A copy of the socket, named for a newer process.
+    pub(super) fn copy(&self, access: Access) -> io::Result<(SocketName, Arc<OwnedFd>)> {
+        let (name, socket) = match self {
+            Self::Tcp { listener, wanted, .. } if access == Access::MetricsOnly => {
+                (SocketName::Metrics(*wanted), listener.as_fd())
+            }
+            Self::Tcp { listener, wanted, .. } => (SocketName::Admin(*wanted), listener.as_fd()),
+            Self::Unix(listener, path) => (SocketName::AdminSocket(path.clone()), listener.as_fd()),
+        };
+        Ok((name, Arc::new(socket.try_clone_to_owned()?)))
     }
 }
 

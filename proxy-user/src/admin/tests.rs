@@ -106,9 +106,10 @@ fn the_socket_is_roots_alone_and_replaces_a_stale_one() {
     let left: Vec<_> =
         std::fs::read_dir(node.socket.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["admin.sock"], "nothing is left of the hidden folder");
-    let again = node.runtime.block_on(serve(FakeNode::new(), &node.wanted)).unwrap();
+    let opened = node.runtime.block_on(open(&node.wanted, &mut Sockets::default())).unwrap();
+    let again = node.runtime.block_on(async { opened.serve(FakeNode::new()) });
     assert!(node.unix("GET /healthz/live").starts_with("HTTP/1.1 200"));
-    node.runtime.block_on(again.stop());
+    node.runtime.block_on(again.stop(None));
     assert!(!node.socket.exists());
 }
 
@@ -166,7 +167,8 @@ impl Node {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let fake = FakeNode::new();
-        let server = runtime.block_on(serve(fake.clone(), &wanted)).unwrap();
+        let opened = runtime.block_on(open(&wanted, &mut Sockets::default())).unwrap();
+        let server = runtime.block_on(async { opened.serve(fake.clone()) });
         let (addresses, socket) = (server.addresses().to_vec(), wanted.socket.clone());
         Self { fake, wanted, addresses, socket, runtime, server: Some(server) }
     }
@@ -196,7 +198,7 @@ fn exchange(mut stream: impl std::io::Read + std::io::Write, head: &str) -> Stri
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
-            self.runtime.block_on(server.stop());
+            self.runtime.block_on(server.stop(None));
         }
         let _ = std::fs::remove_dir_all(self.socket.parent().unwrap());
     }

@@ -1,9 +1,10 @@
 //! Listening sockets: those of the proxy lane, which the kernel programs redirect to, and those of the config.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use proxy_bpf::abi::config::{LISTENER_COUNT_MAX, LISTENER_COUNT_MIN, listener};
 use proxy_bpf::abi::key::ListenerKey;
@@ -12,6 +13,7 @@ use proxy_bpf::maps::Maps;
 use proxy_core::snapshot::Snapshot;
 
 use crate::listener::{ListenerName, Listening, Purpose, open, open_proxied};
+use crate::takeover::{SocketName, Sockets};
 use crate::worker::{Command, Worker};
 
 /// Listeners of the proxy lane per family: at least [`LISTENER_COUNT_MIN`], and as many for one worker as for another,
@@ -22,38 +24,81 @@ pub fn intercepted_count(workers: usize) -> u32 {
     workers * LISTENER_COUNT_MIN.div_ceil(workers)
 }
 
-/// Opens `count` listeners of the proxy lane per family and shows them to the kernel programs. Each is for one worker;
-/// those that follow one another are for different ones.
+/// Opens `count` listeners of the proxy lane per family, as far as they were not taken over, and shows them to the kernel
+/// programs. Each is for one worker; those that follow one another are for different ones.
 ///
-/// IPv6 is left out where the host has none.
+/// IPv6 is left out where the host has none. What was taken over beyond `count` is served, too, and not shown: somebody
+/// may be on the way there.
 ///
 /// # Errors
 /// The first socket or map operation that fails; for example another process on one of the ports.
-pub fn open_intercepted(maps: &Maps, netns_cookie: u64, count: u32) -> io::Result<Vec<Listening>> {
+pub fn open_intercepted(
+    maps: &Maps,
+    netns_cookie: u64,
+    count: u32,
+    taken_over: &mut Sockets,
+) -> io::Result<Vec<(SocketName, Listening)>> {
     let mut opened = Vec::new();
     for (family, is_v4) in [(FAMILY_V4, true), (FAMILY_V6, false)] {
         for index in 0..count {
-            let abi = listener(is_v4, index);
-            let address = SocketAddr::from(abi);
-            let Some(socket) = open_proxied(abi, is_v4)? else {
-                tracing::warn!("this host has no IPv6: IPv6 connections are not proxied");
-                break;
+            let name = SocketName::Home { family, index };
+            let socket = match taken_over.take(&name) {
+                Some(socket) => socket,
+                None => match open_proxied(listener(is_v4, index), is_v4)? {
+                    Some(socket) => socket,
+                    None => {
+                        tracing::warn!("this host has no IPv6: IPv6 connections are not proxied");
+                        break;
+                    }
+                },
             };
             maps.listeners.put(&ListenerKey { netns_cookie, family, index }, socket.as_fd())?;
-            opened.push(Listening { socket, address, purpose: Purpose::Intercepted(abi) });
+            opened.push(intercepted(name, socket, is_v4, index));
+        }
+    }
+    for (name, socket) in taken_over.split(|name| matches!(name, SocketName::Home { .. })) {
+        if let SocketName::Home { family, index } = name {
+            opened.push(intercepted(name, socket, family == FAMILY_V4, index));
         }
     }
     Ok(opened)
 }
 
+fn intercepted(name: SocketName, socket: OwnedFd, is_v4: bool, index: u32) -> (SocketName, Listening) {
+    let abi = listener(is_v4, index);
+    let purpose = Purpose::Intercepted(abi);
+    (name, Listening { socket: Arc::new(socket), address: SocketAddr::from(abi), purpose })
+}
+
 /// The listeners of the config; all workers accept from each. What is done with a connection is looked up when it is
 /// accepted, so only a change of addresses opens or closes anything.
-#[derive(Default)]
 pub struct Listeners {
-    open: HashSet<SocketAddr>,
+    open: HashMap<SocketAddr, Arc<OwnedFd>>,
+    taken_over: Sockets,
 }
 
 impl Listeners {
+    /// Begins with none; some may have been taken over.
+    #[must_use]
+    pub fn new(taken_over: Sockets) -> Self {
+        Self { open: HashMap::new(), taken_over }
+    }
+
+    /// What is open now.
+    pub fn sockets(&self) -> impl Iterator<Item = (SocketName, &Arc<OwnedFd>)> {
+        self.open.iter().map(|(address, socket)| (SocketName::Listener(*address), socket))
+    }
+
+    /// Lets go of all; the workers close them when they are told to drain.
+    pub fn close(&mut self) {
+        self.open.clear();
+    }
+
+    /// Closes what was taken over and is in no configuration any more.
+    pub fn close_taken_over(&mut self) {
+        self.taken_over.close();
+    }
+
     /// Opens what a snapshot wants and is not open, and tells the workers; what cannot be opened is an error, and then
     /// nothing is changed.
     ///
@@ -61,29 +106,34 @@ impl Listeners {
     /// The first address that cannot be listened on.
     pub async fn open_new(&mut self, workers: &[Worker], snapshot: &Snapshot) -> io::Result<()> {
         let mut sockets = Vec::new();
-        for address in wanted(snapshot).difference(&self.open).copied() {
+        for address in wanted(snapshot).into_iter().filter(|address| !self.open.contains_key(address)) {
             let context = |error: io::Error| {
                 io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
             };
-            sockets.push((address, retry_in_use(address).await.map_err(context)?));
+            let socket = match self.taken_over.take(&SocketName::Listener(address)) {
+                Some(socket) => socket,
+                None => retry_in_use(address).await.map_err(context)?,
+            };
+            sockets.push((address, Arc::new(socket)));
         }
         for (address, socket) in sockets {
-            self.open.insert(address);
             tell(workers, || {
-                let socket = socket.try_clone()?;
-                Ok(Command::Listen(Listening { socket, address, purpose: Purpose::Explicit }))
+                let socket = Arc::clone(&socket);
+                Command::Listen(Listening { socket, address, purpose: Purpose::Explicit })
             })
-            .await?;
+            .await;
+            self.open.insert(address, socket);
         }
         Ok(())
     }
 
     /// Closes what a snapshot does not want any more.
     pub async fn close_old(&mut self, workers: &[Worker], snapshot: &Snapshot) {
-        let old: Vec<_> = self.open.difference(&wanted(snapshot)).copied().collect();
+        let wanted = wanted(snapshot);
+        let old: Vec<_> = self.open.keys().copied().filter(|address| !wanted.contains(address)).collect();
         for address in old {
             self.open.remove(&address);
-            let _ = tell(workers, || Ok(Command::Unlisten(name(address)))).await;
+            tell(workers, || Command::Unlisten(name(address))).await;
         }
     }
 }
@@ -110,12 +160,11 @@ async fn retry_in_use(address: SocketAddr) -> io::Result<OwnedFd> {
     open(address)
 }
 
-async fn tell(workers: &[Worker], make: impl Fn() -> io::Result<Command>) -> io::Result<()> {
+async fn tell(workers: &[Worker], make: impl Fn() -> Command) {
     for worker in workers {
         // A worker that has ended serves nobody; the process is about to end, too.
-        let _ = worker.mailbox.send(make()?).await;
+        let _ = worker.mailbox.send(make()).await;
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -112,6 +112,11 @@ impl NamesFile {
         Ok(())
     }
 
+    /// Lets the next save write everything: another process may have written since the last.
+    pub fn handle_other_writer(&mut self) {
+        self.saved = None;
+    }
+
     fn append(&self, registry: &Registry, saved: (usize, usize)) -> io::Result<()> {
         let mut file = std::fs::File::options().append(true).open(&self.path)?;
         file.write_all(&lines(registry, saved)?)

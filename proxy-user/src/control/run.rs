@@ -1,11 +1,12 @@
 //! The control task: everything that changes what is in force happens here, one thing after the other.
 
+mod handover;
 mod pods;
 mod reset;
 mod tls;
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ use crate::connection::Shared;
 use crate::health;
 use crate::pods::{Finder, Pods};
 use crate::record::kernel as kernel_records;
+use crate::takeover::{Ask, SocketName, Sockets, Successor};
 use crate::tls::TlsWatch;
 use crate::worker::Worker;
 
@@ -83,6 +85,22 @@ pub struct Parts {
     pub status: Status,
     /// The empty snapshot that the workers began with.
     pub snapshot: Arc<Snapshot>,
+    /// Listeners of the proxy lane in Weir's own network namespace.
+    pub home: Vec<(SocketName, Arc<OwnedFd>)>,
+    /// Sockets that were taken over, for those who will ask for them.
+    pub taken_over: Sockets,
+    /// Another process still has everything; see [`Control::take_over`].
+    pub is_taking_over: bool,
+    /// What newer processes want.
+    pub asks: mpsc::Receiver<Ask>,
+}
+
+/// Why the control task stopped.
+pub enum End {
+    /// Somebody asked to drain; open connections get this time.
+    Drain(Duration),
+    /// A newer process is ready to take over.
+    HandOver(Successor),
 }
 
 /// The control task.
@@ -104,12 +122,15 @@ pub struct Control {
     status_out: channel::Sender<Arc<Status>>,
     names_out: channel::Sender<Arc<Names>>,
     drain: Option<Duration>,
+    successor: Option<Successor>,
 }
 
 impl Control {
     /// Makes the task and the handle to it.
     #[must_use]
-    pub fn new(parts: Parts) -> (Self, Handle) {
+    pub fn new(mut parts: Parts) -> (Self, Handle) {
+        let of_pods = parts.taken_over.split(|name| matches!(name, SocketName::Pod { .. }));
+        let of_config = std::mem::take(&mut parts.taken_over);
         let (requests_in, requests) = mpsc::channel(REQUESTS);
         let (snapshot_out, snapshot) = channel::channel(Arc::clone(&parts.snapshot));
         let (status_out, status) = channel::channel(Arc::new(parts.status.clone()));
@@ -128,8 +149,8 @@ impl Control {
             snapshot: Arc::clone(&parts.snapshot),
             tracker: Tracker::new(SmallRng::from_os_rng()),
             losses: Losses::new(),
-            listeners: Listeners::default(),
-            pods: Pods::default(),
+            listeners: Listeners::new(of_config),
+            pods: Pods::new(of_pods),
             watch: FileWatch::new(parts.source.path()),
             tls_watch: TlsWatch::default(),
             requests,
@@ -141,6 +162,7 @@ impl Control {
             status_out,
             names_out,
             drain: None,
+            successor: None,
             parts,
         };
         (control, handle)
@@ -160,11 +182,11 @@ impl Control {
         self.show_status();
     }
 
-    /// Serves until somebody asks to drain; gives the time that open connections get.
+    /// Serves until somebody asks to drain or is ready to take over. It may be called again after that.
     ///
     /// # Errors
     /// If the kernel's queues cannot be watched.
-    pub async fn run(&mut self, reload: &mut tokio::signal::unix::Signal) -> io::Result<Duration> {
+    pub async fn run(&mut self, reload: &mut tokio::signal::unix::Signal) -> io::Result<End> {
         let records = watch::readable(self.parts.records.as_fd().try_clone_to_owned()?)?;
         let newcomers = watch::readable(self.parts.newcomers.as_fd().try_clone_to_owned()?)?;
         let log = watch::readable(self.parts.log.as_fd().try_clone_to_owned()?)?;
@@ -173,12 +195,18 @@ impl Control {
         let mut look = tokio::time::interval(RECORDS_INTERVAL);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
-            if let Some(time) = self.drain {
-                return Ok(time);
+            if let Some(successor) = self.successor.take() {
+                return Ok(End::HandOver(successor));
+            }
+            if let Some(time) = self.drain
+                && !self.parts.status.is_handing_over
+            {
+                return Ok(End::Drain(time));
             }
             let due = self.next_due();
             tokio::select! {
                 Some(request) = self.requests.recv() => self.handle_request(request).await,
+                Some(ask) = self.parts.asks.recv() => self.handle_ask(ask),
                 Some(()) = reload.recv() => {
                     self.parts.shared.access.reopen();
                     let _ = self.reload().await;
@@ -218,6 +246,8 @@ impl Control {
     pub fn set_draining(&mut self) {
         // Nobody answers from now on: let those who ask know at once.
         self.requests.close();
+        self.parts.asks.close();
+        while self.parts.asks.try_recv().is_ok() {}
         self.parts.status.phase = Phase::Draining;
         self.show_status();
     }
@@ -240,6 +270,9 @@ impl Control {
 
     /// Reads the config file again; what is in force stays so if anything is wrong with it.
     async fn reload(&mut self) -> Result<Version, String> {
+        if self.parts.status.is_handing_over {
+            return Err("a newer process takes over and reads the configuration itself".to_owned());
+        }
         self.watch.handle_read();
         // No file content panics, and if one does, what is in force goes on.
         let source = AssertUnwindSafe(&mut self.parts.source);
@@ -272,16 +305,15 @@ impl Control {
     /// Puts into force what the config file says.
     async fn publish_config(&mut self) -> Result<Version, String> {
         let version = Version(self.snapshot.version.0 + 1);
-        let Parts { source, shared, names: (file, registry), .. } = &mut self.parts;
+        let Parts { source, shared, names: (_, registry), .. } = &mut self.parts;
         let mut next = source.config().snapshot(registry, version, Some(&self.snapshot));
         let drain_timeout = source.config().drain_timeout;
         let old_tls = shared.tls.current();
         let tls = tls::load(&old_tls, &next)?;
-        if let Err(error) = file.save(registry) {
-            tracing::warn!(%error, "cannot save the names of services; statistics would lose them in a restart");
-        }
+        self.save_names();
+        let registry = &self.parts.names.1;
         if !self.names_out.borrow().is_all_of(registry) {
-            self.names_out.send_replace(Arc::new(Names::from(&*registry)));
+            self.names_out.send_replace(Arc::new(Names::from(registry)));
         }
         self.parts.status.wanted = version;
         self.tracker.handle_snapshot(Instant::now(), &next);
@@ -302,6 +334,14 @@ impl Control {
         result?;
         self.parts.status.drain_timeout = drain_timeout;
         Ok(version)
+    }
+
+    /// Writes down what was named; not before everything is ours.
+    fn save_names(&mut self) {
+        let Parts { names: (file, registry), is_taking_over, .. } = &mut self.parts;
+        if !*is_taking_over && let Err(error) = file.save(registry) {
+            tracing::warn!(%error, "cannot save the names of services; statistics would lose them in a restart");
+        }
     }
 
     /// Publishes what health has changed, if anything.
@@ -424,7 +464,7 @@ impl Control {
         if self.sweeps % RECOUNT_SWEEPS == 1 {
             self.recount_loads();
         }
-        if self.watch.poll_changed() {
+        if !self.parts.status.is_handing_over && self.watch.poll_changed() {
             let _ = self.reload().await;
         }
         self.look_for_certificates();
