@@ -47,8 +47,17 @@ fn a_pod_has_what_weir_needs_of_its_node() {
         (&json!(false), &json!([{"operator": "Exists"}]))
     );
     let update = &daemon_set["spec"]["updateStrategy"]["rollingUpdate"];
-    assert_eq!(update, &json!({"maxSurge": 0, "maxUnavailable": 1}), "the lock refuses a second process");
+    assert_eq!(
+        update,
+        &json!({"maxSurge": 1, "maxUnavailable": 0}),
+        "the new pod takes over from the old one"
+    );
     let container = &pod["containers"][0];
+    let arguments = json!(["run", "--takeover", "--stay", "-c", "/etc/weir/weir.yaml"]);
+    assert_eq!(container["args"], arguments, "a second process is refused without --takeover");
+    // The old process answers the new one's probe, too.
+    assert!(container["readinessProbe"]["initialDelaySeconds"].as_u64() >= Some(5));
+    assert!(daemon_set["spec"]["minReadySeconds"].as_u64() >= Some(10));
     assert_eq!(
         (&container["securityContext"]["privileged"], &container["ports"]),
         (&json!(true), &Value::Null)
