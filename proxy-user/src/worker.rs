@@ -147,7 +147,7 @@ async fn run(
                 Some(Command::Drain(time)) => {
                     listeners.drain(..).for_each(|(_, task)| task.abort());
                     local.is_draining.set(true);
-                    local.open.kill_resting(Reason::Drained);
+                    local.open.kill_rested(Reason::Drained);
                     deadline = Some(tokio::time::Instant::now() + time);
                 }
                 // The owner is gone: the process is ending.
@@ -164,6 +164,9 @@ async fn run(
             _ = beats.tick() => beat(&local),
             _ = ticks.tick() => {
                 local.open.handle_tick();
+                if deadline.is_some() {
+                    local.open.kill_rested(Reason::Drained);
+                }
                 local.pool.sweep();
                 *shown.lock().unwrap_or_else(PoisonError::into_inner) = local.driver.counters();
             }

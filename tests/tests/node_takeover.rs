@@ -62,22 +62,18 @@ struct Browsed {
     errors: Vec<String>,
 }
 
-/// Asks on one connection for as long as it lives, and on a new one when it was closed between two requests, as every
-/// HTTP client does.
+/// Asks without a pause on one connection for as long as it may, and then on a new one.
 fn browse(net: &Net, is_over: &AtomicBool) -> Browsed {
     let mut browsed = Browsed::default();
     let mut held: Option<TcpStream> = None;
     while !is_over.load(Ordering::Relaxed) {
-        let is_new = held.is_none();
-        let connected = held.take().map_or_else(|| connect(net), Ok);
-        browsed.connections += u64::from(is_new);
-        match connected.and_then(request) {
+        browsed.connections += u64::from(held.is_none());
+        match held.take().map_or_else(|| connect(net), Ok).and_then(request) {
             Ok(stream) => {
                 browsed.good += 1;
                 held = stream;
             }
-            Err(Lost::Untouched(_)) if !is_new => {}
-            Err(Lost::Untouched(error) | Lost::Cut(error)) => browsed.errors.push(format!("{error:?}")),
+            Err(error) => browsed.errors.push(format!("{error:?}")),
         }
     }
     browsed
@@ -92,35 +88,25 @@ impl Drop for Over<'_> {
     }
 }
 
-/// How a request failed.
-enum Lost {
-    /// Before a byte of its answer: it may be repeated.
-    Untouched(io::Error),
-    Cut(io::Error),
-}
-
-fn connect(net: &Net) -> Result<TcpStream, Lost> {
-    let stream = net.run(Side::Near, || TcpStream::connect_timeout(&edge(), SOON)).unwrap();
-    let stream = stream.map_err(Lost::Cut)?;
-    stream.set_read_timeout(Some(SOON)).unwrap();
+fn connect(net: &Net) -> io::Result<TcpStream> {
+    let stream = net.run(Side::Near, || TcpStream::connect_timeout(&edge(), SOON)).unwrap()?;
+    stream.set_read_timeout(Some(SOON))?;
     Ok(stream)
 }
 
 /// Asks once; gives the connection back if it may be used again.
-fn request(mut stream: TcpStream) -> Result<Option<TcpStream>, Lost> {
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").map_err(Lost::Untouched)?;
+fn request(mut stream: TcpStream) -> io::Result<Option<TcpStream>> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
     let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
     while !answer.ends_with(BODY.as_bytes()) {
-        let failed = |error| if answer.is_empty() { Lost::Untouched(error) } else { Lost::Cut(error) };
-        match stream.read(&mut piece) {
-            Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
-            Ok(count) => answer.extend_from_slice(&piece[..count]),
-            Err(error) => return Err(failed(error)),
+        match stream.read(&mut piece)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => answer.extend_from_slice(&piece[..count]),
         }
     }
-    let head = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+    let head = String::from_utf8_lossy(&answer).to_ascii_lowercase();
     if !head.starts_with("http/1.1 200") {
-        return Err(Lost::Cut(io::Error::other(head)));
+        return Err(io::Error::other(head));
     }
     Ok((!head.contains("connection: close")).then_some(stream))
 }
@@ -196,7 +182,7 @@ fn ten_takeovers_under_load_lose_nothing() {
         drop(over);
         let browsed = browser.join().unwrap();
         assert!(browsed.errors.is_empty(), "{browsed:?}");
-        assert!(browsed.good > 100 && browsed.connections < browsed.good / 2, "{browsed:?}");
+        assert!(browsed.good > 100 && (10..=30).contains(&browsed.connections), "{browsed:?}");
     });
     for (what, load) in &mut loads {
         assert_faultless(load, what);

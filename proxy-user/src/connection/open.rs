@@ -192,13 +192,12 @@ impl OpenConns {
         hit.for_each(|(_, conn)| conn.kill(Reason::EndpointLost));
     }
 
-    /// Ends the connections between two requests.
-    pub fn kill_resting(&self, reason: Reason) {
-        self.conns
-            .borrow()
-            .iter()
-            .filter(|(_, conn)| conn.is_resting.get())
-            .for_each(|(_, conn)| conn.kill(reason));
+    /// Ends the connections between two requests that have rested for a tick at least. Others get a chance to ask once more,
+    /// or for the first time: what is on its way just now would be lost.
+    pub fn kill_rested(&self, reason: Reason) {
+        let conns = self.conns.borrow();
+        let rested = conns.iter().filter(|(_, conn)| conn.is_resting.get() && conn.idle_ticks.get() >= 2);
+        rested.for_each(|(_, conn)| conn.kill(reason));
     }
 
     /// Ends all connections.
@@ -216,5 +215,26 @@ impl OpenConns {
             Poll::Pending
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_ends_what_has_rested_for_a_while_and_nothing_that_may_just_be_asking() {
+        let open = Rc::<OpenConns>::default();
+        let [fresh, busy] = [(); 2].map(|()| open.add(&Limits::DEFAULT));
+        let is_killed = |guard: &OpenGuard| guard.conn.kill.get() == Some(Reason::Drained);
+        fresh.conn.rest(None);
+        busy.conn.await_within(None, Reason::IdleTimeout);
+        open.kill_rested(Reason::Drained);
+        assert!(!is_killed(&fresh), "its first request may be on its way");
+        for _ in 0..2 {
+            open.handle_tick();
+        }
+        open.kill_rested(Reason::Drained);
+        assert!(is_killed(&fresh) && !is_killed(&busy));
     }
 }
