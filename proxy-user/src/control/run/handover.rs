@@ -46,10 +46,10 @@ impl Control {
     /// # Errors
     /// If the kernel's records cannot be read.
     pub async fn take_over(&mut self) -> io::Result<()> {
+        self.parts.records.reopen()?;
         for worker in self.parts.workers.iter() {
             let _ = worker.mailbox.send(Command::Release).await;
         }
-        self.parts.records.reopen()?;
         self.parts.is_taking_over = false;
         self.save_names();
         self.listeners.close_taken_over();
