@@ -142,7 +142,11 @@ fn talk(stream: UnixStream, place: &Place, runtime: &Runtime) -> io::Result<Prep
     send(&stream, &Answer::Offer(offer), &borrow(&fds))?;
     drop(fds);
     stream.set_read_timeout(Some(READY_TIME))?;
-    let (ready, programs) = recv::<Ready>(&stream)?;
+    let (ready, programs) = recv::<Ready>(&stream).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::other("the newer process got stuck"),
+        io::ErrorKind::UnexpectedEof => io::Error::other("the newer process gave up or died"),
+        _ => error,
+    })?;
     if ready.programs.len() != programs.len() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "programs without descriptors"));
     }
