@@ -159,14 +159,13 @@ struct Known<'a> {
 }
 
 async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
-    let admitted = match admit(local, &fd, accepted) {
+    let Admitted { service, stats, _counted } = match admit(local, &fd, accepted) {
         Ok(admitted) => admitted,
         Err(refused) => {
             refuse(&fd);
             return refused;
         }
     };
-    let Admitted { service, stats, _counted } = admitted;
     let listener = match &accepted.entry {
         Entry::Listener(listener) => Some(listener),
         Entry::Intercepted(_) => None,

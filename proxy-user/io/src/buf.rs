@@ -172,21 +172,20 @@ impl Chunk {
         Chunk::bundle(parts)
     }
 
-    /// A second view of the same bytes, which move to the heap if they are not there.
+    /// A second view of the same bytes, which move to the heap if they are not there. Of what a socket is sending there is none.
     #[must_use]
     pub fn share(&mut self) -> Chunk {
         self.detach();
         self.flatten();
-        let storage = match std::mem::take(&mut self.storage) {
-            Storage::Heap(bytes) => Storage::Shared(Rc::new(bytes)),
-            other => other,
-        };
-        let second = match &storage {
-            Storage::Shared(bytes) => Storage::Shared(Rc::clone(bytes)),
-            _ => Storage::Empty,
-        };
-        self.storage = storage;
-        Chunk { storage: second, start: self.start, end: self.end }
+        if let Storage::Heap(bytes) = &mut self.storage {
+            self.storage = Storage::Shared(Rc::new(std::mem::take(bytes)));
+        }
+        match &self.storage {
+            Storage::Shared(bytes) => {
+                Chunk { storage: Storage::Shared(Rc::clone(bytes)), start: self.start, end: self.end }
+            }
+            _ => Chunk::default(),
+        }
     }
 
     /// Adds a copy of `bytes`; what is here moves to the heap if it is not there.

@@ -30,7 +30,7 @@ use crate::upstream::pool::{Kept, Key};
 
 /// Time that a client gets to say something before its server is taken for the one that speaks first.
 const SILENCE: Duration = Duration::from_millis(50);
-/// Time for a ClientHello: as long as for a handshake of our own.
+/// Time for a ClientHello: it is the first that a client says, and small.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// Time that a service is remembered as one whose server speaks first: its connections are not held up meanwhile.
 pub(super) const MEMORY: Duration = Duration::from_secs(600);

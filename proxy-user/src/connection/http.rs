@@ -89,7 +89,7 @@ async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) 
     match then {
         Then::Next => Ending::of(Reason::Fin),
         Then::Close(reason) => {
-            let _ = tokio::time::timeout(LINGER_TIME, linger(&mut down)).await;
+            let _ = boxed(|| tokio::time::timeout(LINGER_TIME, linger(&mut down))).await;
             Ending::of(reason)
         }
         Then::Abort(reason) => {
@@ -100,7 +100,7 @@ async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) 
             conn.handle_progress();
             let up = *up;
             let early = Early { downstream: down.chunk, upstream: up.chunk };
-            super::l4::relay(local, down.stream, up.stream, early, conn).await
+            boxed(move || super::l4::relay(local, down.stream, up.stream, early, conn)).await
         }
     }
 }

@@ -65,8 +65,7 @@ pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usiz
     let mut story = Story::new(client, began);
     let decided = plan(client, &down.chunk[..head_bytes], &mut story);
     down.chunk.advance(head_bytes);
-    story.settle(client);
-    let active = story.begin();
+    let active = story.begin(client);
     let outcome = match decided {
         Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
         Ok(Decided::Answer(answer, is_last)) => {
@@ -85,9 +84,8 @@ pub(super) async fn refuse_unread(
     reason: RequestReason,
     end: Reason,
 ) -> Then {
-    let mut story = Story::new(client, Instant::now());
-    story.settle(client);
-    let active = story.begin();
+    let story = Story::new(client, Instant::now());
+    let active = story.begin(client);
     let outcome = answer_here(client, down, Answer::of_reason(reason), true).await;
     story.end(client, active, &outcome);
     match outcome.then {

@@ -1,5 +1,6 @@
 //! What is told of a request when it is over: to counters, and to the access log.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,8 +22,8 @@ pub(super) struct Story {
     began: Instant,
     pub(super) service: Option<Arc<Service>>,
     pub(super) rule: Option<Arc<Rule>>,
-    /// Counters of its service, as soon as that is settled, and of its rule.
-    stats: Option<Arc<HttpStats>>,
+    /// Counters of its service, from when it began, and of its rule.
+    stats: OnceCell<Arc<HttpStats>>,
     rule_stats: Option<Arc<HttpStats>>,
     /// What only the log wants; none if it is off, or if the head could not be read.
     texts: Option<Box<Texts>>,
@@ -39,7 +40,10 @@ struct Texts {
 }
 
 /// A request under way, as its service and its rule count it.
-pub(super) struct Active<'a>([Option<ActiveRequest<'a>>; 2]);
+pub(super) struct Active<'a> {
+    of_service: ActiveRequest<'a>,
+    of_rule: Option<ActiveRequest<'a>>,
+}
 
 impl Story {
     /// A request that belongs to no service, as far as is known.
@@ -48,7 +52,7 @@ impl Story {
             began,
             service: client.service.cloned(),
             rule: None,
-            stats: None,
+            stats: OnceCell::new(),
             rule_stats: None,
             texts: None,
         }
@@ -86,19 +90,16 @@ impl Story {
 
     /// Counts an event, of the service and of the rule.
     pub(super) fn note(&self, event: Event) {
-        [&self.stats, &self.rule_stats].into_iter().flatten().for_each(|stats| stats.count(event));
+        self.stats.get().into_iter().chain(&self.rule_stats).for_each(|stats| stats.count(event));
     }
 
-    /// Settles whose request it is.
-    pub(super) fn settle(&mut self, client: &Client<'_>) {
-        let id = self.service.as_ref().map_or(ServiceId(0), |service| service.id);
-        let http = &client.local.shared.stats.http;
-        self.stats = Some(client.local.routes.borrow_mut().http_stats(id, http));
-    }
-
-    /// Counts the request as under way.
-    pub(super) fn begin(&self) -> Active<'_> {
-        Active([&self.stats, &self.rule_stats].map(|stats| stats.as_ref().map(|stats| stats.begin())))
+    /// Counts the request as under way: whose it is has been found out.
+    pub(super) fn begin(&self, client: &Client<'_>) -> Active<'_> {
+        let stats = self.stats.get_or_init(|| {
+            let id = self.service.as_ref().map_or(ServiceId(0), |service| service.id);
+            client.local.routes.borrow_mut().http_stats(id, &client.local.shared.stats.http)
+        });
+        Active { of_service: stats.begin(), of_rule: self.rule_stats.as_ref().map(|stats| stats.begin()) }
     }
 
     /// Counts its end and writes it down.
@@ -110,7 +111,10 @@ impl Story {
             sent_bytes: outcome.sent_bytes,
             received_bytes: outcome.received_bytes,
         };
-        active.0.into_iter().flatten().for_each(|active| active.handle_end(&end));
+        active.of_service.handle_end(&end);
+        if let Some(active) = active.of_rule {
+            active.handle_end(&end);
+        }
         client.local.shared.access.record(|| self.record(client, &end, outcome));
     }
 
