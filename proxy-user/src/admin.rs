@@ -21,7 +21,6 @@ mod why;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,7 +29,7 @@ pub use self::source::Source;
 
 use self::route::{Access, Admin};
 use self::server::Listener;
-use crate::takeover::{SocketName, Sockets};
+use crate::takeover::{NamedSockets, SocketName, Sockets};
 
 /// Where to serve.
 #[derive(Clone, Debug)]
@@ -71,7 +70,7 @@ impl Opened {
     ///
     /// # Errors
     /// If this process may have no more descriptors.
-    pub fn copies(&self) -> io::Result<Vec<(SocketName, Arc<OwnedFd>)>> {
+    pub fn copies(&self) -> io::Result<NamedSockets> {
         self.0.iter().map(|(listener, access)| listener.copy(*access)).collect()
     }
 

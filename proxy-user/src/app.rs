@@ -12,7 +12,6 @@ mod lock;
 mod upgrade;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,7 +37,7 @@ use crate::listener::Listening;
 use crate::pods::Finder;
 use crate::record::access::{self, AccessSink};
 use crate::stats::conn::{ConnStats, DescriptorBudget};
-use crate::takeover::{self, Ask, Giver, SocketName, Successor, Taking};
+use crate::takeover::{self, Ask, Giver, NamedSockets, SocketName, Successor, Taking};
 use crate::tls::TlsCell;
 use crate::worker::{self, Command, Worker};
 
@@ -342,7 +341,7 @@ async fn give_to_workers(
     workers: &[Worker],
     listeners: Vec<(SocketName, Listening)>,
     is_taking_over: bool,
-) -> anyhow::Result<Vec<(SocketName, Arc<OwnedFd>)>> {
+) -> anyhow::Result<NamedSockets> {
     let ended = |_| anyhow!("a worker ended before it began");
     if is_taking_over {
         for worker in workers {

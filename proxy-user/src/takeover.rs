@@ -22,7 +22,7 @@ mod sockets;
 mod take;
 
 pub use self::give::{Ask, Giver, Outcome, Successor};
-pub use self::sockets::{SocketName, Sockets};
+pub use self::sockets::{NamedSockets, SocketName, Sockets};
 pub use self::take::{Begun, Taking, begin};
 
 /// File name of the socket, in the run folder.

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{AlreadyRunning, Node, Options, RUN_DIR, RunLock};
 use crate::admin;
 use crate::control::End;
-use crate::takeover::{self, Begun, Outcome, SocketName, Sockets, Successor, Taking};
+use crate::takeover::{self, Begun, NamedSockets, Outcome, SocketName, Sockets, Successor, Taking};
 
 /// Longest wait for a Weir that is starting or ending: a drain of the usual length, and then some.
 const LATER_TIME: Duration = Duration::from_secs(60);
@@ -65,11 +65,10 @@ impl Start {
     }
 
     /// The socket on which newer processes ask, and what they get beside listeners.
-    #[expect(clippy::type_complexity, reason = "a list of named sockets")]
     pub(super) fn takeover_socket(
         &mut self,
         admin: &admin::Opened,
-    ) -> anyhow::Result<(UnixListener, Vec<(SocketName, Arc<OwnedFd>)>)> {
+    ) -> anyhow::Result<(UnixListener, NamedSockets)> {
         let socket = match self.sockets.take(&SocketName::Takeover) {
             Some(socket) => std::os::unix::net::UnixListener::from(socket),
             None => unix::listen_private(&Path::new(RUN_DIR).join(takeover::SOCKET))?,

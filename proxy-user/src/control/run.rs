@@ -6,7 +6,7 @@ mod reset;
 mod tls;
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ use crate::connection::Shared;
 use crate::health;
 use crate::pods::{Finder, Pods};
 use crate::record::kernel as kernel_records;
-use crate::takeover::{Ask, SocketName, Sockets, Successor};
+use crate::takeover::{Ask, NamedSockets, SocketName, Sockets, Successor};
 use crate::tls::TlsWatch;
 use crate::worker::Worker;
 
@@ -86,7 +86,7 @@ pub struct Parts {
     /// The empty snapshot that the workers began with.
     pub snapshot: Arc<Snapshot>,
     /// Listeners of the proxy lane in Weir's own network namespace.
-    pub home: Vec<(SocketName, Arc<OwnedFd>)>,
+    pub home: NamedSockets,
     /// Sockets that were taken over, for those who will ask for them.
     pub taken_over: Sockets,
     /// Another process still has everything; see [`Control::take_over`].

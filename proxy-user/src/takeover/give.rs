@@ -14,7 +14,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{Answer, Hello, Offer, PROTOCOL, Ready, Serving, Verdict, borrow, recv, send};
-use super::sockets::SocketName;
+use super::sockets::{NamedSockets, SocketName};
 
 /// Time for the newer process to say a word that it need not think about.
 const WORD_TIME: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub struct Giver {
 struct Place {
     asks: mpsc::Sender<Ask>,
     /// What is handed over beside what the owner tells.
-    fixed: Vec<(SocketName, Arc<OwnedFd>)>,
+    fixed: NamedSockets,
     pins: PathBuf,
 }
 
@@ -55,7 +55,7 @@ impl Giver {
     pub fn start(
         listener: UnixListener,
         asks: mpsc::Sender<Ask>,
-        fixed: Vec<(SocketName, Arc<OwnedFd>)>,
+        fixed: NamedSockets,
         pins: PathBuf,
     ) -> Self {
         let place = Arc::new(Place { asks, fixed, pins });

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,9 @@ pub enum SocketName {
     /// The lock of the run folder: whoever has it is the one Weir of this node.
     Lock,
 }
+
+/// Sockets in use, for whoever takes over.
+pub type NamedSockets = Vec<(SocketName, Arc<OwnedFd>)>;
 
 /// Sockets that were taken over and have no use yet; empty in a process that took over from nobody.
 #[derive(Debug, Default)]
