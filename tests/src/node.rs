@@ -311,7 +311,7 @@ impl<'a> Weir<'a> {
     /// If it has ended.
     pub fn signal(&self, name: &str) {
         assert!(!self.has_ended, "it has ended");
-        process::output(Command::new("kill").args([name, &self.pid().to_string()])).expect("it runs");
+        process::signal(self.pid(), name).expect("it runs");
     }
 
     /// Ends it as a crash would.

@@ -21,6 +21,14 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Sends a signal, `-TERM` for example.
+///
+/// # Errors
+/// If there is no such process.
+pub fn signal(pid: u32, name: &str) -> Result<()> {
+    output(Command::new("kill").args([name, &pid.to_string()])).map(drop)
+}
+
 /// Looks for a program in `PATH` and in the folders for administrators.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {

@@ -5,14 +5,14 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use proxy_tests::client::Place;
 use proxy_tests::net::Family;
 use proxy_tests::node::Weir;
 use proxy_tests::origin::{Kind, Origin};
-use proxy_tests::process::Running;
+use proxy_tests::process::{self, Running};
 use proxy_tests::scratch::Scratch;
 use proxy_tests::world::World;
 use proxy_tests::{config, wait};
@@ -85,7 +85,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.running.pid().to_string()]).status();
+        let _ = process::signal(self.running.pid(), "-TERM");
         if !std::thread::panicking() {
             self.running.wait(END_LIMIT);
         }

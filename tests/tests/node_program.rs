@@ -67,7 +67,7 @@ fn curl_gets_pages_from_every_nginx() {
         assert_eq!(sizes, format!("{BIG_BYTES} {}", vip(lane, PORT).ip()), "{lane:?}");
     }
     // the worker processes of nginx end with their master when it is told to, not when it is killed
-    let _ = Command::new("kill").args(["-TERM", &servers[0].pid().to_string()]).status();
+    let _ = process::signal(servers[0].pid(), "-TERM");
     for lane in Lane::ALL {
         wait::until_true("the dead nginx to be left alone", START_LIMIT, || {
             (0..12).all(|_| get(lane, "/", &[]).is_ok_and(|answer| answer != "one"))
@@ -76,7 +76,7 @@ fn curl_gets_pages_from_every_nginx() {
         assert!(failed.is_empty(), "{lane:?}: {failed:?}");
     }
     for server in &servers[1..] {
-        let _ = Command::new("kill").args(["-TERM", &server.pid().to_string()]).status();
+        let _ = process::signal(server.pid(), "-TERM");
     }
     for server in &mut servers {
         server.wait(START_LIMIT);

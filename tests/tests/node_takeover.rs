@@ -352,7 +352,7 @@ fn with_nobody_to_take_over_from_it_starts_as_usual_also_after_a_kill() {
     wait::until_true("it to be ready", SOON, || weir.serving_pid() == Some(again.id().into()));
     let asked = world.app().run("ask", &[&Grid::address(Lane::Proxy, Family::V4)]);
     assert_eq!(asked["names"], json!(["four"]));
-    process::output(Command::new("kill").args(["-TERM", &again.id().to_string()])).unwrap();
+    process::signal(again.id(), "-TERM").unwrap();
     assert!(again.wait().unwrap().success());
     assert!(!node::has_pins());
 }
@@ -368,7 +368,7 @@ fn an_end_that_comes_during_a_takeover_waits_for_it_and_one_that_stays_sees_the_
     let mut older = weir.take_over(&config);
     wait::until_true("it to have drained", SOON, || weir.log().contains("staying until told to end"));
     assert!(older.runs());
-    process::output(Command::new("kill").args(["-TERM", &older.pid().to_string()])).unwrap();
+    process::signal(older.pid(), "-TERM").unwrap();
     assert!(older.wait(SOON).success(), "{}", weir.log());
     // the newer one has no --stay; the next one comes while this one is told to end
     let newer = weir.beside(&config.to_string(), &["--takeover", "--stay"]).stderr(Stdio::null()).spawn();
@@ -382,7 +382,7 @@ fn an_end_that_comes_during_a_takeover_waits_for_it_and_one_that_stays_sees_the_
     let stderr = fs::File::create(weir.folder().join("last")).unwrap();
     let mut last = weir.beside(&config.to_string(), &["--takeover"]).stderr(stderr).spawn().unwrap();
     wait::until_true("the last to have taken over", SOON, || weir.serving_pid() == Some(last.id().into()));
-    process::output(Command::new("kill").args(["-TERM", &last.id().to_string()])).unwrap();
+    process::signal(last.id(), "-TERM").unwrap();
     assert!(last.wait().unwrap().success());
     let status = wait::until("it to see that there is no Weir", SOON, || newer.try_wait().unwrap());
     assert!(!status.success(), "its supervisor is to start a new one");

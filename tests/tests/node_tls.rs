@@ -19,6 +19,13 @@ use serde_json::{Value, json};
 /// Time for a changed file to be taken up: it is looked at every second, and must look the same twice.
 const RELOAD: Duration = Duration::from_secs(10);
 
+/// A world with the programs that these tests need, and who signs certificates in it.
+fn begin() -> Option<(World, Pki)> {
+    let world = World::new()?;
+    let has_all = ["curl", "openssl"].into_iter().all(|name| world.program(name).is_some());
+    has_all.then(|| (world, Pki::new()))
+}
+
 /// Ports of Weir for clients that are not intercepted.
 fn edge(port: u16) -> SocketAddr {
     SocketAddr::from(([10, 77, 0, 1], port))
@@ -89,11 +96,7 @@ fn s_server(world: &World, pki: &Pki, name: &str, number: u8, more: &[&str]) -> 
 
 #[test]
 fn tls_ends_at_a_listener_and_begins_towards_an_endpoint() {
-    let Some(world) = World::new() else { return };
-    if world.program("curl").is_none() || world.program("openssl").is_none() {
-        return;
-    }
-    let pki = Pki::new();
+    let Some((world, pki)) = begin() else { return };
     pki.certificate("web", &["DNS:web.shop"]);
     pki.certificate("proxy", &["URI:spiffe://shop/proxy"]);
     pki.certificate("stranger", &["URI:spiffe://shop/other"]);
@@ -138,11 +141,7 @@ fn tls_ends_at_a_listener_and_begins_towards_an_endpoint() {
 
 #[test]
 fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
-    let Some(world) = World::new() else { return };
-    if world.program("curl").is_none() || world.program("openssl").is_none() {
-        return;
-    }
-    let pki = Pki::new();
+    let Some((world, pki)) = begin() else { return };
     pki.certificate("web", &["DNS:web.shop"]);
     pki.certificate("proxy", &["URI:spiffe://shop/proxy"]);
     let _backend = Backend::answering(&world.net, host(10), echo);
@@ -172,11 +171,7 @@ fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
 
 #[test]
 fn tls_is_passed_on_by_the_name_that_is_asked_for() {
-    let Some(world) = World::new() else { return };
-    if world.program("curl").is_none() || world.program("openssl").is_none() {
-        return;
-    }
-    let pki = Pki::new();
+    let Some((world, pki)) = begin() else { return };
     let servers = [("a", 10), ("b", 11)].map(|(name, number)| {
         pki.certificate(name, &[&format!("DNS:{name}.shop")]);
         s_server(&world, &pki, name, number, &[])
@@ -212,11 +207,7 @@ fn tls_is_passed_on_by_the_name_that_is_asked_for() {
 fn every_end_of_a_handshake_has_its_reason_and_its_alert() {
     /// user_canceled and close_notify, as warnings.
     const CANCELED: [u8; 14] = [21, 3, 3, 0, 2, 1, 90, 21, 3, 3, 0, 2, 1, 0];
-    let Some(world) = World::new() else { return };
-    if world.program("curl").is_none() || world.program("openssl").is_none() {
-        return;
-    }
-    let pki = Pki::new();
+    let Some((world, pki)) = begin() else { return };
     pki.certificate("web", &["DNS:web.shop"]);
     pki.certificate("stranger", &["URI:spiffe://shop/other"]);
     let files = json!([pki.files("web")]);
@@ -331,11 +322,7 @@ while True:
 
 #[test]
 fn a_body_that_ends_without_close_notify_is_passed_on_as_cut_off() {
-    let Some(world) = World::new() else { return };
-    if world.program("curl").is_none() || world.program("openssl").is_none() {
-        return;
-    }
-    let pki = Pki::new();
+    let Some((world, pki)) = begin() else { return };
     pki.certificate("web", &["DNS:web.shop"]);
     let speaking = json!({"tls": {"ca": pki.path("ca.pem"), "sni": "web.shop"}});
     let services = [service("new", host(11), speaking.clone()), service("old", host(12), speaking)];
