@@ -125,7 +125,7 @@ async fn accept_all(local: Rc<Local>, listening: Listening) -> io::Result<()> {
     // Readiness, not an accept in the ring: a killed process's ring lets go of its listeners late, and in between new
     // connections would be sent to a socket that nobody serves.
     let Listening { socket, address, purpose } = listening;
-    let socket = watch::readable_shared(socket)?;
+    let socket = watch::readable(socket)?;
     loop {
         let mut ready = socket.readable().await?;
         for turn in 0.. {
