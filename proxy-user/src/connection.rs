@@ -227,7 +227,7 @@ fn serve_as_spoken<'a>(
         (Protocol::Tcp, Some(service)) => {
             boxed(move || l4::serve(local, downstream, Known { accepted, service, stats }))
         }
-        (Protocol::Http, service) => match downstream.into_wire(local) {
+        (Protocol::Http | Protocol::Http2, service) => match downstream.into_wire(local) {
             Some(down) => boxed(move || http::serve(local, down, accepted, service, stats)),
             None => boxed(move || ready(Served::nowhere(service, stats, Reason::Internal))),
         },

@@ -34,22 +34,35 @@ pub enum Alpn {
     None,
     /// `http/1.1`.
     Http1,
+    /// `h2`.
+    Http2,
+    /// `h2`, else `http/1.1`: what a client likes better.
+    Http,
 }
 
 impl Alpn {
-    /// What a listener or a service of this protocol offers.
+    /// What is offered to the endpoints of a service of this protocol.
     #[must_use]
-    pub fn of(protocol: Protocol) -> Self {
+    pub fn of_service(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Http => Self::Http1,
+            Protocol::Http2 => Self::Http2,
             Protocol::Tcp | Protocol::Tls | Protocol::Auto => Self::None,
         }
+    }
+
+    /// What a listener of this protocol offers to its clients.
+    #[must_use]
+    pub fn of_listener(protocol: Protocol) -> Self {
+        if protocol.is_http() { Self::Http } else { Self::None }
     }
 
     fn protocols(self) -> Vec<Vec<u8>> {
         match self {
             Self::None => Vec::new(),
             Self::Http1 => vec![b"http/1.1".to_vec()],
+            Self::Http2 => vec![b"h2".to_vec()],
+            Self::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         }
     }
 }

@@ -93,6 +93,7 @@ pub fn spawn(
             open: Rc::default(),
             pipes: PipePool::new(PIPES),
             pool: UpstreamPool::new(PoolLimits::DEFAULT),
+            http2: Rc::default(),
             rng: RefCell::new(SmallRng::from_os_rng()),
             copies: Rc::default(),
             is_draining: Cell::new(false),
@@ -143,6 +144,7 @@ async fn run(
                 Some(Command::ResetEndpoint(endpoint)) => {
                     local.open.kill_endpoint(endpoint);
                     local.pool.drop_endpoint(endpoint);
+                    local.http2.drop_endpoint(endpoint);
                 }
                 Some(Command::Drain(time)) => {
                     listeners.drain(..).for_each(|(_, task)| task.abort());
@@ -168,6 +170,7 @@ async fn run(
                     local.open.kill_rested(Reason::Drained);
                 }
                 local.pool.sweep();
+                local.http2.sweep();
                 *shown.lock().unwrap_or_else(PoisonError::into_inner) = local.driver.counters();
             }
         }

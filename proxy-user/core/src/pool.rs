@@ -59,6 +59,14 @@ pub struct Life {
     requests_left: u32,
 }
 
+impl Life {
+    /// Tells whether the connection is too old for another request.
+    #[must_use]
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|ends| ends <= now)
+    }
+}
+
 /// Connections of one worker that rest, by what they can be used for: endpoint, network namespace, TLS.
 ///
 /// A connection is whatever its owner makes of it; dropping one closes it. Empty it holds no memory.

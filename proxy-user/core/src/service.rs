@@ -129,8 +129,10 @@ pub enum Protocol {
     Tcp,
     /// TLS that is passed on as it is, routed by the name that the client asks for.
     Tls,
-    /// HTTP/1.1.
+    /// HTTP, request by request; endpoints are spoken to in HTTP/1.1.
     Http,
+    /// HTTP, request by request; endpoints are spoken to in HTTP/2, inside TLS or with prior knowledge. Also for gRPC.
+    Http2,
     /// Whatever the first bytes say.
     Auto,
 }
@@ -143,8 +145,15 @@ impl Protocol {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
             Self::Http => "http",
+            Self::Http2 => "http2",
             Self::Auto => "auto",
         }
+    }
+
+    /// Tells whether it is HTTP by declaration.
+    #[must_use]
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2)
     }
 }
 

@@ -84,6 +84,7 @@ fn protocol(protocol: Protocol) -> file::Protocol {
         Protocol::Tcp => file::Protocol::Tcp,
         Protocol::Tls => file::Protocol::Tls,
         Protocol::Http => file::Protocol::Http,
+        Protocol::Http2 => file::Protocol::Http2,
         Protocol::Auto => file::Protocol::Auto,
     }
 }

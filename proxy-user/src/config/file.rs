@@ -209,8 +209,10 @@ pub(super) enum Protocol {
     Tcp,
     /// TLS that is passed on as it is; routes go by the name that the client asks for.
     Tls,
-    /// HTTP/1.1.
+    /// HTTP, request by request. Endpoints are spoken to in HTTP/1.1.
     Http,
+    /// HTTP, request by request, of which gRPC is a part. Endpoints are spoken to in HTTP/2.
+    Http2,
     /// Whatever the first bytes say.
     Auto,
 }

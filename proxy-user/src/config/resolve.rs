@@ -78,6 +78,7 @@ fn protocol(protocol: Option<file::Protocol>) -> Protocol {
         None | Some(file::Protocol::Tcp) => Protocol::Tcp,
         Some(file::Protocol::Tls) => Protocol::Tls,
         Some(file::Protocol::Http) => Protocol::Http,
+        Some(file::Protocol::Http2) => Protocol::Http2,
         Some(file::Protocol::Auto) => Protocol::Auto,
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   tls:  ClientHello ──name──> route ──> service                      passed on as it is, never opened
 //!   auto: endpoint connected at once, then who speaks first?
-//!           client ──HTTP/1──> request by request      client ──anything else──> relay
+//!           client ──HTTP──> request by request        client ──anything else──> relay
 //!           server, or nobody in time ──> relay, and the service is remembered as one that waits for its server
 //! ```
 
@@ -23,9 +23,11 @@ use proxy_io::netns::Netns;
 use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
 use super::{Accepted, Known, Local, Served, boxed, http, l4};
+use crate::forward::http2;
 use crate::forward::l4::{Early, Watch as _};
 use crate::forward::wire::Wire;
 use crate::stats::conn::ServiceStats;
+use crate::upstream::http2::Found;
 use crate::upstream::pool::{Kept, Key};
 
 /// Time that a client gets to say something before its server is taken for the one that speaks first.
@@ -129,6 +131,7 @@ async fn hello(down: &mut Wire) -> Result<Box<str>, Reason> {
 /// Who speaks first, and what.
 enum First {
     Http1,
+    Http2,
     Opaque,
     /// The server, or nobody.
     Server,
@@ -151,13 +154,25 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
     let mut up = Wire::new(stream, proxy_io::Chunk::default());
     let endpoint = &service.endpoints[index];
     match first(&mut down, &mut up, &guard.conn).await {
-        First::Http1 => {
+        spoken @ (First::Http1 | First::Http2) => {
             // The connection is there already, and the first request is going to want it.
             let tls = endpoint::tls_client(local, &service);
             let netns = endpoint::netns(local, accepted.netns.as_ref()).map_or(0, Netns::cookie);
             let key = Key::new(endpoint.id, netns, tls.as_ref());
             let life = local.pool.begin(&mut local.rng.borrow_mut());
-            local.pool.put(key, Kept { stream: up.stream, sent_bytes: 0, tls, life }, Instant::now());
+            match (spoken, local.http2.find(key, Instant::now())) {
+                (First::Http2, Found::Missing(ticket)) => {
+                    if let Ok((sender, driven)) = http2::connect(up.stream, &service.http).await {
+                        drop(ticket.open(sender, driven, life, tls));
+                    }
+                }
+                // There is one.
+                (First::Http2, _) => {}
+                _ => {
+                    let kept = Kept { stream: up.stream, sent_bytes: 0, tls, life };
+                    local.pool.put(key, kept, Instant::now());
+                }
+            }
             drop((guard, _counted));
             return boxed(move || http::serve(local, down, accepted, Some(service), stats)).await;
         }
@@ -189,7 +204,8 @@ async fn first(down: &mut Wire, up: &mut Wire, conn: &super::OpenConn) -> First 
             match detect(&down.chunk) {
                 Detected::Http1 => return Poll::Ready(First::Http1),
                 Detected::NeedMore => {}
-                Detected::Http2 | Detected::Tls(_) | Detected::Opaque => return Poll::Ready(First::Opaque),
+                Detected::Http2 => return Poll::Ready(First::Http2),
+                Detected::Tls(_) | Detected::Opaque => return Poll::Ready(First::Opaque),
             }
             match down.poll_more(cx) {
                 Poll::Ready(Ok(true)) => {}

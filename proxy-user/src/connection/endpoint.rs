@@ -105,7 +105,7 @@ pub(super) async fn open(
     let Some(client) = tls_client(local, service) else { return Ok(Stream::Plain(socket)) };
     // A hello is small and answered at once by whoever accepts connections at all: as long as for connecting.
     let limit = service.limits.connect_timeout;
-    let connecting = client.connect(endpoint.address.0, Alpn::of(service.protocol), socket, limit);
+    let connecting = client.connect(endpoint.address.0, Alpn::of_service(service.protocol), socket, limit);
     let failed = match connecting.await {
         Ok(stream) => return Ok(stream),
         Err(error) => {

@@ -1,4 +1,5 @@
-//! One client's HTTP/1.1 connection: requests one after the other, each routed and sent on by itself.
+//! One client's HTTP connection: in HTTP/1.1 requests one after the other, each routed and sent on by itself ([`http2`] has
+//! them side by side).
 //!
 //! ```text
 //!   rest ──first byte──> head ──> plan ──> endpoint ──> exchange ──> rest
@@ -9,10 +10,14 @@
 
 mod answer;
 mod attempt;
+mod bridged;
+mod call;
+mod http2;
 mod mirror;
 mod plan;
 mod request;
 mod story;
+mod streams;
 mod tries;
 mod upstream;
 
@@ -27,6 +32,7 @@ use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::{Limits, Service};
 use proxy_io::Chunk;
 
+use self::plan::Version;
 use super::{Accepted, Entry, Local, OpenConn, Served, boxed};
 use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
@@ -40,6 +46,9 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// the answer.
 const LINGER_BYTES: usize = 256 << 10;
 
+/// What a client of HTTP/2 says first (RFC 9113, 3.4), as far as it looks like a head of HTTP/1.
+const PREFACE: &[u8; 18] = b"PRI * HTTP/2.0\r\n\r\n";
+
 /// What all requests of a connection have in common.
 struct Client<'a> {
     local: &'a Rc<Local>,
@@ -49,6 +58,8 @@ struct Client<'a> {
     service: Option<&'a Arc<Service>>,
     /// What was agreed on with a client that speaks TLS.
     tls: Option<&'a Negotiated>,
+    /// What the client speaks.
+    version: Version,
 }
 
 /// What comes after a request.
@@ -61,6 +72,8 @@ enum Then {
     Abort(Reason),
     /// Both sides go on in another protocol.
     Tunnel(Box<Wire>),
+    /// The client speaks HTTP/2; nothing of it was used yet.
+    Http2,
 }
 
 /// Serves a client to its end.
@@ -76,10 +89,18 @@ pub(super) fn serve<'a>(
     let tls = down.stream.negotiated().cloned().map(Box::new);
     async move {
         let (service_of, tls) = (service.as_ref(), tls.as_deref());
-        let client = Client { local, accepted, conn: &guard.conn, service: service_of, tls };
-        let then = client.run(&mut down).await;
+        let mut client =
+            Client { local, accepted, conn: &guard.conn, service: service_of, tls, version: Version::Http1 };
+        let has_chosen = tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
+        let then = if has_chosen { Then::Http2 } else { client.run(&mut down).await };
         let is_told = !matches!(then, Then::Tunnel(_));
-        let ending = boxed(|| end(local, down, then, Rc::clone(&guard.conn))).await;
+        let ending = if let Then::Http2 = then {
+            client.version = Version::Http2;
+            let client = &client;
+            boxed(move || http2::serve(client, down)).await
+        } else {
+            boxed(|| end(local, down, then, Rc::clone(&guard.conn))).await
+        };
         Served { service, stats, endpoint: None, ending, is_told }
     }
 }
@@ -87,7 +108,7 @@ pub(super) fn serve<'a>(
 /// Does what comes after the last request.
 async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) -> Ending {
     match then {
-        Then::Next => Ending::of(Reason::Fin),
+        Then::Next | Then::Http2 => Ending::of(Reason::Fin),
         Then::Close(reason) => {
             let _ = boxed(|| tokio::time::timeout(LINGER_TIME, linger(&mut down))).await;
             Ending::of(reason)
@@ -107,11 +128,15 @@ async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) 
 
 impl Client<'_> {
     async fn run(&self, down: &mut Wire) -> Then {
+        let mut is_first = true;
         loop {
             let head_bytes = match self.head(down).await {
                 Ok(bytes) => bytes,
                 Err(none) => return boxed(move || self.handle_no_head(down, none)).await,
             };
+            if std::mem::take(&mut is_first) && self.tls.is_none() && down.chunk[..head_bytes] == *PREFACE {
+                return Then::Http2;
+            }
             // Boxed: what a request needs is far larger than what a resting connection may cost.
             let wire = &mut *down;
             match boxed(move || request::serve(self, wire, head_bytes)).await {

@@ -16,6 +16,7 @@ use super::{OpenConns, Peers, Routes};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget, Share};
 use crate::tls::TlsCell;
+use crate::upstream::http2::Http2Pool;
 use crate::upstream::pool::UpstreamPool;
 
 /// What all workers share; everything in it is read-mostly or counted rarely.
@@ -51,6 +52,8 @@ pub(crate) struct Local {
     pub(crate) pipes: PipePool,
     /// Connections to endpoints between two requests.
     pub(crate) pool: UpstreamPool,
+    /// Connections to endpoints that speak HTTP/2.
+    pub(crate) http2: Rc<Http2Pool>,
     pub(crate) rng: RefCell<SmallRng>,
     /// Copies of requests under way.
     pub(crate) copies: Rc<Cell<u32>>,

@@ -37,6 +37,8 @@ pub struct OpenConn {
     /// Between two requests: it may end at any time.
     is_resting: Cell<bool>,
     is_idle: Cell<bool>,
+    /// Asked to end, it ends what is under way first.
+    is_graceful: Cell<bool>,
 }
 
 /// "Never", in ticks.
@@ -55,6 +57,7 @@ impl OpenConn {
             answer_limit: Cell::new(limits.idle_timeout),
             is_resting: Cell::new(false),
             is_idle: Cell::new(false),
+            is_graceful: Cell::new(false),
         }
     }
 
@@ -72,6 +75,11 @@ impl OpenConn {
     /// Says how long the endpoint of the next request may be silent before its answer.
     pub fn set_answer_limit(&self, limit: Option<Duration>) {
         self.answer_limit.set(limit);
+    }
+
+    /// Says that the connection ends what is under way before it ends itself, if it is asked to.
+    pub fn set_graceful(&self) {
+        self.is_graceful.set(true);
     }
 
     /// Says that nothing is under way: the connection may rest for so long, and ends when its worker drains.
@@ -193,10 +201,11 @@ impl OpenConns {
     }
 
     /// Ends the connections between two requests that have rested for a tick at least. Others get a chance to ask once more,
-    /// or for the first time: what is on its way just now would be lost.
+    /// or for the first time: what is on its way just now would be lost. Those that end gracefully are asked at once.
     pub fn kill_rested(&self, reason: Reason) {
         let conns = self.conns.borrow();
-        let rested = conns.iter().filter(|(_, conn)| conn.is_resting.get() && conn.idle_ticks.get() >= 2);
+        let has_rested = |conn: &OpenConn| conn.is_resting.get() && conn.idle_ticks.get() >= 2;
+        let rested = conns.iter().filter(|(_, conn)| conn.is_graceful.get() || has_rested(conn));
         rested.for_each(|(_, conn)| conn.kill(reason));
     }
 

@@ -7,7 +7,7 @@ use proxy_core::addr::{Family, canonical};
 use proxy_core::health::EndpointReport;
 use proxy_core::id::EndpointId;
 use proxy_core::lane::{self, Lane};
-use proxy_core::service::{Endpoint, Fail, Protocol, Service};
+use proxy_core::service::{Endpoint, Fail, Service};
 use proxy_core::snapshot::{Intercept, Snapshot};
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +123,7 @@ fn verdict(service: &Service, address: SocketAddr, place: Place) -> String {
         (Lane::Proxy, Place::NotServed) => {
             direct(fits, ", because no worker listens in the application's network namespace (yet)")
         }
-        (Lane::Proxy, _) if service.protocol == Protocol::Http => requests(service, usable.len()),
+        (Lane::Proxy, _) if service.protocol.is_http() => requests(service, usable.len()),
         (Lane::Proxy, _) => match usable.len() {
             0 => "a worker accepts and resets: no usable endpoint".to_owned(),
             1 => "a worker connects to the only usable endpoint".to_owned(),

@@ -23,7 +23,7 @@ use super::wire::{HeadBound, NoHead, Wire};
 /// Bytes of a body that are copied behind its head, so that one send carries both without a list of parts.
 pub const COPIED_BYTES: usize = 4 << 10;
 /// Pieces of a body that move before others get their turn.
-const TURN_PIECES: u32 = 32;
+pub(super) const TURN_PIECES: u32 = 32;
 
 /// What ends an exchange before its time.
 #[derive(Debug)]
@@ -41,6 +41,9 @@ pub enum Trouble {
         /// There was a part of an answer.
         has_begun: bool,
     },
+    /// The endpoint has said that it did nothing with the request: a refused stream, or one beyond the last that it took up
+    /// (RFC 9113, 8.7).
+    UpstreamRefused,
     /// The endpoint's answer is malformed or too large.
     UpstreamFault(Fault),
     /// The time is over.

@@ -36,7 +36,7 @@ struct Entry<T> {
 #[derive(Clone, Debug)]
 struct Server {
     any: Arc<ServerConfig>,
-    http1: Arc<ServerConfig>,
+    http: Arc<ServerConfig>,
 }
 
 /// What tells two versions of a file apart, through symlinks.
@@ -114,9 +114,9 @@ impl TlsStore {
     #[must_use]
     pub fn server(&self, tls: &ServerTls, protocol: Protocol) -> Option<&Arc<ServerConfig>> {
         let entry = self.servers.get(tls)?;
-        Some(match Alpn::of(protocol) {
+        Some(match Alpn::of_listener(protocol) {
             Alpn::None => &entry.made.any,
-            Alpn::Http1 => &entry.made.http1,
+            _ => &entry.made.http,
         })
     }
 
@@ -198,9 +198,9 @@ impl Builder<'_> {
         let old = self.previous.servers.get(tls);
         let entry = self.entry(&files, old, |builder| {
             let (config, statuses) = server::build(tls, &builder.provider)?;
-            let mut http1 = config.clone();
-            http1.alpn_protocols = Alpn::Http1.protocols();
-            Ok(Entry { made: Server { any: Arc::new(config), http1: Arc::new(http1) }, statuses })
+            let mut http = config.clone();
+            http.alpn_protocols = Alpn::Http.protocols();
+            Ok(Entry { made: Server { any: Arc::new(config), http: Arc::new(http) }, statuses })
         });
         self.next.servers.extend(entry.map(|entry| (Arc::clone(tls), entry)));
     }

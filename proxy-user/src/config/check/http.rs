@@ -53,12 +53,12 @@ impl<'c> Check<'c, '_> {
         let is_http = speaks_http(speaker.protocol);
         if let Some(routes) = speaker.routes.filter(|_| speaker.protocol == Protocol::Tcp) {
             let finding = Finding::new("nothing in a stream of bytes says which route it goes by");
-            self.report(routes.origin, finding.expected("protocol http, tls or auto"));
+            self.report(routes.origin, finding.expected("protocol http, http2, tls or auto"));
         }
         if let Some(http) = speaker.http {
             if !is_http {
                 let finding = Finding::new(format!("protocol {} has no HTTP", speaker.protocol.as_str()));
-                self.report(http.origin, finding.expected("protocol http or auto"));
+                self.report(http.origin, finding.expected("protocol http, http2 or auto"));
             }
             if let Some(size) = http.value.max_head.as_ref().filter(|at| !HEAD_BYTES.contains(&at.value.0)) {
                 let (least, most) = (show_size(*HEAD_BYTES.start()), show_size(*HEAD_BYTES.end()));
@@ -131,5 +131,5 @@ impl<'c> Check<'c, '_> {
 
 /// Tells whether requests are seen.
 fn speaks_http(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Http | Protocol::Auto)
+    protocol.is_http() || protocol == Protocol::Auto
 }

@@ -1,14 +1,21 @@
 //! Answers that Weir makes itself.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Response, StatusCode};
 use proxy_core::outcome::RequestReason;
 use proxy_io::Chunk;
 
 use super::Client;
 use crate::forward::l4::Watch as _;
 use crate::forward::wire::Wire;
+
+/// Says why Weir answers itself.
+const X_WEIR_REASON: HeaderName = HeaderName::from_static("x-weir-reason");
 
 /// An answer. Its body says the reason in the word of the access log and metrics; so does the header `x-weir-reason`.
 pub(super) struct Answer {
@@ -34,19 +41,48 @@ impl Answer {
         Self { status, reason, location: None, body: None, is_head: false }
     }
 
-    fn write(&self, is_last: bool) -> Vec<u8> {
-        use std::io::Write as _;
-        let own;
-        // What the config asks for is no fault of anybody.
-        let is_asked_for = matches!(self.reason, RequestReason::Redirect | RequestReason::DirectResponse);
-        let (content_type, body) = match &self.body {
-            Some((content_type, body)) => (&**content_type, &**body),
-            None if is_asked_for => ("", ""),
-            None => {
-                own = format!("{} {}\n", self.status, self.reason.as_str());
-                ("text/plain", own.as_str())
+    /// What the config asks for is no fault of anybody.
+    fn is_asked_for(&self) -> bool {
+        matches!(self.reason, RequestReason::Redirect | RequestReason::DirectResponse)
+    }
+
+    /// Type and text of the body; both empty if there is none.
+    fn content(&self) -> (&str, Cow<'_, str>) {
+        match &self.body {
+            Some((content_type, body)) => (content_type, Cow::Borrowed(body)),
+            None if self.is_asked_for() => ("", Cow::Borrowed("")),
+            None => ("text/plain", Cow::Owned(format!("{} {}\n", self.status, self.reason.as_str()))),
+        }
+    }
+
+    /// The answer in HTTP/2: head and body.
+    pub(super) fn into_http2(self) -> (Response<()>, Bytes) {
+        let (content_type, body) = self.content();
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or_default();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let mut set = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
             }
         };
+        if !content_type.is_empty() {
+            set(header::CONTENT_TYPE, content_type);
+        }
+        if !self.is_asked_for() {
+            set(X_WEIR_REASON, self.reason.as_str());
+        }
+        if let Some(location) = &self.location {
+            set(header::LOCATION, location);
+        }
+        let body = if self.is_head { Bytes::new() } else { Bytes::from(body.into_owned()) };
+        (response, body)
+    }
+
+    fn write(&self, is_last: bool) -> Vec<u8> {
+        use std::io::Write as _;
+        let (content_type, body) = self.content();
         let mut out = Vec::with_capacity(192 + body.len());
         // Writing to a Vec does not fail.
         let _ = write!(
@@ -59,8 +95,8 @@ impl Answer {
         if !content_type.is_empty() {
             let _ = write!(out, "content-type: {content_type}\r\n");
         }
-        if !is_asked_for {
-            let _ = write!(out, "x-weir-reason: {}\r\n", self.reason.as_str());
+        if !self.is_asked_for() {
+            let _ = write!(out, "{X_WEIR_REASON}: {}\r\n", self.reason.as_str());
         }
         if let Some(location) = &self.location {
             let _ = write!(out, "location: {location}\r\n");

@@ -54,7 +54,7 @@ pub(super) async fn attempt(
     let upstream = match acquired {
         Ok(upstream) => upstream,
         Err((reason, endpoint)) => {
-            return after(client, tries, sending, endpoint, reason, Failure::Connect);
+            return after(client, tries, sending.is_there(), endpoint, reason, Failure::Connect);
         }
     };
     tries.note(if upstream.is_reused { Event::ConnectionReused } else { Event::ConnectionOpened });
@@ -66,16 +66,16 @@ pub(super) async fn attempt(
         Err(Broken::Over(reason)) => Next::Over(reason),
         Err(Broken::Try(reason, failure)) => {
             report(client, endpoint, plan, Attempt::Bad, failure);
-            after(client, tries, sending, Some(endpoint.id), reason, failure)
+            after(client, tries, sending.is_there(), Some(endpoint.id), reason, failure)
         }
     }
 }
 
-/// Decides what follows a failure.
-fn after(
+/// Decides what follows a failure of a request that is still there, or is not.
+pub(super) fn after(
     client: &Client<'_>,
     tries: &mut Tries<'_>,
-    sending: &Sending,
+    is_there: bool,
     endpoint: Option<EndpointId>,
     reason: RequestReason,
     failure: Failure,
@@ -87,7 +87,7 @@ fn after(
             | RequestReason::PendingLimit
             | RequestReason::RequestTimeout
     );
-    if is_final || !sending.is_there() {
+    if is_final || !is_there {
         return Next::Over(reason);
     }
     tries.handle_failure(client, failure, endpoint).map_or(Next::Over(reason), Next::Again)
@@ -95,7 +95,13 @@ fn after(
 
 /// Tells passive health what a request says about its endpoint, if that is news. An end of a connection that rested says
 /// nothing.
-fn report(client: &Client<'_>, endpoint: &Endpoint, plan: &Plan, attempt: Attempt, failure: Failure) {
+pub(super) fn report(
+    client: &Client<'_>,
+    endpoint: &Endpoint,
+    plan: &Plan,
+    attempt: Attempt,
+    failure: Failure,
+) {
     let is_stale = matches!(
         failure,
         Failure::ResetBeforeSend { is_reused: true } | Failure::ResetAfterSend { is_reused: true }
@@ -111,7 +117,7 @@ fn report(client: &Client<'_>, endpoint: &Endpoint, plan: &Plan, attempt: Attemp
 }
 
 /// How a try broke before the client saw anything.
-enum Broken {
+pub(super) enum Broken {
     /// Another one may follow.
     Try(RequestReason, Failure),
     /// None may: it was not the endpoint's fault.
@@ -147,7 +153,8 @@ async fn exchange(
         Ok(answered) => answered,
         Err(trouble) => {
             let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
-            return Err(broken(trouble, &upstream, sending.head_bytes, late));
+            let is_unseen = |end| upstream.is_unseen(sending.head_bytes, end);
+            return Err(broken(trouble, upstream.is_reused, is_unseen, late));
         }
     };
     let endpoint = &plan.service.endpoints[upstream.index];
@@ -192,12 +199,18 @@ async fn exchange(
     Ok(Next::Done(Box::new(outcome)))
 }
 
-fn sleep_until(at: Instant) -> Pin<Box<Sleep>> {
+pub(super) fn sleep_until(at: Instant) -> Pin<Box<Sleep>> {
     Box::pin(tokio::time::sleep_until(at.into()))
 }
 
 /// Tells balancing and passive health what an answer says about its endpoint.
-fn handle_answer(client: &Client<'_>, plan: &Plan, endpoint: &Endpoint, status: u16, took: Duration) {
+pub(super) fn handle_answer(
+    client: &Client<'_>,
+    plan: &Plan,
+    endpoint: &Endpoint,
+    status: u16,
+    took: Duration,
+) {
     if plan.service.policy == Policy::LeastLatency {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         endpoint.load.record_latency(took_ns, clock::monotonic_ns());
@@ -211,10 +224,14 @@ fn handle_answer(client: &Client<'_>, plan: &Plan, endpoint: &Endpoint, status: 
 }
 
 /// What a try is called that broke before its answer.
-fn broken(trouble: Trouble, upstream: &Upstream, head_bytes: u64, late: RequestReason) -> Broken {
-    let is_reused = upstream.is_reused;
+pub(super) fn broken(
+    trouble: Trouble,
+    is_reused: bool,
+    is_unseen: impl Fn(End) -> bool,
+    late: RequestReason,
+) -> Broken {
     let reset = |end: End| {
-        if upstream.is_unseen(head_bytes, end) {
+        if is_unseen(end) {
             Failure::ResetBeforeSend { is_reused }
         } else {
             Failure::ResetAfterSend { is_reused }
@@ -231,6 +248,10 @@ fn broken(trouble: Trouble, upstream: &Upstream, head_bytes: u64, late: RequestR
         Trouble::UpstreamEnded { has_begun: true } => {
             Broken::Try(RequestReason::UpstreamClosed, Failure::ResetAfterSend { is_reused: false })
         }
+        // As one that rested and was closed: it need not be the fault of the endpoint, which may be stopping.
+        Trouble::UpstreamRefused => {
+            Broken::Try(RequestReason::UpstreamClosed, Failure::ResetBeforeSend { is_reused: true })
+        }
         Trouble::UpstreamFault(fault) => Broken::Over(fault.of_answer()),
         Trouble::Timeout if late == RequestReason::PerTryTimeout => Broken::Try(late, Failure::PerTryTimeout),
         Trouble::Timeout => Broken::Over(late),
@@ -240,14 +261,14 @@ fn broken(trouble: Trouble, upstream: &Upstream, head_bytes: u64, late: RequestR
 
 /// What the end of an answer is called that had begun, and what becomes of the client's connection: it must not take what it
 /// has for the whole.
-fn cut(trouble: &Trouble) -> (Then, RequestReason) {
+pub(super) fn cut(trouble: &Trouble) -> (Then, RequestReason) {
     match trouble {
         Trouble::ClientDied(_) | Trouble::ClientCut => {
             (Then::Abort(Reason::DownstreamReset), RequestReason::DownstreamReset)
         }
         Trouble::ClientFault(fault) => (Then::Abort(Reason::Protocol), fault.of_request()),
         Trouble::UpstreamFault(fault) => (Then::Abort(Reason::Protocol), fault.of_answer()),
-        Trouble::UpstreamDied(_) | Trouble::UpstreamEnded { .. } => {
+        Trouble::UpstreamDied(_) | Trouble::UpstreamEnded { .. } | Trouble::UpstreamRefused => {
             (Then::Abort(Reason::UpstreamReset), RequestReason::ResponseCut)
         }
         Trouble::Timeout => (Then::Abort(Reason::BodyTimeout), RequestReason::RequestTimeout),

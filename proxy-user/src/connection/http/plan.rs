@@ -3,24 +3,28 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use http::Request;
+use http::request::Parts;
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
 use proxy_core::outcome::RequestReason;
 use proxy_core::retry::{self, RetryPolicy};
 use proxy_core::route::{self, Action, Found, Rule};
-use proxy_core::service::Service;
+use proxy_core::service::{Protocol, Service};
 use rand::Rng as _;
 
 use super::answer::Answer;
 use super::story::Story;
 use super::{Client, Entry};
+use crate::forward::head::Head;
 use crate::forward::http1::{Fault, Framing, RequestEdits, RequestHead, slots};
+use crate::forward::http2;
 use crate::stats::conn::ServiceStats;
 
 /// A request that goes to a service.
 pub(super) struct Plan {
     /// Its head, as the endpoint gets it.
-    pub(super) head: Vec<u8>,
+    pub(super) head: Outgoing,
     pub(super) framing: Framing,
     pub(super) question: Question,
     pub(super) service: Arc<Service>,
@@ -29,6 +33,31 @@ pub(super) struct Plan {
     pub(super) rule: Option<Arc<Rule>>,
     /// What is tried again where no rule says it.
     pub(super) retry: RetryPolicy,
+    /// Version that the endpoint is spoken to in.
+    pub(super) version: Version,
+}
+
+/// A head for an endpoint.
+pub(super) enum Outgoing {
+    /// Written already: client and endpoint both speak HTTP/1.1.
+    Bytes(Vec<u8>),
+    /// One of them speaks HTTP/2.
+    Request(Box<Request<()>>),
+}
+
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self::Bytes(Vec::new())
+    }
+}
+
+/// Version that one side speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// HTTP/1.1, and 1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 /// What must be known of a request to pass its answer on.
@@ -45,12 +74,22 @@ pub(super) struct Question {
 impl Question {
     fn of(head: &RequestHead<'_, '_>) -> Self {
         Self {
-            is_head: head.method == "HEAD",
-            is_connect: head.method == "CONNECT",
-            is_idempotent: retry::is_idempotent(head.method),
             is_version_1_0: head.is_version_1_0,
             is_keep_alive: head.is_keep_alive,
             is_upgrade: head.upgrade.is_some(),
+            ..Self::of_method(head.method)
+        }
+    }
+
+    /// A question of a client that goes on asking, whatever comes of this one.
+    fn of_method(method: &str) -> Self {
+        Self {
+            is_head: method == "HEAD",
+            is_connect: method == "CONNECT",
+            is_idempotent: retry::is_idempotent(method),
+            is_version_1_0: false,
+            is_keep_alive: true,
+            is_upgrade: false,
         }
     }
 
@@ -72,46 +111,118 @@ pub(super) enum Decided {
     Answer(Box<Answer>, bool),
 }
 
-/// Decides what becomes of the request whose head this is, and begins its story.
+/// Decides what becomes of the request of HTTP/1.1 whose head this is, and begins its story.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Result<Decided, Fault> {
     let mut slots = slots();
     let head = RequestHead::parse(head, &mut slots)?;
-    let is_named = head.fields.find("x-request-id").is_some_and(is_kept_request_id);
-    let id = (!is_named).then(|| RequestId::new(client.local.rng.borrow_mut().random()));
-    story.read(client, &head, id.as_ref().map(RequestId::as_bytes));
-    if let (Framing::Length(count), Some(most)) = (head.framing, client.limits().request_bytes)
-        && count > most
-    {
-        return Err(Fault::BodyTooLarge);
-    }
-    let question = Question::of(&head);
-    let decided = decide(client, head, question, id, story);
-    // Where a body is not taken, the next request cannot be found.
-    Ok(decided.unwrap_or_else(|(mut answer, framing)| {
-        answer.is_head = question.is_head;
-        Decided::Answer(Box::new(answer), !question.is_keep_alive || framing != Framing::Length(0))
-    }))
+    let (framing, question) = (head.framing, Question::of(&head));
+    let id = begin(client, &head, framing, story)?;
+    let chosen = match choose(client, &head, story) {
+        Ok(chosen) => chosen,
+        Err(mut answer) => {
+            answer.is_head = question.is_head;
+            // Where a body is not taken, the next request cannot be found.
+            let is_last = !question.is_keep_alive || framing != Framing::Length(0);
+            return Ok(Decided::Answer(answer, is_last));
+        }
+    };
+    let version = chosen.version(client);
+    let out = Edited::new(client, &head, id, chosen.found.as_ref()).with(|edits| match version {
+        Version::Http1 => {
+            let mut out = Vec::with_capacity(head.fields.head_bytes() + 128);
+            head.write(&mut out, edits);
+            Ok(Outgoing::Bytes(out))
+        }
+        Version::Http2 if question.is_connect => Err(Fault::Target),
+        Version::Http2 => Ok(Outgoing::Request(Box::new(http2::of_http1(&head, edits)?))),
+    })?;
+    Ok(Decided::Forward(Box::new(chosen.plan(out, framing, question, version))))
 }
 
-fn decide(
+/// Decides what becomes of a request of HTTP/2, whose body is framed like this for HTTP/1.1, and begins its story.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn plan_http2(
     client: &Client<'_>,
-    head: RequestHead<'_, '_>,
-    question: Question,
-    id: Option<RequestId>,
+    parts: &Parts,
+    framing: Framing,
     story: &mut Story,
-) -> Result<Decided, (Answer, Framing)> {
-    let framing = head.framing;
-    let here = |reason| (Answer::of_reason(reason), framing);
-    let host = bare_host(head.host);
-    let asked = Asked { head: &head, host: &host };
+) -> Result<Decided, Fault> {
+    let head = http2::Asked::of(parts)?;
+    let question = Question::of_method(head.method());
+    let id = begin(client, &head, framing, story)?;
+    // A tunnel inside a stream is not offered.
+    if question.is_connect {
+        return Err(Fault::Target);
+    }
+    let chosen = match choose(client, &head, story) {
+        Ok(chosen) => chosen,
+        Err(mut answer) => {
+            answer.is_head = question.is_head;
+            return Ok(Decided::Answer(answer, false));
+        }
+    };
+    let version = chosen.version(client);
+    let edited = Edited::new(client, &head, id, chosen.found.as_ref());
+    let out = edited.with(|edits| http2::of_http2(parts, head.host(), edits))?;
+    Ok(Decided::Forward(Box::new(chosen.plan(Outgoing::Request(Box::new(out)), framing, question, version))))
+}
+
+/// Begins the story of a request; gives the number that it gets, unless it has one.
+fn begin(
+    client: &Client<'_>,
+    head: &impl Head,
+    framing: Framing,
+    story: &mut Story,
+) -> Result<Option<RequestId>, Fault> {
+    let is_named = head.find("x-request-id").is_some_and(is_kept_request_id);
+    let id = (!is_named).then(|| RequestId::new(client.local.rng.borrow_mut().random()));
+    story.read(client, head, id.as_ref().map(RequestId::as_bytes));
+    match (framing, client.limits().request_bytes) {
+        (Framing::Length(count), Some(most)) if count > most => Err(Fault::BodyTooLarge),
+        _ => Ok(id),
+    }
+}
+
+/// Where a request goes.
+struct Chosen {
+    service: Arc<Service>,
+    stats: Arc<ServiceStats>,
+    found: Option<Found>,
+}
+
+impl Chosen {
+    /// Version that its endpoints are spoken to in: that of the config, else that of the client, who has chosen it for them.
+    fn version(&self, client: &Client<'_>) -> Version {
+        match self.service.protocol {
+            Protocol::Http2 => Version::Http2,
+            Protocol::Auto => client.version,
+            Protocol::Http | Protocol::Tcp | Protocol::Tls => Version::Http1,
+        }
+    }
+
+    fn plan(self, head: Outgoing, framing: Framing, question: Question, version: Version) -> Plan {
+        let Self { service, stats, found } = self;
+        let attempts = service.limits.connect_attempts.saturating_sub(1);
+        let retry = RetryPolicy { attempts, ..RetryPolicy::default() };
+        let rule = found.map(|found| found.rule);
+        Plan { head, framing, question, service, stats, rule, retry, version }
+    }
+}
+
+fn choose(client: &Client<'_>, head: &impl Head, story: &mut Story) -> Result<Chosen, Box<Answer>> {
+    let here = |reason| Box::new(Answer::of_reason(reason));
+    let host = bare_host(head.host());
+    let asked = Asked { head, host: &host };
     let way = find(client, &asked).ok_or_else(|| here(RequestReason::NoRoute))?;
     if let Some(found) = &way.found {
         story.set_rule(client, &found.rule);
         if let Some(answer) = answer_of_rule(client, &asked, found) {
-            return Err((answer, framing));
+            return Err(Box::new(answer));
         }
     }
     let stats = &client.local.shared.stats;
@@ -122,12 +233,7 @@ fn decide(
         (Arc::clone(&route.service), Arc::clone(&route.stats))
     };
     story.set_service(&service);
-    let attempts = service.limits.connect_attempts.saturating_sub(1);
-    let retry = RetryPolicy { attempts, ..RetryPolicy::default() };
-    let found = way.found;
-    let out = write(client, head, id, found.as_ref());
-    let rule = found.map(|found| found.rule);
-    Ok(Decided::Forward(Box::new(Plan { head: out, framing, question, service, stats, rule, retry })))
+    Ok(Chosen { service, stats, found: way.found })
 }
 
 /// Which way a request goes.
@@ -137,7 +243,7 @@ struct Way {
     service: Option<ServiceId>,
 }
 
-fn find(client: &Client<'_>, asked: &Asked<'_, '_, '_>) -> Option<Way> {
+fn find<H: Head>(client: &Client<'_>, asked: &Asked<'_, H>) -> Option<Way> {
     let names = client.accepted.entry.routes(client.service.map(AsRef::as_ref));
     if names.is_empty() {
         return Some(Way { found: None, service: Some(client.service.as_ref()?.id) });
@@ -150,16 +256,16 @@ fn find(client: &Client<'_>, asked: &Asked<'_, '_, '_>) -> Option<Way> {
 }
 
 /// What a rule answers without asking anybody.
-fn answer_of_rule(client: &Client<'_>, asked: &Asked<'_, '_, '_>, found: &Found) -> Option<Answer> {
+fn answer_of_rule<H: Head>(client: &Client<'_>, asked: &Asked<'_, H>, found: &Found) -> Option<Answer> {
     match &found.rule.action {
         Action::Forward { .. } => None,
         Action::Redirect(redirect) => {
             let place = route::Asked {
                 scheme: client.scheme(),
                 host: asked.host,
-                port: port(asked.head.host),
-                path: asked.head.target.path,
-                query: asked.head.target.query,
+                port: port(asked.head.host()),
+                path: asked.head.path(),
+                query: asked.head.query(),
                 prefix_bytes: found.prefix_bytes,
             };
             let mut answer = Answer::of_config(RequestReason::Redirect, redirect.status);
@@ -174,48 +280,59 @@ fn answer_of_rule(client: &Client<'_>, asked: &Asked<'_, '_, '_>, found: &Found)
     }
 }
 
-/// Writes the head that the endpoint gets.
-fn write(
-    client: &Client<'_>,
-    head: RequestHead<'_, '_>,
+/// What is changed of a head on its way to the endpoint.
+struct Edited<'a> {
+    client: &'a Client<'a>,
     id: Option<RequestId>,
-    found: Option<&Found>,
-) -> Vec<u8> {
-    let forwarded = forwarded_for(client, &head);
-    let forwarded = forwarded.as_deref();
-    let set = [
-        id.as_ref().map(|id| ("x-request-id", id.as_bytes())),
-        forwarded.map(|value| ("x-forwarded-for", value)),
-        forwarded.map(|_| ("x-forwarded-proto", client.scheme().as_bytes())),
-    ];
-    let rewrite = found.and_then(|found| match &found.rule.action {
-        Action::Forward { rewrite, .. } => Some((rewrite, found.prefix_bytes)),
-        Action::Redirect(_) | Action::Respond { .. } => None,
-    });
-    let target = rewrite.and_then(|(rewrite, prefix_bytes)| {
-        rewrite.target(head.target.path, head.target.query, prefix_bytes)
-    });
-    let changes = found.map(|found| &found.rule.request_headers);
-    let edits = RequestEdits {
-        path_and_query: target.as_deref(),
-        host: rewrite.and_then(|(rewrite, _)| rewrite.host.as_deref()),
-        changes: changes.filter(|changes| !changes.is_empty()),
-        set: &set,
-    };
-    let mut out = Vec::with_capacity(head.fields.head_bytes() + 128);
-    head.write(&mut out, &edits);
-    out
+    forwarded: Option<Vec<u8>>,
+    target: Option<String>,
+    found: Option<&'a Found>,
+}
+
+impl<'a> Edited<'a> {
+    fn new(
+        client: &'a Client<'a>,
+        head: &impl Head,
+        id: Option<RequestId>,
+        found: Option<&'a Found>,
+    ) -> Self {
+        let target = found.and_then(|found| match &found.rule.action {
+            Action::Forward { rewrite, .. } => rewrite.target(head.path(), head.query(), found.prefix_bytes),
+            Action::Redirect(_) | Action::Respond { .. } => None,
+        });
+        Self { client, id, forwarded: forwarded_for(client, head), target, found }
+    }
+
+    fn with<T>(&self, write: impl FnOnce(&RequestEdits<'_>) -> T) -> T {
+        let forwarded = self.forwarded.as_deref();
+        let set = [
+            self.id.as_ref().map(|id| ("x-request-id", id.as_bytes())),
+            forwarded.map(|value| ("x-forwarded-for", value)),
+            forwarded.map(|_| ("x-forwarded-proto", self.client.scheme().as_bytes())),
+        ];
+        let host = self.found.and_then(|found| match &found.rule.action {
+            Action::Forward { rewrite, .. } => rewrite.host.as_deref(),
+            Action::Redirect(_) | Action::Respond { .. } => None,
+        });
+        let changes = self.found.map(|found| &found.rule.request_headers);
+        write(&RequestEdits {
+            path_and_query: self.target.as_deref(),
+            host,
+            changes: changes.filter(|changes| !changes.is_empty()),
+            set: &set,
+        })
+    }
 }
 
 /// Whom a client of the edge is, behind those that it names itself. Intercepted applications keep their address, so there is
 /// nothing to say.
-fn forwarded_for(client: &Client<'_>, head: &RequestHead<'_, '_>) -> Option<Vec<u8>> {
+fn forwarded_for(client: &Client<'_>, head: &impl Head) -> Option<Vec<u8>> {
     use std::io::Write as _;
     if matches!(client.accepted.entry, Entry::Intercepted(_)) {
         return None;
     }
     let mut value = Vec::with_capacity(48);
-    for before in head.fields.find_all("x-forwarded-for") {
+    for before in head.find_all("x-forwarded-for") {
         value.extend_from_slice(before);
         value.extend_from_slice(b", ");
     }
@@ -225,30 +342,30 @@ fn forwarded_for(client: &Client<'_>, head: &RequestHead<'_, '_>) -> Option<Vec<
 }
 
 /// A request as routing sees it.
-struct Asked<'a, 'h, 'b> {
-    head: &'a RequestHead<'h, 'b>,
+struct Asked<'a, H> {
+    head: &'a H,
     host: &'a str,
 }
 
-impl route::Request for Asked<'_, '_, '_> {
+impl<H: Head> route::Request for Asked<'_, H> {
     fn host(&self) -> &str {
         self.host
     }
 
     fn method(&self) -> &str {
-        self.head.method
+        self.head.method()
     }
 
     fn path(&self) -> &str {
-        self.head.target.path
+        self.head.path()
     }
 
     fn query(&self) -> &str {
-        self.head.target.query
+        self.head.query()
     }
 
     fn header(&self, name: &str) -> Option<&[u8]> {
-        self.head.fields.find(name)
+        self.head.find(name)
     }
 }
 

@@ -11,10 +11,10 @@ use proxy_io::Chunk;
 
 use super::answer::{self, Answer};
 use super::attempt::{self, Next};
-use super::plan::{Decided, Plan, plan};
+use super::plan::{Decided, Outgoing, Plan, plan};
 use super::story::Story;
 use super::tries::Tries;
-use super::{Client, Then, mirror};
+use super::{Client, Then, bridged, mirror};
 use crate::connection::boxed;
 use crate::forward::exchange::COPIED_BYTES;
 use crate::forward::http1::{Body, Fault, Framing};
@@ -67,6 +67,9 @@ pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usiz
     down.chunk.advance(head_bytes);
     let active = story.begin(client);
     let outcome = match decided {
+        Ok(Decided::Forward(plan)) if matches!(plan.head, Outgoing::Request(_)) => {
+            boxed(|| bridged::serve_http1(client, down, plan, &story, began)).await
+        }
         Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
         Ok(Decided::Answer(answer, is_last)) => {
             boxed(move || answer_here(client, down, *answer, is_last)).await
@@ -94,7 +97,12 @@ pub(super) async fn refuse_unread(
     }
 }
 
-async fn answer_here(client: &Client<'_>, down: &mut Wire, answer: Answer, is_last: bool) -> Outcome {
+pub(super) async fn answer_here(
+    client: &Client<'_>,
+    down: &mut Wire,
+    answer: Answer,
+    is_last: bool,
+) -> Outcome {
     let (reason, status) = (answer.reason, answer.status);
     let then = match answer::send(client, down, answer, is_last).await {
         Ok(()) if !is_last => Then::Next,
@@ -134,7 +142,11 @@ impl Sending {
         if plan.framing != Framing::Length(0) && !down.chunk.is_empty() {
             early = body.split(&mut down.chunk)?;
         }
-        let mut head = std::mem::take(&mut plan.head);
+        let mut head = match std::mem::take(&mut plan.head) {
+            Outgoing::Bytes(head) => head,
+            // Goes another way.
+            Outgoing::Request(_) => Vec::new(),
+        };
         let (head_bytes, early_bytes) = (head.len() as u64, early.len() as u64);
         let mut first = if early.len() <= COPIED_BYTES {
             early.parts().for_each(|part| head.extend_from_slice(part));

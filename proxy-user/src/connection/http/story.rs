@@ -12,7 +12,7 @@ use proxy_core::service::Service;
 
 use super::Client;
 use super::request::Outcome;
-use crate::forward::http1::RequestHead;
+use crate::forward::head::Head;
 use crate::record::request::{RequestRecord, Text, TlsFacts};
 use crate::stats::http::{ActiveRequest, Event, HttpStats, RequestEnd};
 use crate::tls::Negotiated;
@@ -59,17 +59,17 @@ impl Story {
     }
 
     /// Remembers what the log is going to say, if there is one.
-    pub(super) fn read(&mut self, client: &Client<'_>, head: &RequestHead<'_, '_>, made_id: Option<&[u8]>) {
+    pub(super) fn read(&mut self, client: &Client<'_>, head: &impl Head, made_id: Option<&[u8]>) {
         if !client.local.shared.access.is_on() {
             return;
         }
-        let field = |name: &str| head.fields.find(name);
+        let field = |name: &str| head.find(name);
         let trace = field("traceparent").and_then(TraceParent::parse);
         self.texts = Some(Box::new(Texts {
-            version: if head.is_version_1_0 { "1.0" } else { "1.1" },
-            method: Text::new(head.method.as_bytes()),
-            host: Text::new(head.host.as_bytes()),
-            path: Text::path(head.target.path_and_query.as_bytes()),
+            version: head.version(),
+            method: Text::new(head.method().as_bytes()),
+            host: Text::new(head.host().as_bytes()),
+            path: Text::path(head.path_and_query().as_bytes()),
             request_id: made_id.or_else(|| field("x-request-id")).map(Text::new),
             trace_id: trace.map(|trace| Text::new(trace.trace_id.as_bytes())),
             user_agent: field("user-agent").map(Text::new),

@@ -86,6 +86,21 @@ pub(super) fn acquire(
     plan: &Plan,
     tries: &Tries<'_>,
 ) -> Result<Acquired, RequestReason> {
+    let most = plan.service.limits.max_connections_per_endpoint;
+    let (index, counted) = place(client, plan, tries, most)?;
+    Ok(acquire_of(client, plan, index, counted, tries))
+}
+
+/// Picks an endpoint that has room for one more, of so many: one that was not tried yet, or any if all were.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn place(
+    client: &Client<'_>,
+    plan: &Plan,
+    tries: &Tries<'_>,
+    most: Option<u32>,
+) -> Result<(usize, Counted), RequestReason> {
     let tried = &*tries.tried;
     let mut full: Vec<EndpointId> = Vec::new();
     loop {
@@ -97,8 +112,8 @@ pub(super) fn acquire(
             return Err(if full.is_empty() { RequestReason::NoEndpoint } else { RequestReason::Limit });
         };
         let endpoint = &plan.service.endpoints[index];
-        match count(&endpoint.load, plan.service.limits.max_connections_per_endpoint) {
-            Some(counted) => return Ok(acquire_of(client, plan, index, counted, tries)),
+        match count(&endpoint.load, most) {
+            Some(counted) => return Ok((index, counted)),
             None => full.push(endpoint.id),
         }
     }
@@ -162,7 +177,7 @@ async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Up
 }
 
 /// What a connection that could not be made is called for a request.
-fn of_connect(reason: Reason) -> RequestReason {
+pub(super) fn of_connect(reason: Reason) -> RequestReason {
     match reason {
         Reason::ConnectRefused => RequestReason::ConnectRefused,
         Reason::ConnectTimeout => RequestReason::ConnectTimeout,

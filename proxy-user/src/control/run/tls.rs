@@ -57,6 +57,6 @@ impl Control {
         }
         let service = self.snapshot.service(check.service)?;
         let client = self.parts.shared.tls.current().client(service.tls.as_deref()?).cloned()?;
-        Some((client, Alpn::of(service.protocol)))
+        Some((client, Alpn::of_service(service.protocol)))
     }
 }

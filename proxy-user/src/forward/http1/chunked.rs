@@ -23,6 +23,8 @@ pub struct Chunked {
     trailer: Vec<u8>,
     trailers: usize,
     trailer_bytes: usize,
+    /// Lines of trailers, if somebody wants them.
+    kept: Option<Vec<u8>>,
     most_trailers: usize,
     most_bytes: usize,
 }
@@ -75,9 +77,23 @@ impl Chunked {
             trailer: Vec::new(),
             trailers: 0,
             trailer_bytes: 0,
+            kept: None,
             most_trailers,
             most_bytes,
         }
+    }
+
+    /// Keeps the trailers, for somebody who cannot pass them on as they came.
+    #[must_use]
+    pub fn keeping_trailers(mut self) -> Self {
+        self.kept = Some(Vec::new());
+        self
+    }
+
+    /// The lines of the trailers, each checked and with its end; none if there are none, or are not kept.
+    #[must_use]
+    pub fn take_trailers(&mut self) -> Vec<u8> {
+        self.kept.take().unwrap_or_default()
     }
 
     /// Tells whether the body is complete.
@@ -164,6 +180,9 @@ impl Chunked {
             return Err(Fault::TooManyFields);
         }
         check_trailer(&self.trailer)?;
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(&self.trailer);
+        }
         self.trailer.clear();
         Ok(State::Trailer)
     }

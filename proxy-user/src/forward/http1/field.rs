@@ -136,6 +136,12 @@ impl<'h, 'b> Fields<'h, 'b> {
         self.items
     }
 
+    /// Fields that are passed on: name and value.
+    pub fn kept(&self) -> impl Iterator<Item = (&'b str, &'b [u8])> {
+        let kept = self.items.iter().enumerate().filter(|(index, _)| !self.is_dropped(*index));
+        kept.map(|(_, item)| (item.name, item.value))
+    }
+
     pub(super) fn drop(&mut self, index: usize) {
         self.dropped[index / 64] |= 1 << (index % 64);
     }

@@ -4,6 +4,7 @@ use httparse::ParserConfig;
 use proxy_core::route::HeaderChanges;
 
 use super::Fault;
+use crate::forward::head::Head;
 use super::body::Framing;
 use super::field::{self, Fields, Lengths, Options, Slots, put};
 
@@ -156,6 +157,40 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             put(out, "transfer-encoding", b"chunked");
         }
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Head for RequestHead<'_, '_> {
+    fn method(&self) -> &str {
+        self.method
+    }
+
+    fn host(&self) -> &str {
+        self.host
+    }
+
+    fn path(&self) -> &str {
+        self.target.path
+    }
+
+    fn query(&self) -> &str {
+        self.target.query
+    }
+
+    fn path_and_query(&self) -> &str {
+        self.target.path_and_query
+    }
+
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        self.fields.find(name)
+    }
+
+    fn find_all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s [u8]> {
+        self.fields.find_all(name)
+    }
+
+    fn version(&self) -> &'static str {
+        if self.is_version_1_0 { "1.0" } else { "1.1" }
     }
 }
 

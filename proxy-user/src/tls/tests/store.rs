@@ -27,7 +27,7 @@ fn what_has_not_changed_stays_the_same() {
     for protocol in [Protocol::Tcp, Protocol::Http] {
         assert!(Arc::ptr_eq(&of(&second, protocol), &of(&third, protocol)));
     }
-    assert_eq!(of(&third, Protocol::Http).alpn_protocols, [b"http/1.1"]);
+    assert_eq!(of(&third, Protocol::Http).alpn_protocols, [&b"h2"[..], b"http/1.1"]);
     assert!(of(&third, Protocol::Auto).alpn_protocols.is_empty());
     assert!(
         third.server(&pki.asking_server(false, &[]), Protocol::Tcp).is_none(),

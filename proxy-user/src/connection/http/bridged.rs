@@ -1,0 +1,383 @@
+//! Requests of which the client or the endpoint, or both, speak HTTP/2: tried, and tried again.
+
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response};
+use proxy_core::load::Load;
+use proxy_core::outcome::{Attempt, Reason, RequestReason};
+use proxy_core::deadline::Deadlines;
+use proxy_core::retry::{Failure, Kind};
+
+use super::answer::Answer;
+use super::attempt::{Broken, Next, after, broken, cut, handle_answer, report, sleep_until};
+use super::plan::{Outgoing, Plan, Version};
+use super::request::{Outcome, answer_here};
+use super::story::Story;
+use super::streams::{self, Streams};
+use super::tries::Tries;
+use super::upstream::{Acquired, Upstream, acquire, connect};
+use super::{Client, Then};
+use crate::connection::endpoint::send_attempt;
+use crate::connection::{OpenConn, boxed};
+use crate::forward::bridge::{self, Bridge, Download, Http1Side, Side, Upload};
+use crate::forward::exchange::Trouble;
+use crate::forward::http1::{Body, Fault, Framing};
+use crate::forward::http2;
+use crate::forward::wire::Wire;
+use crate::stats::http::Event;
+
+/// Answers before the answer (1xx) that are passed on; nobody sends more than a few.
+const MOST_INTERIM: u32 = 16;
+
+/// A request that came to nothing, of which the client knows nothing yet.
+pub(super) struct Over {
+    pub(super) reason: RequestReason,
+    tries: u32,
+}
+
+impl Over {
+    /// How it ended, if the client was answered with this status.
+    pub(super) fn outcome(&self, status: u16) -> Outcome {
+        let then = if status > 0 { Then::Next } else { Then::Abort(Reason::DownstreamReset) };
+        Outcome { tries: self.tries, ..Outcome::here(then, self.reason, status) }
+    }
+}
+
+/// Serves a request of a client that speaks HTTP/1.1.
+pub(super) async fn serve_http1(
+    client: &Client<'_>,
+    down: &mut Wire,
+    plan: Box<Plan>,
+    story: &Story,
+    began: Instant,
+) -> Outcome {
+    let bound = client.bound();
+    let incoming = match Body::new(plan.framing, bound.fields, bound.bytes) {
+        Body::Chunked(chunked) => Body::Chunked(Box::new(chunked.keeping_trailers())),
+        body => body,
+    };
+    let (question, framing) = (plan.question, plan.framing);
+    let mut side = Side::Http1(Http1Side::new(&mut *down, incoming));
+    let over = match forward(client, &mut side, plan, story, began).await {
+        Ok(outcome) => return outcome,
+        Err(over) => over,
+    };
+    if over.reason.status().is_none() {
+        return over.outcome(0);
+    }
+    let mut answer = Answer::of_reason(over.reason);
+    answer.is_head = question.is_head;
+    let is_last = framing != Framing::Length(0) || !question.is_keep_alive;
+    let outcome = answer_here(client, down, answer, is_last).await;
+    Outcome { tries: over.tries, ..outcome }
+}
+
+/// Sends a request to an endpoint and its answer to the client.
+///
+/// # Errors
+/// Why there is no answer; nothing was sent to the client.
+pub(super) async fn forward(
+    client: &Client<'_>,
+    side: &mut Side<'_>,
+    mut plan: Box<Plan>,
+    story: &Story,
+    began: Instant,
+) -> Result<Outcome, Over> {
+    let Outgoing::Request(request) = std::mem::take(&mut plan.head) else {
+        return Err(Over { reason: RequestReason::Internal, tries: 0 });
+    };
+    let plan = &*plan;
+    let limits = plan.service.limits.requests();
+    let Some(_active) = Load::try_request(&*plan.service.load, limits) else {
+        return Err(Over { reason: RequestReason::Limit, tries: 0 });
+    };
+    let policy = plan.rule.as_ref().map_or(&plan.retry, |rule| &rule.retry);
+    let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
+    // Whether it can be sent again shows at each failure.
+    let kind = Kind { is_idempotent: plan.question.is_idempotent, is_replayable: true };
+    let deadlines = Deadlines::new(began, timeouts);
+    let mut tries = Tries::new(began, &plan.service, policy, kind, deadlines, story);
+    let most = client.limits().request_bytes.unwrap_or(u64::MAX);
+    let mut upload = Upload::new(plan.framing == Framing::Length(0), most);
+    loop {
+        match attempt(client, side, plan, &request, &mut upload, &mut tries).await {
+            Next::Done(mut outcome) => {
+                outcome.tries = tries.count();
+                return Ok(*outcome);
+            }
+            Next::Again(pause) => {
+                if !pause.is_zero() {
+                    boxed(|| tokio::time::sleep(pause)).await;
+                }
+                tries.began = Instant::now();
+            }
+            Next::Over(reason) => {
+                tries.handle_end(reason);
+                return Err(Over { reason, tries: tries.count() });
+            }
+        }
+    }
+}
+
+/// Where a try goes.
+enum Reached {
+    Http1(Box<Upstream>),
+    Http2(Box<Streams>),
+}
+
+impl Reached {
+    fn index(&self) -> usize {
+        match self {
+            Self::Http1(upstream) => upstream.index,
+            Self::Http2(streams) => streams.index,
+        }
+    }
+
+    fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1(upstream) => upstream.is_reused,
+            Self::Http2(streams) => streams.lease.is_reused,
+        }
+    }
+}
+
+async fn attempt(
+    client: &Client<'_>,
+    side: &mut Side<'_>,
+    plan: &Plan,
+    request: &Request<()>,
+    upload: &mut Upload,
+    tries: &mut Tries<'_>,
+) -> Next {
+    let deadline = tries.deadline();
+    let reached = match plan.version {
+        Version::Http1 => match acquire(client, plan, tries) {
+            Ok(Acquired::Resting(upstream)) => Ok(Reached::Http1(Box::new(upstream))),
+            Ok(Acquired::Missing(place)) => boxed(|| connect(client, plan, place, deadline))
+                .await
+                .map(|upstream| Reached::Http1(Box::new(upstream))),
+            Err(reason) => Err((reason, None)),
+        },
+        Version::Http2 => streams::reach(client, plan, tries, deadline)
+            .await
+            .map(|streams| Reached::Http2(Box::new(streams))),
+    };
+    let mut reached = match reached {
+        Ok(reached) => reached,
+        Err((reason, endpoint)) => {
+            return after(client, tries, upload.is_there(), endpoint, reason, Failure::Connect);
+        }
+    };
+    tries.note(if reached.is_reused() { Event::ConnectionReused } else { Event::ConnectionOpened });
+    upload.begin_try();
+    let endpoint = &plan.service.endpoints[reached.index()];
+    let exchanging = boxed(|| exchange(client, side, plan, request, upload, tries, &mut reached, deadline));
+    match exchanging.await {
+        Ok(Exchanged { next, kept }) => {
+            if let (Reached::Http1(upstream), Some(sent_bytes)) = (reached, kept) {
+                upstream.keep(client, sent_bytes, Instant::now());
+            }
+            next
+        }
+        Err(Broken::Over(reason)) => Next::Over(reason),
+        Err(Broken::Try(reason, failure)) => {
+            report(client, endpoint, plan, Attempt::Bad, failure);
+            after(client, tries, upload.is_there(), Some(endpoint.id), reason, failure)
+        }
+    }
+}
+
+/// What follows an exchange.
+struct Exchanged {
+    next: Next,
+    /// The endpoint's connection, of HTTP/1.1, can be used again; so many bytes were sent on it.
+    kept: Option<u64>,
+}
+
+async fn exchange(
+    client: &Client<'_>,
+    side: &mut Side<'_>,
+    plan: &Plan,
+    request: &Request<()>,
+    upload: &mut Upload,
+    tries: &mut Tries<'_>,
+    reached: &mut Reached,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Result<Exchanged, Broken> {
+    let is_reused = reached.is_reused();
+    let endpoint = &plan.service.endpoints[reached.index()];
+    // What connecting took says nothing about how fast the endpoint answers.
+    let began = if is_reused { tries.began } else { Instant::now() };
+    client.conn.set_answer_limit(plan.service.limits.idle_timeout);
+    client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
+    let (up, response) = match &mut *reached {
+        Reached::Http1(upstream) => {
+            let mut up = Http1Side::new(&mut upstream.wire, Body::Length(0));
+            up.begin(http2::write_request(request, plan.framing), plan.framing);
+            (Side::Http1(up), None)
+        }
+        Reached::Http2(streams) => {
+            let beginning = streams.begin(request, !upload.has_body());
+            let begun = match deadline {
+                None => beginning.await,
+                Some((at, late)) => tokio::time::timeout_at(at.into(), beginning)
+                    .await
+                    .unwrap_or_else(|_| Err(broken(Trouble::Timeout, is_reused, |_| false, late))),
+            };
+            let (side, response) = begun?;
+            (Side::Http2(side), Some(response))
+        }
+    };
+    let mut bridge = Bridge {
+        down: side,
+        up,
+        response,
+        upload,
+        method: plan.question.method(),
+        bound: client.bound(),
+        watch: client.conn,
+        deadline: deadline.map(|(at, _)| sleep_until(at)),
+    };
+    let answer = match answered(client, plan, tries, &mut bridge).await {
+        Ok(Answered::Final(answer)) => answer,
+        Ok(Answered::Again(pause)) => {
+            send_attempt(client.local, endpoint.id, Attempt::BadStatus);
+            return Ok(Exchanged { next: Next::Again(pause), kept: None });
+        }
+        Err(trouble) => {
+            let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
+            let head_bytes = bridge.head_bytes();
+            drop(bridge);
+            let is_unseen = |end| match &*reached {
+                Reached::Http1(upstream) => upstream.is_unseen(head_bytes, end),
+                // Positions in the stream are of other requests, too.
+                Reached::Http2(_) => false,
+            };
+            return Err(broken(trouble, is_reused, is_unseen, late));
+        }
+    };
+    let first_byte = began.elapsed();
+    let status = answer.response.status().as_u16();
+    handle_answer(client, plan, endpoint, status, first_byte);
+    let most = client.limits().response_bytes.unwrap_or(u64::MAX);
+    let mut download = Download::new(answer.has_ended, most);
+    let is_kept = answer.is_kept;
+    client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
+    let is_early = !bridge.upload.is_sent();
+    let is_last = send_head(client, plan, bridge.down, answer, is_early);
+    bridge.deadline = tries.end().map(sleep_until);
+    let result = match is_last {
+        Ok(_) => bridge.answer(&mut download).await,
+        Err(ref failed) => Err(Trouble::ClientDied(std::io::Error::other(failed.to_string()))),
+    };
+    let is_sent = bridge.upload.is_sent();
+    let mut outcome = Outcome {
+        then: Then::Next,
+        reason: RequestReason::Ok,
+        status,
+        endpoint: Some(endpoint.address.0),
+        first_byte: Some(first_byte),
+        sent_bytes: bridge.upload.bytes,
+        received_bytes: download.bytes,
+        tries: 0,
+        ended: Instant::now(),
+    };
+    match result {
+        Ok(()) if is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
+        Ok(()) => {}
+        Err(ref trouble) => (outcome.then, outcome.reason) = cut(trouble),
+    }
+    let kept = (result.is_ok() && is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
+    Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept })
+}
+
+/// What an endpoint has answered.
+enum Answered {
+    Final(bridge::Answer),
+    /// With a status after which another try follows.
+    Again(Duration),
+}
+
+/// Waits for the answer's head; passes on what comes before it.
+async fn answered(
+    client: &Client<'_>,
+    plan: &Plan,
+    tries: &mut Tries<'_>,
+    bridge: &mut Bridge<'_, '_, OpenConn>,
+) -> Result<Answered, Trouble> {
+    for _ in 0..MOST_INTERIM {
+        let answer = bridge.head().await?;
+        if answer.is_interim {
+            if !plan.question.is_version_1_0 {
+                bridge.interim(answer.response).await?;
+            }
+            continue;
+        }
+        let status = answer.response.status().as_u16();
+        if tries.holds(status) && bridge.upload.is_sent() && bridge.upload.is_there() {
+            let endpoint = client.conn.endpoint();
+            if let Some(pause) = tries.handle_failure(client, Failure::Status(status), endpoint) {
+                return Ok(Answered::Again(pause));
+            }
+        }
+        return Ok(Answered::Final(answer));
+    }
+    Err(Trouble::UpstreamFault(Fault::StartLine))
+}
+
+/// Begins an answer to the client; says whether it is the last one on its connection. `is_early` is one that came before the
+/// request was complete.
+fn send_head(
+    client: &Client<'_>,
+    plan: &Plan,
+    side: &mut Side<'_>,
+    answer: bridge::Answer,
+    is_early: bool,
+) -> Result<bool, h2::Error> {
+    let bridge::Answer { mut response, has_ended, .. } = answer;
+    let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
+    http2::edit_response(&mut response, changes.filter(|changes| !changes.is_empty()));
+    match side {
+        Side::Http2(side) => {
+            *response.version_mut() = http::Version::HTTP_2;
+            if let Some(respond) = &mut side.respond {
+                let send = respond.send_response(response, has_ended)?;
+                side.send = (!has_ended).then_some(send);
+            }
+            Ok(false)
+        }
+        Side::Http1(side) => {
+            let framing = framing(plan, &mut response, has_ended);
+            let question = plan.question;
+            let is_last = !question.is_keep_alive
+                || framing == Framing::UntilClose
+                || client.local.is_draining.get()
+                || is_early;
+            let connection = match (is_last, question.is_version_1_0) {
+                (true, _) => Some("close"),
+                (false, true) => Some("keep-alive"),
+                (false, false) => None,
+            };
+            let (parts, ()) = response.into_parts();
+            side.begin(http2::write_response(&parts, framing, connection), framing);
+            Ok(is_last)
+        }
+    }
+}
+
+/// How an answer's body is framed for a client that speaks HTTP/1.1; says so where a head must.
+fn framing(plan: &Plan, response: &mut Response<()>, has_ended: bool) -> Framing {
+    let status = response.status().as_u16();
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    match (has_ended, length) {
+        (true, None) if !plan.question.is_head && !matches!(status, 204 | 304) => {
+            response.headers_mut().insert(CONTENT_LENGTH, 0.into());
+            Framing::Length(0)
+        }
+        (true, _) => Framing::Length(0),
+        (false, Some(count)) => Framing::Length(count),
+        (false, None) if plan.question.is_version_1_0 => Framing::UntilClose,
+        (false, None) => Framing::Chunked,
+    }
+}

@@ -1,0 +1,96 @@
+//! One request of an HTTP/2 client, from its head to the end of its answer.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason as Code, RecvStream};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Request};
+use proxy_core::outcome::RequestReason;
+use proxy_core::service::Limits;
+
+use super::answer::Answer;
+use super::bridged;
+use super::plan::{Decided, plan_http2};
+use super::request::Outcome;
+use super::story::Story;
+use super::{Client, Then};
+use crate::forward::bridge::{Http2Side, Side};
+use crate::forward::http1::Framing;
+
+/// Serves a request.
+pub(super) async fn serve(
+    client: &Client<'_>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let began = Instant::now();
+    let guard = client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits));
+    let client = &Client { conn: &guard.conn, ..*client };
+    let (parts, recv) = request.into_parts();
+    let framing = framing(&parts.headers, recv.is_end_stream());
+    let mut story = Story::new(client, began);
+    let decided = plan_http2(client, &parts, framing, &mut story);
+    drop(parts);
+    let active = story.begin(client);
+    let mut side = Side::Http2(Http2Side::of_client(recv, respond));
+    let outcome = match decided {
+        Ok(Decided::Forward(plan)) => match bridged::forward(client, &mut side, plan, &story, began).await {
+            Ok(outcome) => outcome,
+            Err(over) => over.outcome(answer(&mut side, Answer::of_reason(over.reason))),
+        },
+        Ok(Decided::Answer(found, _)) => {
+            let reason = found.reason;
+            Outcome::here(Then::Next, reason, answer(&mut side, *found))
+        }
+        Err(fault) => {
+            let reason = fault.of_request();
+            Outcome::here(Then::Next, reason, answer(&mut side, Answer::of_reason(reason)))
+        }
+    };
+    if let (Then::Abort(_), Side::Http2(side)) = (&outcome.then, &mut side) {
+        reset(side, outcome.reason);
+    }
+    story.end(client, active, &outcome);
+}
+
+/// How the body of a request is framed for HTTP/1.1.
+fn framing(headers: &HeaderMap, has_ended: bool) -> Framing {
+    if has_ended {
+        return Framing::Length(0);
+    }
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    // A length that the body does not have ends the stream (RFC 9113, 8.1.1).
+    length.map_or(Framing::Chunked, Framing::Length)
+}
+
+/// Answers by ourselves; gives the status that the client got, 0 if none.
+fn answer(side: &mut Side<'_>, answer: Answer) -> u16 {
+    let Side::Http2(Http2Side { respond: Some(respond), .. }) = side else { return 0 };
+    let status = answer.status;
+    let (response, body) = answer.into_http2();
+    match respond.send_response(response, body.is_empty()) {
+        Ok(_) if body.is_empty() => status,
+        Ok(mut send) => {
+            // Small: it waits for room in the stream's window, if there is none.
+            let _ = send.send_data(body, true);
+            status
+        }
+        Err(_) => 0,
+    }
+}
+
+/// Makes sure that the client does not take what it has for the whole.
+fn reset(side: &mut Http2Side, reason: RequestReason) {
+    let code = match reason {
+        RequestReason::DownstreamReset => Code::CANCEL,
+        RequestReason::RequestTimeout | RequestReason::ResponseTimeout | RequestReason::Draining => Code::CANCEL,
+        _ => Code::INTERNAL_ERROR,
+    };
+    match (&mut side.send, &mut side.respond) {
+        (Some(send), _) => send.send_reset(code),
+        (None, Some(respond)) => respond.send_reset(code),
+        (None, None) => {}
+    }
+}

@@ -1,0 +1,115 @@
+//! One client's HTTP/2 connection: requests side by side, each routed and sent on by itself.
+//!
+//! ```text
+//!   preface ──> streams ──> requests, each in a future of its own
+//!                  └─ drained, idle for too long: GOAWAY, and the end when the last request is over
+//! ```
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use proxy_core::outcome::Reason;
+use tokio::time::Sleep;
+
+use super::{Client, LINGER_TIME, call};
+use crate::connection::boxed;
+use crate::forward::http2::{self, H2Io, ServerConnection};
+use crate::forward::l4::{Ending, Watch as _};
+use crate::forward::wire::Wire;
+
+type Call<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// Serves a client that speaks HTTP/2 from its first byte to its end.
+pub(super) async fn serve(client: &Client<'_>, down: Wire) -> Ending {
+    let limits = client.limits();
+    let io = H2Io::new(down.stream, down.chunk);
+    let accepting = tokio::time::timeout(limits.head_timeout, http2::accept(io, limits));
+    let connection = match accepting.await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return Ending::of(reason(&error)),
+        Err(_) => return Ending::of(Reason::HeadTimeout),
+    };
+    client.conn.set_graceful();
+    let mut session = Session { client, connection, calls: FuturesUnordered::new(), leaving: None };
+    session.rest();
+    let ended = poll_fn(|cx| session.poll(cx)).await;
+    // Their streams are over: they notice and say so to the log.
+    while session.calls.next().await.is_some() {}
+    Ending::of(ended)
+}
+
+struct Session<'a> {
+    client: &'a Client<'a>,
+    connection: ServerConnection,
+    calls: FuturesUnordered<Call<'a>>,
+    /// Why the client was asked to go, and until when it may take if nothing is under way.
+    leaving: Option<(Reason, Option<Pin<Box<Sleep>>>)>,
+}
+
+impl Session<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.poll_leave(cx);
+        loop {
+            let was_busy = !self.calls.is_empty();
+            while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}
+            if was_busy && self.calls.is_empty() {
+                self.rest();
+            }
+            // This also sends what the calls have said.
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.client.conn.await_within(None, Reason::IdleTimeout);
+                    let client = self.client;
+                    self.calls.push(boxed(move || call::serve(client, request, respond)));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.reason(&error)),
+                Poll::Ready(None) => return Poll::Ready(self.leaving.as_ref().map_or(Reason::Fin, |l| l.0)),
+                Poll::Pending => break,
+            }
+        }
+        self.poll_lingered(cx)
+    }
+
+    /// Nothing is under way.
+    fn rest(&self) {
+        self.client.conn.rest(self.client.limits().idle_timeout);
+    }
+
+    /// Asks the client to go elsewhere with what it has not begun yet, if that is wanted.
+    fn poll_leave(&mut self, cx: &mut Context<'_>) {
+        if let Some(reason) = self.client.conn.poll_kill(cx)
+            && self.leaving.is_none()
+        {
+            self.leaving = Some((reason, None));
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    /// Ends a connection whose client was asked to go, has nothing under way, and stays.
+    fn poll_lingered(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let Some((reason, limit)) = &mut self.leaving else { return Poll::Pending };
+        if !self.calls.is_empty() {
+            *limit = None;
+            return Poll::Pending;
+        }
+        let limit = limit.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER_TIME)));
+        limit.as_mut().poll(cx).map(|()| *reason)
+    }
+
+    fn reason(&self, error: &h2::Error) -> Reason {
+        self.leaving.as_ref().map_or_else(|| reason(error), |leaving| leaving.0)
+    }
+}
+
+/// Why a connection ended, by what `h2` says of it.
+fn reason(error: &h2::Error) -> Reason {
+    tracing::debug!(%error, "a client's HTTP/2 connection ended");
+    match error.reason() {
+        _ if error.is_io() => Reason::DownstreamReset,
+        Some(h2::Reason::NO_ERROR) => Reason::Fin,
+        _ if error.is_remote() => Reason::DownstreamReset,
+        _ => Reason::Protocol,
+    }
+}

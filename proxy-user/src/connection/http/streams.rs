@@ -1,0 +1,160 @@
+//! A stream to an endpoint that speaks HTTP/2, for one request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use h2::client::ResponseFuture;
+use http::Request;
+use proxy_core::id::EndpointId;
+use proxy_core::load::Load;
+use proxy_core::outcome::RequestReason;
+use proxy_core::retry::Failure;
+use proxy_core::service::Protocol;
+use proxy_io::netns::Netns;
+
+use super::Client;
+use super::attempt::Broken;
+use super::plan::Plan;
+use super::tries::Tries;
+use super::upstream::{of_connect, place};
+use crate::connection::boxed;
+use crate::connection::endpoint::{self, Counted, Wanted};
+use crate::forward::bridge::Http2Side;
+use crate::forward::http2;
+use crate::tls;
+use crate::upstream::http2::{Found, Lease, Ticket};
+use crate::upstream::pool::Key;
+
+/// A place on a connection.
+pub(super) struct Streams {
+    pub(super) lease: Lease,
+    /// Index of the endpoint in the plan's service.
+    pub(super) index: usize,
+    is_tls: bool,
+    _counted: Counted,
+}
+
+impl Streams {
+    /// Begins a request; one that `has_ended` has no body.
+    pub(super) async fn begin(
+        &mut self,
+        request: &Request<()>,
+        has_ended: bool,
+    ) -> Result<(Http2Side, ResponseFuture), Broken> {
+        let mut request = request.clone();
+        if self.is_tls {
+            http2::set_https(&mut request);
+        }
+        let begun = match self.lease.sender().ready().await {
+            Ok(mut sender) => sender.send_request(request, has_ended),
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok((response, send)) => {
+                let send = (!has_ended).then_some(send);
+                Ok((Http2Side::of_endpoint(send), response))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no stream");
+                self.lease.set_over();
+                // Nothing was sent, whatever it was.
+                Err(Broken::Try(
+                    RequestReason::UpstreamClosed,
+                    Failure::ResetBeforeSend { is_reused: self.lease.is_reused },
+                ))
+            }
+        }
+    }
+}
+
+/// Finds a place on a connection, or makes one, until a deadline, which has a name of its own.
+///
+/// # Errors
+/// Why there is none, and at which endpoint.
+pub(super) async fn reach(
+    client: &Client<'_>,
+    plan: &Plan,
+    tries: &Tries<'_>,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Result<Streams, (RequestReason, Option<EndpointId>)> {
+    let (index, counted) = place(client, plan, tries, None).map_err(|reason| (reason, None))?;
+    let endpoint = &plan.service.endpoints[index];
+    client.conn.set_endpoint(endpoint.id);
+    let netns = endpoint::netns(client.local, client.accepted.netns.as_ref()).map_or(0, Netns::cookie);
+    let tls = endpoint::tls_client(client.local, &plan.service);
+    let key = Key::new(endpoint.id, netns, tls.as_ref());
+    let is_tls = tls.is_some();
+    let lease = match client.local.http2.find(key, tries.began) {
+        Found::Lease(lease) => lease,
+        // Boxed: most requests find one.
+        found => {
+            let reaching = boxed(|| wait(client, plan, index, key, tls, found));
+            let reached = match deadline {
+                None => reaching.await,
+                Some((at, late)) => tokio::time::timeout_at(at.into(), reaching).await.unwrap_or(Err(late)),
+            };
+            reached.map_err(|reason| (reason, Some(endpoint.id)))?
+        }
+    };
+    Ok(Streams { lease, index, is_tls, _counted: counted })
+}
+
+/// Waits until there is a connection with room, and makes it if nobody else does.
+async fn wait(
+    client: &Client<'_>,
+    plan: &Plan,
+    index: usize,
+    key: Key,
+    tls: Option<Arc<tls::Client>>,
+    mut found: Found,
+) -> Result<Lease, RequestReason> {
+    loop {
+        match found {
+            Found::Lease(lease) => return Ok(lease),
+            Found::Coming(coming) => coming.wait().await?,
+            Found::Missing(ticket) => return connect(client, plan, index, tls, ticket).await,
+        }
+        found = client.local.http2.find(key, Instant::now());
+    }
+}
+
+async fn connect(
+    client: &Client<'_>,
+    plan: &Plan,
+    index: usize,
+    tls: Option<Arc<tls::Client>>,
+    ticket: Ticket,
+) -> Result<Lease, RequestReason> {
+    let limits = plan.service.limits.requests();
+    let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
+    let netns = client.accepted.netns.as_ref();
+    let wants = Wanted { client: client.accepted.client, netns, service: &plan.service, has_early: true };
+    let endpoint = &plan.service.endpoints[index];
+    let opened = endpoint::open(client.local, &wants, endpoint, &plan.stats).await.map_err(of_connect);
+    let opened = opened.and_then(|stream| {
+        let chosen = stream.negotiated().and_then(|negotiated| negotiated.alpn.as_deref());
+        let is_refused =
+            tls.is_some() && plan.service.protocol == Protocol::Http2 && chosen != Some(b"h2");
+        if is_refused {
+            tracing::debug!(endpoint = %endpoint.address, "the endpoint does not speak HTTP/2 inside TLS (ALPN)");
+            return Err(RequestReason::TlsUpstream);
+        }
+        Ok(stream)
+    });
+    let begun = match opened {
+        Ok(stream) => {
+            http2::connect(stream, &plan.service.http).await.map_err(|_| RequestReason::UpstreamClosed)
+        }
+        Err(reason) => Err(reason),
+    };
+    match begun {
+        Ok((sender, connection)) => {
+            let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
+            Ok(ticket.open(sender, connection, life, tls))
+        }
+        Err(reason) => {
+            ticket.fail(reason);
+            Err(reason)
+        }
+    }
+}

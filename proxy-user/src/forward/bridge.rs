@@ -1,0 +1,436 @@
+//! One request and its answer between a client and an endpoint of which one, or both, speak HTTP/2.
+//!
+//! ```text
+//!   client ──pieces──> [upload, kept for another try] ──> endpoint
+//!   client <──pieces── [download]                     <── endpoint
+//! ```
+//!
+//! What comes from one side is taken only when the piece before it is on its way to the other: flow control reaches from end
+//! to end. Between two sides of HTTP/1.1 nothing has to be taken apart ([`super::exchange`]).
+
+mod side;
+
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use h2::client::ResponseFuture;
+use http::{HeaderMap, Response};
+use tokio::time::Sleep;
+
+pub use self::side::{Failed, Http1Side, Http2Side, Piece, Side};
+use super::exchange::{TURN_PIECES, Trouble};
+use super::http1::{Body, Framing, ResponseHead, Scan, slots};
+use super::http2;
+use super::l4::Watch;
+use super::wire::{HeadBound, NoHead};
+
+/// Bytes of a request's body that are kept so that it can be sent again.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// The request's way to endpoints: to one, and to the next if that one fails.
+pub struct Upload {
+    kept: Vec<Piece>,
+    kept_bytes: usize,
+    /// All that was taken so far is kept.
+    is_whole: bool,
+    /// The client has said all.
+    is_taken: bool,
+    /// Pieces of the kept ones that the endpoint of this try has got.
+    given: usize,
+    is_over: bool,
+    is_refused: bool,
+    /// Bytes of the body so far.
+    pub bytes: u64,
+    most_bytes: u64,
+}
+
+impl Upload {
+    /// Begins a body of at most so many bytes; one that has `ended` already is none.
+    #[must_use]
+    pub fn new(has_ended: bool, most_bytes: u64) -> Self {
+        Self {
+            kept: Vec::new(),
+            kept_bytes: 0,
+            is_whole: true,
+            is_taken: has_ended,
+            given: 0,
+            is_over: has_ended,
+            is_refused: false,
+            bytes: 0,
+            most_bytes,
+        }
+    }
+
+    /// Begins anew for another endpoint.
+    pub fn begin_try(&mut self) {
+        self.given = 0;
+        self.is_refused = false;
+        self.is_over = self.is_taken && self.kept.is_empty();
+    }
+
+    /// Tells whether there is a body, or may be one.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        !(self.is_taken && self.kept.is_empty())
+    }
+
+    /// Tells whether another endpoint could get all of it.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Tells whether the endpoint has got all of it.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.is_over && !self.is_refused
+    }
+
+    /// Keeps no more: the answer has begun, and no other endpoint is going to be asked.
+    fn settle(&mut self) {
+        if self.given == self.kept.len() {
+            self.is_whole = false;
+            (self.kept, self.given, self.kept_bytes) = (Vec::new(), 0, 0);
+        }
+    }
+
+    fn poll<W: Watch>(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Side<'_>,
+        up: &mut Side<'_>,
+        watch: &W,
+    ) -> Poll<Result<(), Trouble>> {
+        for _ in 0..TURN_PIECES {
+            if ready!(up.poll_flush(cx)).is_err() {
+                return self.refused();
+            }
+            if self.is_over {
+                return Poll::Ready(Ok(()));
+            }
+            let piece = match self.kept.get(self.given) {
+                Some(piece) => piece.clone(),
+                None => match ready!(down.poll_take(cx)) {
+                    Ok(piece) => self.keep(piece)?,
+                    Err(failed) => return Poll::Ready(Err(of_client(failed))),
+                },
+            };
+            if self.is_whole {
+                self.given += 1;
+            }
+            self.is_over = self.is_taken && self.given >= self.kept.len();
+            if up.give(piece).is_err() {
+                return self.refused();
+            }
+            watch.handle_progress();
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The endpoint takes no more; what it answered before counts, and whoever reads that tells how it ended.
+    fn refused(&mut self) -> Poll<Result<(), Trouble>> {
+        (self.is_refused, self.is_over) = (true, true);
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self, piece: Piece) -> Result<Piece, Trouble> {
+        let (bytes, is_last) = match &piece {
+            Piece::Data(data, is_last) => (data.len(), *is_last),
+            Piece::Trailers(_) | Piece::End => (0, true),
+        };
+        self.is_taken = is_last;
+        self.bytes += bytes as u64;
+        if self.bytes > self.most_bytes {
+            return Err(Trouble::ClientFault(super::http1::Fault::BodyTooLarge));
+        }
+        self.kept_bytes += bytes;
+        if self.kept_bytes > KEPT_BYTES {
+            self.is_whole = false;
+            (self.kept, self.given) = (Vec::new(), 0);
+        }
+        if self.is_whole {
+            self.kept.push(piece.clone());
+        }
+        Ok(piece)
+    }
+}
+
+/// The answer's way to the client.
+pub struct Download {
+    is_over: bool,
+    /// Bytes of the body so far.
+    pub bytes: u64,
+    most_bytes: u64,
+    /// What stood behind the body.
+    pub trailers: Option<HeaderMap>,
+}
+
+impl Download {
+    /// Begins a body of at most so many bytes; one that has ended already is none.
+    #[must_use]
+    pub fn new(has_ended: bool, most_bytes: u64) -> Self {
+        Self { is_over: has_ended, bytes: 0, most_bytes, trailers: None }
+    }
+
+    fn poll<W: Watch>(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Side<'_>,
+        up: &mut Side<'_>,
+        watch: &W,
+    ) -> Poll<Result<(), Trouble>> {
+        for _ in 0..TURN_PIECES {
+            ready!(down.poll_flush(cx)).map_err(of_client)?;
+            if self.is_over {
+                return Poll::Ready(Ok(()));
+            }
+            let piece = ready!(up.poll_take(cx)).map_err(of_endpoint)?;
+            match &piece {
+                Piece::Data(data, is_last) => {
+                    self.bytes += data.len() as u64;
+                    self.is_over = *is_last;
+                }
+                Piece::Trailers(trailers) => {
+                    self.trailers = Some(trailers.clone());
+                    self.is_over = true;
+                }
+                Piece::End => self.is_over = true,
+            }
+            if self.bytes > self.most_bytes {
+                return Poll::Ready(Err(Trouble::UpstreamFault(super::http1::Fault::BodyTooLarge)));
+            }
+            down.give(piece).map_err(of_client)?;
+            watch.handle_progress();
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// The head of an answer.
+pub struct Answer {
+    /// Status and fields, those for one hop taken out.
+    pub response: Response<()>,
+    /// It is not the answer yet (1xx).
+    pub is_interim: bool,
+    /// No body follows.
+    pub has_ended: bool,
+    /// The endpoint's connection, of HTTP/1.1, can be used again after it.
+    pub is_kept: bool,
+}
+
+/// A request under way to one endpoint.
+pub struct Bridge<'a, 's, W> {
+    /// The client's side.
+    pub down: &'a mut Side<'s>,
+    /// The endpoint's side.
+    pub up: Side<'a>,
+    /// Where the head of an answer comes from, in HTTP/2.
+    pub response: Option<ResponseFuture>,
+    /// The request.
+    pub upload: &'a mut Upload,
+    /// Its method as far as the length of an answer's body depends on it.
+    pub method: &'static str,
+    /// Bounds on the answer's head.
+    pub bound: HeadBound,
+    /// Whom to tell and to obey.
+    pub watch: &'a W,
+    /// When it has to be over.
+    pub deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<W: Watch> Bridge<'_, '_, W> {
+    /// Sends the request and waits for the head of an answer.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn head(&mut self) -> Result<Answer, Trouble> {
+        let mut scan = Scan::default();
+        let mut is_told = false;
+        poll_fn(|cx| {
+            self.poll_end(cx)?;
+            if self.poll_upload(cx)? && !std::mem::replace(&mut is_told, true) {
+                self.watch.handle_sent();
+            }
+            match self.poll_answer(cx, &mut scan) {
+                Poll::Pending if self.upload.is_over => match self.down.poll_gone(cx) {
+                    Poll::Ready(failed) => Poll::Ready(Err(of_client(failed))),
+                    Poll::Pending => Poll::Pending,
+                },
+                answer => answer,
+            }
+        })
+        .await
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>, scan: &mut Scan) -> Poll<Result<Answer, Trouble>> {
+        match (&mut self.up, &mut self.response) {
+            (Side::Http2(side), Some(future)) => {
+                if let Poll::Ready(Some(interim)) = future.poll_informational(cx) {
+                    let response = interim.map_err(|error| of_endpoint(Failed::Stream(error)))?;
+                    return Poll::Ready(Ok(Answer {
+                        response,
+                        is_interim: true,
+                        has_ended: false,
+                        is_kept: true,
+                    }));
+                }
+                let answer = ready!(Pin::new(future).poll(cx));
+                let (head, recv) = answer.map_err(|error| of_endpoint(Failed::Stream(error)))?.into_parts();
+                let has_ended = recv.is_end_stream();
+                side.recv = Some(recv);
+                let response = Response::from_parts(head, ());
+                Poll::Ready(Ok(Answer { response, is_interim: false, has_ended, is_kept: true }))
+            }
+            (Side::Http1(side), _) => {
+                let bytes = match ready!(side.wire.poll_head(cx, scan, self.bound)) {
+                    Ok(bytes) => bytes,
+                    Err(none) => return Poll::Ready(Err(no_head(none))),
+                };
+                *scan = Scan::default();
+                Poll::Ready(read(side, bytes, self.method, self.bound).map_err(Trouble::UpstreamFault))
+            }
+            (Side::Http2(_), None) => Poll::Pending,
+        }
+    }
+
+    /// Passes on what comes before the answer.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub async fn interim(&mut self, response: Response<()>) -> Result<(), Trouble> {
+        match &mut *self.down {
+            Side::Http1(side) => {
+                let head = http2::write_response(&response.into_parts().0, Framing::Length(0), None);
+                side.begin(head, Framing::Length(0));
+            }
+            Side::Http2(Http2Side { respond: Some(respond), .. }) => {
+                respond.send_informational(response).map_err(|error| of_client(Failed::Stream(error)))?;
+            }
+            Side::Http2(_) => {}
+        }
+        poll_fn(|cx| self.down.poll_flush(cx)).await.map_err(of_client)
+    }
+
+    /// Bytes of the head that the endpoint got, in HTTP/1.1.
+    #[must_use]
+    pub fn head_bytes(&self) -> u64 {
+        match &self.up {
+            Side::Http1(side) => side.head_bytes,
+            Side::Http2(_) => 0,
+        }
+    }
+
+    /// Bytes that were sent to an endpoint of HTTP/1.1 from which nothing came that is not used up; none otherwise.
+    #[must_use]
+    pub fn clean_bytes(&self) -> Option<u64> {
+        match &self.up {
+            Side::Http1(side) if side.wire.chunk.is_empty() && !side.wire.is_ended => Some(side.sent_bytes),
+            Side::Http1(_) | Side::Http2(_) => None,
+        }
+    }
+
+    /// Sends an answer to its end, and what is left of the request meanwhile.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn answer(&mut self, download: &mut Download) -> Result<(), Trouble> {
+        self.upload.settle();
+        poll_fn(|cx| {
+            self.poll_end(cx)?;
+            self.poll_upload(cx)?;
+            match download.poll(cx, self.down, &mut self.up, self.watch) {
+                // Nobody takes anything that would tell: the endpoint is silent.
+                Poll::Pending => match self.down.poll_gone(cx) {
+                    Poll::Ready(failed) => Poll::Ready(Err(of_client(failed))),
+                    Poll::Pending => Poll::Pending,
+                },
+                result => result,
+            }
+        })
+        .await
+    }
+
+    /// Moves what is left of the request; says whether that was its end.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<bool, Trouble> {
+        match self.upload.poll(cx, self.down, &mut self.up, self.watch) {
+            Poll::Ready(result) => result.map(|()| true),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Result<(), Trouble> {
+        if let Some(reason) = self.watch.poll_kill(cx) {
+            return Err(Trouble::Killed(reason));
+        }
+        let is_late = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
+        if is_late { Err(Trouble::Timeout) } else { Ok(()) }
+    }
+}
+
+/// Reads a head of HTTP/1.1 and takes it out of the wire.
+fn read(
+    side: &mut Http1Side<'_>,
+    bytes: usize,
+    method: &str,
+    bound: HeadBound,
+) -> Result<Answer, super::http1::Fault> {
+    let mut slots = slots();
+    let head = ResponseHead::parse(&side.wire.chunk[..bytes], &mut slots)?;
+    // Nobody who is asked across a bridge is offered another protocol.
+    if head.status == 101 {
+        return Err(super::http1::Fault::StartLine);
+    }
+    let is_interim = head.is_interim();
+    let framing = head.body(method);
+    let has_ended = framing == Framing::Length(0);
+    let is_kept = head.is_keep_alive && framing != Framing::UntilClose;
+    let response = http2::response_of_http1(&head)?;
+    side.wire.chunk.advance(bytes);
+    if !is_interim {
+        side.incoming = match Body::new(framing, bound.fields, bound.bytes) {
+            Body::Chunked(chunked) => Body::Chunked(Box::new(chunked.keeping_trailers())),
+            body => body,
+        };
+    }
+    Ok(Answer { response, is_interim, has_ended, is_kept })
+}
+
+fn no_head(no: NoHead) -> Trouble {
+    match no {
+        NoHead::Ended => Trouble::UpstreamEnded { has_begun: false },
+        NoHead::Cut => Trouble::UpstreamEnded { has_begun: true },
+        NoHead::Fault(fault) => Trouble::UpstreamFault(fault),
+        NoHead::Died(error) => Trouble::UpstreamDied(error),
+    }
+}
+
+fn of_client(failed: Failed) -> Trouble {
+    match failed {
+        Failed::Died(error) => Trouble::ClientDied(error),
+        Failed::Cut => Trouble::ClientCut,
+        Failed::Fault(fault) => Trouble::ClientFault(fault),
+        Failed::Stream(error) => Trouble::ClientDied(io::Error::other(error)),
+    }
+}
+
+/// What a failed stream to an endpoint is called.
+pub fn of_endpoint(failed: Failed) -> Trouble {
+    match failed {
+        Failed::Died(error) => Trouble::UpstreamDied(error),
+        Failed::Cut => Trouble::UpstreamEnded { has_begun: true },
+        Failed::Fault(fault) => Trouble::UpstreamFault(fault),
+        Failed::Stream(error) if is_refused(&error) => Trouble::UpstreamRefused,
+        Failed::Stream(error) => Trouble::UpstreamDied(io::Error::other(error)),
+    }
+}
+
+/// Tells whether an endpoint is proven to have done nothing with a request (RFC 9113, 8.7): it refused the stream, or went
+/// away and named a last stream before it.
+fn is_refused(error: &h2::Error) -> bool {
+    error.is_remote()
+        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
+}

@@ -1,0 +1,312 @@
+//! The two sides of a bridge: a body comes from each of them, and one goes to each.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::HeaderMap;
+
+use proxy_io::Chunk;
+
+use crate::forward::http1::{Body, Fault, Framing};
+use crate::forward::http2;
+use crate::forward::wire::Wire;
+
+/// What comes next of a body.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Bytes, and whether they are the last.
+    Data(Bytes, bool),
+    /// The end, with fields behind the body.
+    Trailers(HeaderMap),
+    /// The end.
+    End,
+}
+
+/// Why a side is of no more use.
+#[derive(Debug)]
+pub enum Failed {
+    /// The connection died.
+    Died(io::Error),
+    /// It ended within a body.
+    Cut,
+    /// What came is malformed.
+    Fault(Fault),
+    /// Only the stream, or the connection that it is on, was given up, in HTTP/2.
+    Stream(h2::Error),
+}
+
+/// One side.
+pub enum Side<'a> {
+    /// A whole connection.
+    Http1(Http1Side<'a>),
+    /// A stream of a connection.
+    Http2(Http2Side),
+}
+
+impl Side<'_> {
+    /// Takes the next piece of the body that comes from here; after the end there is none.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Failed>> {
+        match self {
+            Self::Http1(side) => side.poll_take(cx),
+            Self::Http2(side) => side.poll_take(cx),
+        }
+    }
+
+    /// Gives a piece of the body that goes here. Only after [`Side::poll_flush`] was ready.
+    ///
+    /// # Errors
+    /// If the stream is over.
+    pub fn give(&mut self, piece: Piece) -> Result<(), Failed> {
+        match self {
+            Self::Http1(side) => {
+                side.give(piece);
+                Ok(())
+            }
+            Self::Http2(side) => side.give(piece),
+        }
+    }
+
+    /// Waits until what was given is on its way, and so there is room for more.
+    ///
+    /// # Errors
+    /// If the peer takes no more.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        match self {
+            Self::Http1(side) => side.wire.stream.poll_send(cx, &mut side.out).map_err(Failed::Died),
+            Self::Http2(side) => side.poll_flush(cx),
+        }
+    }
+
+    /// Notices a peer that is gone, while nothing is awaited from it.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failed> {
+        match self {
+            Self::Http1(side) => side.poll_gone(cx),
+            Self::Http2(side) => side.poll_gone(cx),
+        }
+    }
+}
+
+/// A connection of HTTP/1.1.
+pub struct Http1Side<'a> {
+    /// The connection.
+    pub(super) wire: &'a mut Wire,
+    /// What is still to come from it.
+    pub(super) incoming: Body,
+    /// How the body that goes there is framed.
+    outgoing: Framing,
+    /// On its way there: the head first.
+    out: Chunk,
+    /// Bytes that were given to be sent, the head included.
+    pub(super) sent_bytes: u64,
+    /// Bytes of the head that was sent.
+    pub(super) head_bytes: u64,
+}
+
+impl<'a> Http1Side<'a> {
+    /// A connection that nothing was sent on yet, and what is to come from it.
+    #[must_use]
+    pub fn new(wire: &'a mut Wire, incoming: Body) -> Self {
+        let outgoing = Framing::Length(0);
+        Self { wire, incoming, outgoing, out: Chunk::default(), sent_bytes: 0, head_bytes: 0 }
+    }
+
+    /// Begins a message with its head.
+    pub fn begin(&mut self, head: Vec<u8>, outgoing: Framing) {
+        self.head_bytes = head.len() as u64;
+        self.outgoing = outgoing;
+        self.put(head);
+    }
+
+    fn put(&mut self, bytes: Vec<u8>) {
+        self.sent_bytes += bytes.len() as u64;
+        if self.out.is_empty() { self.out = Chunk::from(bytes) } else { self.out.append(&bytes) }
+    }
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Failed>> {
+        loop {
+            if self.incoming.is_done() {
+                return Poll::Ready(self.trailers());
+            }
+            if self.wire.chunk.is_empty() && !ready!(self.wire.poll_more(cx)).map_err(Failed::Died)? {
+                let is_complete = matches!(self.incoming, Body::UntilClose);
+                return Poll::Ready(if is_complete { Ok(Piece::End) } else { Err(Failed::Cut) });
+            }
+            let data = self.take().map_err(Failed::Fault)?;
+            if !data.is_empty() {
+                let is_last = matches!(self.incoming, Body::Length(0));
+                return Poll::Ready(Ok(Piece::Data(Bytes::from(data), is_last)));
+            }
+        }
+    }
+
+    /// Takes what is there of the body out of the wire: without chunks, and in memory of its own.
+    fn take(&mut self) -> Result<Vec<u8>, Fault> {
+        let chunk = &mut self.wire.chunk;
+        match &mut self.incoming {
+            Body::Chunked(chunked) => {
+                chunk.flatten();
+                let mut data = Vec::with_capacity(chunk.len());
+                let used = chunked.take(chunk, |bytes| data.extend_from_slice(bytes))?;
+                chunk.advance(used);
+                Ok(data)
+            }
+            body => {
+                let piece = body.split(chunk)?;
+                Ok(piece.parts().collect::<Vec<_>>().concat())
+            }
+        }
+    }
+
+    fn trailers(&mut self) -> Result<Piece, Failed> {
+        let Body::Chunked(chunked) = &mut self.incoming else { return Ok(Piece::End) };
+        let mut lines = chunked.take_trailers();
+        if lines.is_empty() {
+            return Ok(Piece::End);
+        }
+        lines.extend_from_slice(b"\r\n");
+        http2::trailers(&lines).map(Piece::Trailers).map_err(Failed::Fault)
+    }
+
+    fn give(&mut self, piece: Piece) {
+        use std::io::Write as _;
+        let mut out = Vec::new();
+        let is_chunked = self.outgoing == Framing::Chunked;
+        match piece {
+            Piece::Data(data, is_last) => {
+                if is_chunked && !data.is_empty() {
+                    // Writing to a Vec does not fail.
+                    let _ = write!(out, "{:x}\r\n", data.len());
+                    out.extend_from_slice(&data);
+                    out.extend_from_slice(b"\r\n");
+                } else {
+                    out.extend_from_slice(&data);
+                }
+                if is_chunked && is_last {
+                    out.extend_from_slice(b"0\r\n\r\n");
+                }
+            }
+            Piece::Trailers(trailers) if is_chunked => http2::write_trailers(&trailers, &mut out),
+            Piece::End if is_chunked => out.extend_from_slice(b"0\r\n\r\n"),
+            // Only chunks have room for trailers.
+            Piece::Trailers(_) | Piece::End => {}
+        }
+        self.put(out);
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failed> {
+        if self.incoming.is_done() && self.wire.chunk.is_empty() && !self.wire.is_ended {
+            match ready!(self.wire.poll_more(cx)) {
+                Ok(_) => self.wire.chunk.detach(),
+                Err(error) => return Poll::Ready(Failed::Died(error)),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// A stream of HTTP/2.
+#[derive(Default)]
+pub struct Http2Side {
+    /// What comes from there, once its head is known.
+    pub(super) recv: Option<RecvStream>,
+    /// The way to answer, for a client that was not answered yet.
+    pub respond: Option<SendResponse<Bytes>>,
+    /// What goes there, once a head was sent.
+    pub send: Option<SendStream<Bytes>>,
+    /// Given, and there is no room for it yet; and whether it is the last.
+    waiting: Option<(Bytes, bool)>,
+    /// Bytes taken that the peer has not been told of: it may send more only when they are on their way.
+    unreleased: usize,
+}
+
+impl Http2Side {
+    /// A client whose request is to be answered.
+    #[must_use]
+    pub fn of_client(recv: RecvStream, respond: SendResponse<Bytes>) -> Self {
+        Self { recv: Some(recv), respond: Some(respond), ..Self::default() }
+    }
+
+    /// An endpoint that a request's head was sent to, and where its body goes if it has one.
+    #[must_use]
+    pub fn of_endpoint(send: Option<SendStream<Bytes>>) -> Self {
+        Self { send, ..Self::default() }
+    }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Failed>> {
+        let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(Piece::End)) };
+        let unreleased = std::mem::take(&mut self.unreleased);
+        if unreleased > 0 {
+            recv.flow_control().release_capacity(unreleased).map_err(Failed::Stream)?;
+        }
+        match ready!(recv.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.unreleased = data.len();
+                Poll::Ready(Ok(Piece::Data(data, recv.is_end_stream())))
+            }
+            Some(Err(error)) => Poll::Ready(Err(Failed::Stream(error))),
+            None => {
+                let trailers = ready!(recv.poll_trailers(cx)).map_err(Failed::Stream)?;
+                Poll::Ready(Ok(trailers.map_or(Piece::End, Piece::Trailers)))
+            }
+        }
+    }
+
+    fn give(&mut self, piece: Piece) -> Result<(), Failed> {
+        let Some(send) = &mut self.send else { return Ok(()) };
+        match piece {
+            Piece::Data(data, is_last) => {
+                self.waiting = Some((data, is_last));
+                Ok(())
+            }
+            Piece::Trailers(trailers) => send.send_trailers(trailers).map_err(Failed::Stream),
+            Piece::End => send.send_data(Bytes::new(), true).map_err(Failed::Stream),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        let (Some(send), Some((data, is_last))) = (&mut self.send, &mut self.waiting) else {
+            return Poll::Ready(Ok(()));
+        };
+        let is_last = *is_last;
+        while !data.is_empty() {
+            send.reserve_capacity(data.len());
+            let room = match send.capacity() {
+                0 => match ready!(send.poll_capacity(cx)) {
+                    Some(Ok(room)) => room,
+                    Some(Err(error)) => return Poll::Ready(Err(Failed::Stream(error))),
+                    None => return Poll::Ready(Err(Failed::Cut)),
+                },
+                room => room,
+            };
+            let part = data.split_to(room.min(data.len()));
+            let is_end = is_last && data.is_empty();
+            send.send_data(part, is_end).map_err(Failed::Stream)?;
+            if is_end {
+                self.waiting = None;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if is_last {
+            send.send_data(Bytes::new(), true).map_err(Failed::Stream)?;
+        }
+        self.waiting = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failed> {
+        let reset = match (&mut self.send, &mut self.respond) {
+            (Some(send), _) => ready!(send.poll_reset(cx)),
+            (None, Some(respond)) => ready!(respond.poll_reset(cx)),
+            (None, None) => return Poll::Pending,
+        };
+        match reset {
+            Ok(reason) => Poll::Ready(Failed::Stream(reason.into())),
+            Err(error) => Poll::Ready(Failed::Stream(error)),
+        }
+    }
+}

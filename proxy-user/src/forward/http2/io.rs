@@ -1,0 +1,100 @@
+//! The poll traits that `h2` reads and writes by, on a stream of the driver.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use proxy_io::Chunk;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::tls::Stream;
+
+/// Bytes that are collected before they are sent without being asked: `h2` writes frame by frame and flushes at the end.
+const COLLECTED_BYTES: usize = 64 << 10;
+
+/// A stream as `h2` sees it: what is written is collected, and one send carries it when `h2` flushes.
+pub struct H2Io {
+    stream: Stream,
+    received: Chunk,
+    collected: Vec<u8>,
+    sending: Chunk,
+}
+
+impl H2Io {
+    /// Begins with what was received already.
+    #[must_use]
+    pub fn new(stream: Stream, received: Chunk) -> Self {
+        Self { stream, received, collected: Vec::new(), sending: Chunk::default() }
+    }
+
+    /// Sends what was collected, all of it.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.sending.is_empty() {
+                ready!(self.stream.poll_send(cx, &mut self.sending))?;
+            }
+            if self.collected.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.sending = Chunk::from(std::mem::take(&mut self.collected));
+        }
+    }
+}
+
+impl AsyncRead for H2Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.received.is_empty() {
+            this.received = ready!(this.stream.poll_recv(cx))?;
+        }
+        // A bundle shows its first part.
+        let first = &*this.received;
+        let count = first.len().min(buf.remaining());
+        buf.put_slice(&first[..count]);
+        this.received.advance(count);
+        // What is left waits for a peer that is not read fast enough: it must not hold one of the worker's buffers.
+        this.received.detach();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for H2Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_all(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_all(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        self.stream.poll_shutdown_write(cx)
+    }
+}
+
+impl H2Io {
+    fn poll_write_all(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.collected.len() >= COLLECTED_BYTES {
+            ready!(self.poll_send(cx))?;
+        }
+        bufs.iter().for_each(|buf| self.collected.extend_from_slice(buf));
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+    }
+}
