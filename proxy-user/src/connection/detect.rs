@@ -27,7 +27,7 @@ use crate::forward::http2;
 use crate::forward::l4::{Early, Watch as _};
 use crate::forward::wire::Wire;
 use crate::stats::conn::ServiceStats;
-use crate::upstream::http2::Found;
+use crate::upstream;
 use crate::upstream::pool::{Kept, Key};
 
 /// Time that a client gets to say something before its server is taken for the one that speaks first.
@@ -161,7 +161,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             let key = Key::new(endpoint.id, netns, tls.as_ref());
             let life = local.pool.begin(&mut local.rng.borrow_mut());
             match (spoken, local.http2.find(key, Instant::now())) {
-                (First::Http2, Found::Missing(ticket)) => {
+                (First::Http2, upstream::http2::Found::Missing(ticket)) => {
                     if let Ok((sender, driven)) = http2::connect(up.stream, &service.http).await {
                         drop(ticket.open(sender, driven, life, tls));
                     }

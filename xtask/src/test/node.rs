@@ -7,11 +7,11 @@ use crate::machine;
 
 pub(super) use crate::machine::obstacle;
 
-/// Debian's h11, which only Debian's own python3 sees.
-const H11: &str = "/usr/lib/python3/dist-packages/h11";
+/// Where Debian keeps modules that only its own python3 sees.
+const MODULES: &str = "/usr/lib/python3/dist-packages/";
 
 /// Programs that tests drive and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 17] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -22,7 +22,11 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("haproxy", "haproxy"),
     ("slowhttptest", "slowhttptest"),
     ("testssl", "testssl.sh"),
-    (H11, "python3-h11"),
+    ("/usr/lib/python3/dist-packages/h11", "python3-h11"),
+    ("/usr/lib/python3/dist-packages/h2", "python3-h2"),
+    ("/usr/lib/python3/dist-packages/grpc", "python3-grpcio"),
+    ("h2load", "nghttp2-client"),
+    ("nghttpd", "nghttp2-server"),
     ("ip", "iproute2"),
     ("python3", "python3"),
 ];
@@ -41,7 +45,7 @@ pub(super) fn install_programs() -> Vec<String> {
 
 fn is_installed(program: &str) -> bool {
     machine::find(program).is_some()
-        || (program == H11 && Path::new(H11).is_dir())
+        || (program.starts_with(MODULES) && Path::new(program).is_dir())
         || (program == "postgres" && has_postgres(Path::new("/usr/lib/postgresql")))
 }
 

@@ -1,0 +1,326 @@
+//! HTTP/2 and gRPC between programs that know nothing of Weir.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proxy_tests::client::Place;
+use proxy_tests::net::Family;
+use proxy_tests::node::Weir;
+use proxy_tests::pki::{Pki, ROOT};
+use proxy_tests::process::{self, Running};
+use proxy_tests::scratch::Scratch;
+use proxy_tests::skip;
+use proxy_tests::world::World;
+use proxy_tests::{config, wait};
+use serde_json::{Value, json};
+
+/// A body that fits into no window.
+const BIG_BYTES: usize = 5 << 20;
+/// Longer than any step needs on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+const END_LIMIT: Duration = Duration::from_secs(10);
+/// Debian's interpreter, which sees Debian's packages.
+const PYTHON: &str = "/usr/bin/python3";
+const GRPC_SERVER: &str = include_str!("../src/python/grpc_server.py");
+const GRPC_CLIENT: &str = include_str!("../src/python/grpc_client.py");
+
+fn edge() -> SocketAddr {
+    "10.77.0.1:8000".parse().unwrap()
+}
+
+fn vip() -> SocketAddr {
+    Family::V4.vip(1, 80)
+}
+
+fn host() -> SocketAddr {
+    Family::V4.host(10, 8080)
+}
+
+/// A service whose endpoints speak this, caught at its address and offered at the edge.
+fn speaking(world: &World, protocol: &str, more: Value) -> Value {
+    let mut service = json!({
+        "name": "web", "protocol": protocol, "addresses": [vip().to_string()],
+        "endpoints": [{"address": host().to_string()}],
+    });
+    config::merge(&mut service, more);
+    let mut config = config::config(world, [service]);
+    let listener = json!({"address": edge().to_string(), "protocol": "http", "service": "web"});
+    config::merge(&mut config, json!({"listeners": [listener]}));
+    config
+}
+
+/// Both ways to Weir: where the client runs, and what it asks for.
+fn ways(world: &World) -> [(Place<'_>, SocketAddr); 2] {
+    [(world.outside(), edge()), (world.app(), vip())]
+}
+
+/// Tells whether Debian's python has a module; skips the test if not.
+fn has_module(name: &str) -> bool {
+    let has = Path::new("/usr/lib/python3/dist-packages").join(name).is_dir();
+    if !has {
+        skip::skip(&format!("{name} for Python is not installed"));
+    }
+    has
+}
+
+/// An nginx that speaks one version of HTTP without TLS.
+struct Nginx {
+    running: Running,
+    scratch: Scratch,
+}
+
+impl Nginx {
+    fn start(world: &World, listens: &str, more: &str) -> Option<Self> {
+        let nginx = world.program("nginx")?;
+        let scratch = Scratch::new("http2-nginx");
+        let folder = scratch.path().display().to_string();
+        let text = format!(
+            "user root; daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/log;\n\
+             events {{ worker_connections 1024; }} http {{ access_log off; client_body_temp_path {folder}/b;\n\
+             proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;\n\
+             scgi_temp_path {folder}/s; client_max_body_size 0; absolute_redirect off;\n\
+             server {{ listen {} {listens}; root {folder}; {more}\n\
+             location = / {{ return 200 \"$server_protocol $request_method $host $http_cookie\"; }}\n\
+             location = /none {{ return 204; }} location = /moved {{ return 302 /; }}\n\
+             location /new/ {{ dav_methods PUT DELETE; create_full_put_path on; }} }} }}\n",
+            host()
+        );
+        let file = scratch.file("nginx.conf", text);
+        let running = world.serve(&nginx, &["-c", &file], host());
+        Some(Self { running, scratch })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = process::signal(self.running.pid(), "-TERM");
+        if !std::thread::panicking() {
+            self.running.wait(END_LIMIT);
+        }
+    }
+}
+
+/// Bytes that no shift leaves alike.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+#[test]
+fn every_version_reaches_every_version() {
+    let Some(world) = World::new() else { return };
+    let Some(curl) = world.program("curl") else { return };
+    for (protocol, listens, spoken) in [("http", "", "HTTP/1.1"), ("http2", "http2", "HTTP/2.0")] {
+        let Some(nginx) = Nginx::start(&world, listens, "") else { return };
+        let big = noise(BIG_BYTES);
+        let big_file = nginx.scratch.file("big.bin", &big);
+        let out = nginx.path("out").display().to_string();
+        let Some(_weir) = Weir::start(&world.net, &speaking(&world, protocol, json!({}))) else { return };
+        for (place, address) in ways(&world) {
+            for version in ["--http1.1", "--http2-prior-knowledge"] {
+                let url = |path: &str| format!("http://{address}{path}");
+                let run = |arguments: &[&str]| {
+                    let all = [&["-sS", "--fail", "--max-time", "30", version], arguments].concat();
+                    place.output(&curl, &all).unwrap()
+                };
+                let what = format!("{version} to {protocol} at {address}");
+                let host = address.ip();
+                assert_eq!(run(&["-b", "a=1; b=2", &url("/")]), format!("{spoken} GET {host} a=1; b=2"));
+                let wanted = if version == "--http1.1" { "1.1" } else { "2" };
+                let root = url("/");
+                let said = run(&["-o", "/dev/null", "-w", "%{http_version} ", &root, "-o", "/dev/null", &root]);
+                assert_eq!(said.trim(), format!("{wanted} {wanted}"), "{what}");
+                run(&["-o", &out, &url("/big.bin")]);
+                assert!(fs::read(&out).unwrap() == big, "{what}: every byte of a large file");
+                let head = run(&["-I", &url("/big.bin")]).to_lowercase();
+                assert!(head.contains(&format!("content-length: {BIG_BYTES}")), "{what}: {head}");
+                run(&["-r", "1000-1999", "-o", &out, &url("/big.bin")]);
+                assert!(fs::read(&out).unwrap() == big[1000..2000], "{what}: a range");
+                run(&["-T", &big_file, &url("/new/put.bin")]);
+                assert!(fs::read(nginx.path("new/put.bin")).unwrap() == big, "{what}: an upload of known length");
+                let piped = format!("cat {big_file} | {} -sS --fail --max-time 30 {version} -T - {}", curl.display(), url("/new/piped.bin"));
+                place.output(Path::new("/bin/sh"), &["-c", &piped]).unwrap();
+                assert!(fs::read(nginx.path("new/piped.bin")).unwrap() == big, "{what}: and of unknown length");
+                run(&["-X", "DELETE", &url("/new/put.bin")]);
+                assert!(!nginx.path("new/put.bin").exists());
+                let of = |path: &str| run(&["-o", "/dev/null", "-w", "%{http_code} %{size_download}", &url(path)]);
+                assert_eq!(of("/none"), "204 0", "{what}");
+                let redirected = run(&["-L", &url("/moved")]);
+                assert!(redirected.starts_with(spoken), "{what}: {redirected}");
+                let missing = ["-s", "-o", "/dev/null", "-w", "%{http_code}", version, &url("/missing")];
+                assert_eq!(place.output(&curl, &missing).unwrap(), "404", "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_chooses_its_version_inside_tls_and_an_endpoint_does_too() {
+    let Some(world) = World::new() else { return };
+    let Some(curl) = world.program("curl") else { return };
+    let pki = Pki::new();
+    pki.certificate("web", &["DNS:web.shop"]);
+    let (cert, key) = (pki.path("web.pem"), pki.path("web.key"));
+    let more = format!("ssl_certificate {cert}; ssl_certificate_key {key};");
+    let Some(_nginx) = Nginx::start(&world, "ssl http2", &more) else { return };
+    let ca = pki.path(&format!("{ROOT}.pem"));
+    let mut config = speaking(&world, "http2", json!({"tls": {"ca": ca, "sni": "web.shop"}}));
+    config["listeners"][0]["tls"] = json!({"certificates": [{"cert": cert, "key": key}]});
+    let Some(_weir) = Weir::start(&world.net, &config) else { return };
+    let resolve = format!("web.shop:{}:{}", edge().port(), edge().ip());
+    let url = format!("https://web.shop:{}/", edge().port());
+    for (option, wanted) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        let arguments = ["-sS", "--fail", "--max-time", "30", option, "--cacert", &ca, "--resolve", &resolve];
+        let more = ["-w", " %{http_version}", &url];
+        let said = world.outside().output(&curl, &[&arguments[..], &more[..]].concat()).unwrap();
+        assert_eq!(said, format!("HTTP/2.0 GET web.shop  {wanted}"));
+    }
+}
+
+#[test]
+fn h2load_loses_no_request() {
+    let Some(world) = World::new() else { return };
+    let Some(h2load) = world.program("h2load") else { return };
+    let Some(_nginx) = Nginx::start(&world, "http2", "http2_max_requests 500;") else { return };
+    let Some(weir) = Weir::start(&world.net, &speaking(&world, "http2", json!({}))) else { return };
+    let url = format!("http://{}/", edge());
+    let said = world.outside().output(&h2load, &["-n", "20000", "-c", "10", "-m", "100", &url]).unwrap();
+    assert!(said.contains("20000 succeeded, 0 failed, 0 errored"), "{said}");
+    let counted = weir.metrics().sum("weir_http_requests_total", &[("service", "web")]);
+    assert!(counted >= 20_000.0, "{counted} of 20000");
+}
+
+struct Grpc {
+    server: Running,
+}
+
+impl Grpc {
+    fn start(world: &World) -> Option<Self> {
+        Self::start_at(world, host())
+    }
+
+    fn start_at(world: &World, address: SocketAddr) -> Option<Self> {
+        if !has_module("grpc") {
+            return None;
+        }
+        let mut command = world.far().command(Path::new(PYTHON));
+        command.args(["-c", GRPC_SERVER, &address.to_string()]);
+        let server = Running::start(&mut command).unwrap();
+        assert_eq!(server.line(LIMIT).as_deref(), Some("ready"));
+        Some(Self { server })
+    }
+}
+
+fn grpc_client(place: Place<'_>, address: SocketAddr, steps: &str, more: &[&str]) -> Running {
+    let mut command = place.command(Path::new(PYTHON));
+    command.args(["-c", GRPC_CLIENT, &address.to_string(), steps]).args(more);
+    Running::start(&mut command).unwrap()
+}
+
+/// Runs steps to their end.
+fn grpc_steps(place: Place<'_>, address: SocketAddr, steps: &str) {
+    let mut client = grpc_client(place, address, steps, &[]);
+    let lines: Vec<String> = std::iter::from_fn(|| client.line(LIMIT)).collect();
+    let wanted: Vec<String> = steps.split(',').map(|step| format!("ok {step}")).collect();
+    assert_eq!(lines, wanted, "{address}");
+    assert!(client.wait(END_LIMIT).success());
+}
+
+#[test]
+fn grpc_in_every_shape() {
+    let Some(world) = World::new() else { return };
+    let Some(_grpc) = Grpc::start(&world) else { return };
+    for protocol in ["http2", "auto"] {
+        let Some(_weir) = Weir::start(&world.net, &speaking(&world, protocol, json!({}))) else { return };
+        for (place, address) in ways(&world) {
+            // What the endpoints of `auto` speak shows only in what an intercepted client says.
+            if protocol == "http2" || address == vip() {
+                grpc_steps(place, address, "shapes,turns,big,statuses,many");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_deadline_or_a_client_that_gives_up_reaches_the_server() {
+    let Some(world) = World::new() else { return };
+    let Some(grpc) = Grpc::start(&world) else { return };
+    let Some(_weir) = Weir::start(&world.net, &speaking(&world, "http2", json!({}))) else { return };
+    for (place, address) in ways(&world) {
+        grpc_steps(place, address, "deadline");
+        let called = grpc.server.line(LIMIT).unwrap();
+        let left: f64 = called.strip_prefix("called ").unwrap().parse().unwrap();
+        assert!(left > 0.0 && left <= 0.5, "the deadline only shrinks: {left}");
+        assert_eq!(grpc.server.line(LIMIT).as_deref(), Some("cancelled"));
+
+        let mut client = grpc_client(place, address, "cancel", &[]);
+        assert_eq!(client.line(LIMIT).as_deref(), Some("waiting"));
+        assert!(grpc.server.line(LIMIT).unwrap().starts_with("called "));
+        client.say("go");
+        assert_eq!(grpc.server.line(LIMIT).as_deref(), Some("cancelled"));
+        assert_eq!(client.line(LIMIT).as_deref(), Some("ok cancel"));
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_said_in_grpcs_own_words() {
+    let Some(world) = World::new() else { return };
+    if !has_module("grpc") {
+        return;
+    }
+    let Some(_weir) = Weir::start(&world.net, &speaking(&world, "http2", json!({}))) else { return };
+    for (place, address) in ways(&world) {
+        grpc_steps(place, address, "unavailable");
+    }
+}
+
+#[test]
+fn a_server_that_stops_loses_no_call() {
+    let Some(world) = World::new() else { return };
+    let other = Family::V4.host(11, 8080);
+    let (Some(mut grpc), Some(_other)) = (Grpc::start(&world), Grpc::start_at(&world, other)) else { return };
+    let endpoints = [host(), other].map(|address| json!({"address": address.to_string()}));
+    let config = speaking(&world, "http2", json!({"endpoints": endpoints}));
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let mut client = grpc_client(world.app(), vip(), "steady", &[]);
+    assert_eq!(client.line(LIMIT).as_deref(), Some("ready"));
+    let requests = || weir.metrics().sum("weir_http_requests_total", &[("service", "web")]);
+    wait::until_true("calls", LIMIT, || requests() > 20.0);
+    // It says GOAWAY, and ends what it has begun.
+    grpc.server.say("stop");
+    let _ = grpc.server.wait(LIMIT);
+    drop(grpc);
+    let before = requests();
+    wait::until_true("more calls", LIMIT, || requests() > before + 20.0);
+    client.say("stop");
+    assert_eq!(client.line(LIMIT).as_deref(), Some("ok steady"));
+}
+
+#[test]
+fn a_drain_lets_every_call_end() {
+    let Some(world) = World::new() else { return };
+    let Some(_grpc) = Grpc::start(&world) else { return };
+    let Some(mut weir) = Weir::start(&world.net, &speaking(&world, "http2", json!({}))) else { return };
+    let mut client = grpc_client(world.outside(), edge(), "cancel", &[]);
+    assert_eq!(client.line(LIMIT).as_deref(), Some("waiting"));
+    let active = || weir.metrics().sum("weir_http_requests_active", &[("service", "web")]);
+    wait::until_true("a call", LIMIT, || active() > 0.0);
+    weir.signal("-TERM");
+    client.say("go");
+    assert_eq!(client.line(LIMIT).as_deref(), Some("ok cancel"));
+    assert!(weir.wait(LIMIT).success());
+}
