@@ -13,6 +13,7 @@ pub mod deadline;
 pub mod detect;
 #[cfg(test)]
 mod fixture;
+pub mod grpc;
 pub mod health;
 pub mod http;
 pub mod id;
