@@ -59,7 +59,8 @@ pub(super) fn retry() -> Result<Run> {
         Failure::PerTryTimeout,
         Failure::Status(503),
     ];
-    let on = RetryOn { connect_failure: true, reset: true, timeout: true, statuses: vec![(500, 504)] };
+    let statuses = vec![(500, 504)];
+    let on = RetryOn { connect_failure: true, reset: true, timeout: true, statuses, ..RetryOn::default() };
     let policy = RetryPolicy { on, ..RetryPolicy::default() };
     let load = Arc::new(Load::default());
     let limits = RequestLimits::default();

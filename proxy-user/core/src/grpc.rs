@@ -8,7 +8,7 @@ mod text;
 mod timeout;
 
 pub use self::messages::{MessageError, Messages, PREFIX_BYTES};
-pub use self::status::Status;
+pub use self::status::{Status, StatusSet};
 pub use self::text::{decode_message, encode_message};
 pub use self::timeout::{TimeoutText, format_timeout, parse_timeout};
 

@@ -19,6 +19,8 @@ pub struct HttpLimits {
     pub request_bytes: Option<u64>,
     /// Bytes of an answer's body; more is cut off, with both connections.
     pub response_bytes: Option<u64>,
+    /// Bytes of one message of a gRPC call, in either direction; a longer one ends the call with `resource_exhausted`.
+    pub message_bytes: Option<u32>,
 }
 
 impl HttpLimits {
@@ -34,6 +36,7 @@ impl HttpLimits {
         body_timeout: Duration::from_secs(60),
         request_bytes: None,
         response_bytes: None,
+        message_bytes: None,
     };
 }
 

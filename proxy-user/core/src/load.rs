@@ -2,12 +2,15 @@
 
 mod latency;
 mod limit;
+mod throttle;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use self::latency::Latency;
 use self::limit::Counts;
 pub use self::limit::{Budget, NoRetry, Pending, Request, RequestLimits, Retry};
+use self::throttle::Missing;
+pub use self::throttle::RetryThrottle;
 
 /// What all workers know of a service or an endpoint between two snapshots, shared by every version of it.
 #[derive(Debug, Default)]
@@ -15,6 +18,7 @@ pub struct Load {
     open: AtomicU32,
     is_suspect: AtomicBool,
     counts: Counts,
+    missing: Missing,
     latency: Latency,
 }
 

@@ -2,21 +2,28 @@
 //!
 //! ```text
 //!   failure ──> safe? ──> wanted? ──> tries left? ──> time left? ──> budget? ──> pause ──> another try
-//!                 │          │            │              │             └─ Load::try_retry, if it is charged
+//!                 │          │            │              │             └─ if it is charged: Load::throttle_failure (where the
+//!                 │          │            │              │                policy has a throttle), then Load::try_retry
 //!                 └──────────┴────────────┴──────────────┴─> the failure is the answer
 //! ```
 //!
-//! Safe is what nobody can have worked on ([`proof`] says how that is known), and what may be repeated by its meaning
-//! (RFC 9110, 9.2.2); everything else a proxy must not repeat.
+//! Safe is what nobody can have worked on ([`proof`] says how that is known, and HTTP/2 servers say it themselves), what may be
+//! repeated by its meaning (RFC 9110, 9.2.2), and a gRPC call that failed with a status which the policy names: that is
+//! how the owner of a service says which failures may be followed by the same call (gRPC proposal A6). Everything else a proxy
+//! must not repeat.
 
 pub mod proof;
+mod pushback;
 
 use std::time::Duration;
 
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 
-use crate::load::Budget;
+use crate::grpc::{Status, StatusSet};
+use crate::load::{Budget, RetryThrottle};
+
+pub use self::pushback::{MAX_PUSHBACK, Pushback};
 
 /// What the config says about trying again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +36,8 @@ pub struct RetryPolicy {
     pub budget_percent: u8,
     /// Retries that may be under way whatever the share says: a service with few requests must be able to retry, too.
     pub budget_least: u32,
+    /// Bound by how tries end, if wanted.
+    pub throttle: Option<RetryThrottle>,
     /// Longest pause before the first retry; it doubles with each one. The pause is drawn from zero to this ("full jitter").
     pub base_back_off: Duration,
     /// Bound on that.
@@ -46,6 +55,8 @@ pub struct RetryOn {
     pub timeout: bool,
     /// Statuses, as inclusive ranges.
     pub statuses: Vec<(u16, u16)>,
+    /// Statuses of gRPC.
+    pub grpc: StatusSet,
 }
 
 /// How a try failed.
@@ -67,6 +78,29 @@ pub enum Failure {
     PerTryTimeout,
     /// An answer came with this status, and nothing of it was passed on.
     Status(u16),
+    /// A gRPC call ended with this status in the header `grpc-status`, and nothing of the answer was passed on: usually it
+    /// is a head and nothing else ("Trailers-Only").
+    Grpc {
+        /// The status.
+        status: Status,
+        /// What the endpoint says about another try.
+        pushback: Option<Pushback>,
+    },
+    /// The server says that it did not begin with the request: RST_STREAM with REFUSED_STREAM, or a stream beyond the last one
+    /// that its GOAWAY names (RFC 9113, 8.7 and 6.8).
+    Refused,
+}
+
+impl Failure {
+    fn pushback(self) -> Option<Pushback> {
+        if let Self::Grpc { pushback, .. } = self { pushback } else { None }
+    }
+
+    /// Tells whether it is sure that no server worked on the request.
+    #[must_use]
+    pub fn is_unseen(self) -> bool {
+        matches!(self, Self::Connect | Self::ResetBeforeSend { .. } | Self::Refused)
+    }
 }
 
 /// What must be known of a request to repeat it.
@@ -109,6 +143,9 @@ pub enum GiveUp {
     /// The policy does not name this failure.
     #[error("the policy does not ask for a retry")]
     Unwanted,
+    /// The endpoint asks for no other, or for one too late to wait for.
+    #[error("the endpoint does not want a retry")]
+    Pushback,
     /// As many tries were made as the policy allows.
     #[error("no tries are left")]
     Exhausted,
@@ -121,14 +158,17 @@ pub enum GiveUp {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retries {
     counted: u32,
+    /// Retries since the back-off began: an endpoint that says how long to wait lets it begin anew.
+    backed_off: u32,
     has_refreshed: bool,
+    has_been_refused: bool,
 }
 
 impl Retries {
     /// Retries that were allowed so far, by whichever reason.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.counted + u32::from(self.has_refreshed)
+        self.counted + u32::from(self.has_refreshed) + u32::from(self.has_been_refused)
     }
 
     /// Decides whether a request is tried again after a failure, and takes note of it. `left` is the time until the request's
@@ -138,6 +178,10 @@ impl Retries {
     /// without counting as a retry: applications that have connections of their own never meet it, so it is Weir's to hide.
     /// If it is not proven that no server had the request, only an idempotent one is repeated, and not if the policy allows no
     /// retry at all.
+    ///
+    /// So is a request tried once more that a server refused: it had bad luck, as one that came to a connection just closed
+    /// (gRPC proposal A6, "Transparent Retries"). The connection that was refused on must not be offered again if it goes
+    /// away; another one may be one that rests.
     ///
     /// # Errors
     /// Why it is not.
@@ -149,8 +193,9 @@ impl Retries {
         left: Option<Duration>,
         rng: &mut SmallRng,
     ) -> Result<Retry, GiveUp> {
-        let is_unseen = matches!(failure, Failure::Connect | Failure::ResetBeforeSend { .. });
-        if !kind.is_replayable || !(is_unseen || kind.is_idempotent) {
+        let is_unseen = failure.is_unseen();
+        let is_by_status = matches!(failure, Failure::Grpc { .. });
+        if !kind.is_replayable || !(is_unseen || is_by_status || kind.is_idempotent) {
             return Err(GiveUp::Unsafe);
         }
         if left == Some(Duration::ZERO) {
@@ -160,18 +205,32 @@ impl Retries {
             self.has_refreshed = true;
             return Ok(Retry { pause: Duration::ZERO, is_charged: !is_unseen, is_fresh: true });
         }
+        if !self.has_been_refused && failure == Failure::Refused {
+            self.has_been_refused = true;
+            return Ok(Retry { pause: Duration::ZERO, is_charged: false, is_fresh: false });
+        }
         if !policy.on.names(failure) {
             return Err(GiveUp::Unwanted);
         }
         if self.counted >= policy.attempts {
             return Err(GiveUp::Exhausted);
         }
-        let pause = policy.pause(self.counted, rng);
+        let pause = self.pause(failure, policy, rng)?;
         if left.is_some_and(|left| pause >= left) {
             return Err(GiveUp::Deadline);
         }
         self.counted += 1;
+        self.backed_off = if failure.pushback().is_some() { 0 } else { self.backed_off + 1 };
         Ok(Retry { pause, is_charged: !is_unseen, is_fresh: false })
+    }
+
+    /// The pause that the endpoint asks for, else a drawn one.
+    fn pause(&self, failure: Failure, policy: &RetryPolicy, rng: &mut SmallRng) -> Result<Duration, GiveUp> {
+        match failure.pushback() {
+            None => Ok(policy.pause(self.backed_off, rng)),
+            Some(Pushback::After(pause)) if pause <= MAX_PUSHBACK => Ok(pause),
+            Some(Pushback::After(_) | Pushback::Never) => Err(GiveUp::Pushback),
+        }
     }
 }
 
@@ -196,22 +255,27 @@ impl RetryPolicy {
         match failure {
             Failure::ResetBeforeSend { is_reused } => is_reused,
             Failure::ResetAfterSend { is_reused } => is_reused && self.attempts > 0,
-            Failure::Connect | Failure::PerTryTimeout | Failure::Status(_) => false,
+            Failure::Connect
+            | Failure::PerTryTimeout
+            | Failure::Status(_)
+            | Failure::Grpc { .. }
+            | Failure::Refused => false,
         }
     }
 }
 
 impl RetryOn {
     /// Tells whether a failure is among these. An end before anything was sent is as good as no connection, and as bad as a
-    /// reset: either name means it.
+    /// reset: either name means it. The same holds for a request that was refused a second time.
     #[must_use]
     pub fn names(&self, failure: Failure) -> bool {
         match failure {
             Failure::Connect => self.connect_failure,
-            Failure::ResetBeforeSend { .. } => self.connect_failure || self.reset,
+            Failure::ResetBeforeSend { .. } | Failure::Refused => self.connect_failure || self.reset,
             Failure::ResetAfterSend { .. } => self.reset,
             Failure::PerTryTimeout => self.timeout,
             Failure::Status(status) => self.has_status(status),
+            Failure::Grpc { status, .. } => self.grpc.contains(status),
         }
     }
 
@@ -230,6 +294,7 @@ impl Default for RetryPolicy {
             on: RetryOn { connect_failure: true, ..RetryOn::default() },
             budget_percent: 20,
             budget_least: 3,
+            throttle: None,
             base_back_off: Duration::from_millis(25),
             max_back_off: Duration::from_millis(250),
         }

@@ -12,6 +12,7 @@ use super::*;
 
 mod deploy;
 mod generated;
+mod grpc;
 mod messages;
 mod routes;
 mod source;

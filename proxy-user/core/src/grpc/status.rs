@@ -194,6 +194,42 @@ impl Status {
     }
 }
 
+/// Some statuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StatusSet(u32);
+
+impl StatusSet {
+    /// Adds a status.
+    pub fn insert(&mut self, status: Status) {
+        self.0 |= 1 << status.code();
+    }
+
+    /// Tells whether a status is among them.
+    #[must_use]
+    pub fn contains(self, status: Status) -> bool {
+        self.0 & 1 << status.code() != 0
+    }
+
+    /// Tells whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Lists them by number.
+    pub fn iter(self) -> impl Iterator<Item = Status> {
+        Status::ALL.into_iter().filter(move |status| self.contains(*status))
+    }
+}
+
+impl FromIterator<Status> for StatusSet {
+    fn from_iter<I: IntoIterator<Item = Status>>(statuses: I) -> Self {
+        let mut set = Self::default();
+        statuses.into_iter().for_each(|status| set.insert(status));
+        set
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -263,6 +299,15 @@ mod tests {
                 assert_eq!(status, Some(Status::Unavailable), "{reason:?}: no server saw it");
             }
         }
+    }
+
+    #[test]
+    fn a_set_has_what_was_put_into_it() {
+        let all: StatusSet = Status::ALL.into_iter().collect();
+        assert_eq!(all.iter().collect::<Vec<_>>(), Status::ALL);
+        let some: StatusSet = [Status::Unavailable, Status::Ok].into_iter().collect();
+        assert_eq!(some.iter().collect::<Vec<_>>(), [Status::Ok, Status::Unavailable]);
+        assert!(StatusSet::default().is_empty() && !some.is_empty() && !some.contains(Status::Internal));
     }
 
     #[test]

@@ -2,10 +2,12 @@ use proptest::prelude::*;
 use rand::SeedableRng as _;
 
 use super::*;
+use crate::load::Load;
 
 const SAFE: Kind = Kind { is_idempotent: true, is_replayable: true };
 const POST: Kind = Kind { is_idempotent: false, is_replayable: true };
-const EVERYTHING: [Failure; 7] = [
+const UNAVAILABLE: Failure = Failure::Grpc { status: Status::Unavailable, pushback: None };
+const EVERYTHING: [Failure; 9] = [
     Failure::Connect,
     Failure::ResetBeforeSend { is_reused: false },
     Failure::ResetBeforeSend { is_reused: true },
@@ -13,6 +15,8 @@ const EVERYTHING: [Failure; 7] = [
     Failure::ResetAfterSend { is_reused: true },
     Failure::PerTryTimeout,
     Failure::Status(503),
+    UNAVAILABLE,
+    Failure::Refused,
 ];
 
 fn generous() -> RetryPolicy {
@@ -23,6 +27,7 @@ fn generous() -> RetryPolicy {
             reset: true,
             timeout: true,
             statuses: vec![(500, 504), (429, 429)],
+            grpc: [Status::Unavailable, Status::Aborted].into_iter().collect(),
         },
         ..RetryPolicy::default()
     }
@@ -39,8 +44,10 @@ fn decide(failure: Failure, kind: Kind, policy: &RetryPolicy) -> Result<Retry, G
 #[test]
 fn only_what_no_server_had_is_repeated_if_it_is_not_idempotent() {
     for failure in EVERYTHING {
-        let is_unseen = matches!(failure, Failure::Connect | Failure::ResetBeforeSend { .. });
-        assert_eq!(decide(failure, POST, &generous()).is_ok(), is_unseen, "{failure:?}");
+        let is_unseen =
+            matches!(failure, Failure::Connect | Failure::ResetBeforeSend { .. } | Failure::Refused);
+        let is_safe = is_unseen || failure == UNAVAILABLE;
+        assert_eq!(decide(failure, POST, &generous()).is_ok(), is_safe, "{failure:?}");
         let retry = decide(failure, SAFE, &generous()).unwrap();
         assert_eq!(retry.is_charged, !is_unseen, "{failure:?}");
     }
@@ -72,7 +79,8 @@ fn the_policy_names_its_failures() {
             failure,
             Failure::ResetBeforeSend { is_reused: true } | Failure::ResetAfterSend { is_reused: true }
         );
-        let expected = if is_stale { None } else { Some(GiveUp::Unwanted) };
+        let is_free = is_stale || failure == Failure::Refused;
+        let expected = if is_free { None } else { Some(GiveUp::Unwanted) };
         assert_eq!(decide(failure, SAFE, &none).err(), expected, "{failure:?}");
     }
     let on = generous().on;
@@ -110,6 +118,85 @@ fn a_connection_that_may_have_been_stale_is_replaced_for_idempotent_requests_and
     assert_eq!(decide(failure, POST, &usual), Err(GiveUp::Unsafe));
     let never = RetryPolicy { attempts: 0, ..usual };
     assert_eq!(decide(failure, SAFE, &never), Err(GiveUp::Unwanted));
+}
+
+#[test]
+fn a_refusal_is_passed_over_once_at_no_cost_and_then_is_as_good_as_no_connection() {
+    let never = RetryPolicy { attempts: 0, on: RetryOn::default(), ..RetryPolicy::default() };
+    let (mut retries, mut rng) = (Retries::default(), rng());
+    let mut handle =
+        |policy: &RetryPolicy| retries.handle_failure(Failure::Refused, POST, policy, None, &mut rng);
+    let free = Retry { pause: Duration::ZERO, is_charged: false, is_fresh: false };
+    assert_eq!(handle(&never), Ok(free), "whatever the policy says: nobody began with it");
+    assert_eq!(handle(&never), Err(GiveUp::Unwanted));
+    let usual = RetryPolicy::default();
+    for _ in 0..usual.attempts {
+        assert!(handle(&usual).is_ok_and(|retry| !retry.is_charged), "POST, and still safe");
+    }
+    assert_eq!(handle(&usual), Err(GiveUp::Exhausted));
+    assert_eq!(retries.count(), 3);
+}
+
+#[test]
+fn a_grpc_status_that_the_policy_names_permits_the_same_call() {
+    let grpc = |status, pushback| Failure::Grpc { status, pushback };
+    let retry = decide(grpc(Status::Unavailable, None), POST, &generous()).unwrap();
+    assert!(retry.is_charged && !retry.is_fresh);
+    for status in [Status::Ok, Status::Internal, Status::DeadlineExceeded] {
+        assert_eq!(decide(grpc(status, None), POST, &generous()), Err(GiveUp::Unwanted), "{status:?}");
+    }
+    // A connection that breaks is no status: the call may have run.
+    let broken = Failure::ResetAfterSend { is_reused: false };
+    assert_eq!(decide(broken, POST, &generous()), Err(GiveUp::Unsafe));
+}
+
+#[test]
+fn an_endpoint_says_when_it_wants_to_be_asked_again() {
+    let after = |millis| Some(Pushback::After(Duration::from_millis(millis)));
+    let asks = |pushback| Failure::Grpc { status: Status::Unavailable, pushback };
+    let pause = |pushback| decide(asks(pushback), POST, &generous()).map(|retry| retry.pause);
+    assert_eq!(pause(after(0)), Ok(Duration::ZERO));
+    assert_eq!(pause(after(2000)), Ok(Duration::from_secs(2)), "longer than any drawn one");
+    assert_eq!(pause(after(30_000)), Ok(MAX_PUSHBACK));
+    assert_eq!(pause(after(30_001)), Err(GiveUp::Pushback));
+    assert_eq!(pause(Some(Pushback::Never)), Err(GiveUp::Pushback));
+    let unwanted = Failure::Grpc { status: Status::Internal, pushback: after(0) };
+    assert_eq!(
+        decide(unwanted, POST, &generous()),
+        Err(GiveUp::Unwanted),
+        "it asks for what the policy refuses"
+    );
+    let left = Some(Duration::from_secs(1));
+    let late = Retries::default().handle_failure(asks(after(1000)), POST, &generous(), left, &mut rng());
+    assert_eq!(late, Err(GiveUp::Deadline));
+}
+
+/// Drawn pauses begin anew behind one that the endpoint asked for (A6).
+#[test]
+fn a_pushback_lets_the_back_off_begin_anew() {
+    let policy = RetryPolicy {
+        attempts: 8,
+        base_back_off: Duration::from_millis(10),
+        max_back_off: Duration::from_secs(10),
+        ..generous()
+    };
+    let asked = Failure::Grpc {
+        status: Status::Unavailable,
+        pushback: Some(Pushback::After(Duration::from_millis(1))),
+    };
+    let mut longest = [Duration::ZERO; 6];
+    for seed in 0..500 {
+        let (mut retries, mut rng) = (Retries::default(), SmallRng::seed_from_u64(seed));
+        let script = [UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, asked, UNAVAILABLE, UNAVAILABLE];
+        for (longest, failure) in longest.iter_mut().zip(script) {
+            let retry = retries.handle_failure(failure, POST, &policy, None, &mut rng).unwrap();
+            *longest = retry.pause.max(*longest);
+        }
+    }
+    for (longest, bound_ms) in longest.into_iter().zip([10, 20, 40, 1, 10, 20]) {
+        let bound = Duration::from_millis(bound_ms);
+        assert!(longest <= bound && longest >= bound * 9 / 10, "{longest:?} of {bound:?}");
+    }
 }
 
 #[test]
@@ -170,12 +257,47 @@ fn run(script: &[Failure], kind: Kind, policy: &RetryPolicy, deadline: Option<Du
         let Ok(retry) = retries.handle_failure(*failure, kind, policy, left, &mut rng) else {
             return tries;
         };
-        let is_unseen = matches!(failure, Failure::Connect | Failure::ResetBeforeSend { .. });
-        assert!(is_unseen || kind.is_idempotent);
+        let is_by_status = matches!(failure, Failure::Grpc { .. });
+        assert!(failure.is_unseen() || is_by_status || kind.is_idempotent);
         now += retry.pause;
         assert!(deadline.is_none_or(|deadline| now < deadline), "a retry after the deadline");
     }
     tries
+}
+
+/// Calls against a service that is out for a while, on simulated time: what the throttle is for. One call begins each
+/// millisecond; an endpoint answers at once.
+fn load_of_an_outage(throttle: Option<RetryThrottle>) -> (u32, u32) {
+    let policy = RetryPolicy { attempts: 3, throttle, ..generous() };
+    let (load, mut rng) = (Load::default(), rng());
+    let (mut calls, mut tries_while_out) = (0u32, 0u32);
+    for now_ms in 0..10_000u32 {
+        let is_out = (2000..8000).contains(&now_ms);
+        calls += u32::from(is_out);
+        let mut retries = Retries::default();
+        loop {
+            tries_while_out += u32::from(is_out);
+            if !is_out {
+                policy.throttle.iter().for_each(|throttle| load.throttle_success(*throttle));
+                break;
+            }
+            let retry = retries.handle_failure(UNAVAILABLE, POST, &policy, None, &mut rng);
+            let is_allowed = policy.throttle.is_none_or(|throttle| load.throttle_failure(throttle));
+            if retry.is_err() || !is_allowed {
+                break;
+            }
+        }
+    }
+    (calls, tries_while_out)
+}
+
+#[test]
+fn an_outage_costs_a_throttled_service_no_more_than_without_retries() {
+    let (calls, tries) = load_of_an_outage(None);
+    assert_eq!(tries, calls * 4);
+    let throttle = RetryThrottle { max_tokens: 100, token_ratio: 1000 };
+    let (calls, tries) = load_of_an_outage(Some(throttle));
+    assert!((calls..calls + 50).contains(&tries), "{tries} tries of {calls} calls");
 }
 
 proptest! {
@@ -190,6 +312,6 @@ proptest! {
         let policy = RetryPolicy { attempts, ..generous() };
         let kind = Kind { is_idempotent, is_replayable: true };
         let tries = run(&script, kind, &policy, deadline_ms.map(Duration::from_millis), seed);
-        prop_assert!(tries <= attempts + 2, "the first, the retries, and one fresh connection");
+        prop_assert!(tries <= attempts + 3, "the first, the retries, a fresh connection, and one refusal");
     }
 }

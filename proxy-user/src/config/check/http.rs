@@ -4,13 +4,16 @@ use proxy_core::service::Protocol;
 
 use super::super::de::At;
 use super::super::error::Finding;
-use super::super::text::{Name, show_size};
+use super::super::text::{Name, Size, show_size};
 use super::super::yaml::Origin;
 use super::super::{Config, ServiceConfig, file};
 use super::Check;
 
 /// A head of a request with a cookie of its usual size must fit, and a thousand connections must not fill the memory.
 const HEAD_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 20;
+
+/// What protobuf allows a message to have; the length in front of it could say a little less than 4 GiB.
+const MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1..=2 << 30;
 
 /// What listeners and services have in common.
 struct Speaker<'c> {
@@ -60,14 +63,19 @@ impl<'c> Check<'c, '_> {
                 let finding = Finding::new(format!("protocol {} has no HTTP", speaker.protocol.as_str()));
                 self.report(http.origin, finding.expected("protocol http, http2 or auto"));
             }
-            if let Some(size) = http.value.max_head.as_ref().filter(|at| !HEAD_BYTES.contains(&at.value.0)) {
-                let (least, most) = (show_size(*HEAD_BYTES.start()), show_size(*HEAD_BYTES.end()));
-                let finding = Finding::new("wrong value").found(size.value.to_string());
-                self.report(size.origin, finding.expected(format!("a size from {least} to {most}")));
-            }
+            self.size(http.value.max_head.as_ref(), HEAD_BYTES);
+            self.size(http.value.max_grpc_message.as_ref(), MESSAGE_BYTES);
         }
         if let Some((origin, problem)) = speaker.tls.filter(|_| speaker.protocol == Protocol::Tls) {
             self.report(origin, Finding::new(problem));
+        }
+    }
+
+    fn size(&mut self, size: Option<&At<Size>>, range: std::ops::RangeInclusive<u64>) {
+        if let Some(size) = size.filter(|at| !range.contains(&at.value.0)) {
+            let (least, most) = (show_size(*range.start()), show_size(*range.end()));
+            let finding = Finding::new("wrong value").found(size.value.to_string());
+            self.report(size.origin, finding.expected(format!("a size from {least} to {most}")));
         }
     }
 

@@ -20,6 +20,7 @@ pub(super) fn limits(limits: &HttpLimits) -> Option<At<file::HttpLimits>> {
             body_timeout: Some(Time(limits.body_timeout)),
             max_request_body: limits.request_bytes.map(Size),
             max_response_body: limits.response_bytes.map(Size),
+            max_grpc_message: limits.message_bytes.map(|bytes| At::nowhere(Size(bytes.into()))),
         })
     })
 }

@@ -111,6 +111,10 @@ fn retry(retry: &RetryPolicy) -> file::Retry {
         on: Some(retry_on(&retry.on)),
         budget: Some(Percent(retry.budget_percent)),
         budget_least: Some(retry.budget_least),
+        throttle: retry.throttle.map(|throttle| file::Throttle {
+            max_tokens: throttle.max_tokens,
+            token_ratio: Share(throttle.token_ratio),
+        }),
         back_off: Some(At::nowhere(file::BackOff {
             base: Some(Time(retry.base_back_off)),
             max: Some(At::nowhere(Time(retry.max_back_off))),
@@ -123,6 +127,7 @@ fn retry_on(on: &RetryOn) -> Vec<At<file::RetryOn>> {
         [(on.connect_failure, Cause::ConnectFailure), (on.reset, Cause::Reset), (on.timeout, Cause::Timeout)];
     let failures = failures.into_iter().filter(|(is_on, _)| *is_on).map(|(_, cause)| cause);
     let causes = failures.chain(on.statuses.iter().map(|(first, last)| Cause::Status(*first, *last)));
+    let causes = causes.chain(on.grpc.iter().map(Cause::Grpc));
     causes.map(|cause| At::nowhere(file::RetryOn::Cause(RetryCause(cause)))).collect()
 }
 

@@ -32,4 +32,7 @@ pub(in crate::config) struct HttpLimits {
     /// Size of an answer's body; more is cut off. No limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) max_response_body: Option<Size>,
+    /// Size of one gRPC message, up to 2 GiB; with a longer one the call ends with `resource_exhausted`. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) max_grpc_message: Option<At<Size>>,
 }

@@ -132,7 +132,8 @@ pub(in crate::config) struct Retry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 16))]
     pub(in crate::config) attempts: Option<u32>,
-    /// After what: `connect_failure`, `reset`, `timeout` (of one try), statuses such as "503" or "500-599".
+    /// After what: `connect_failure`, `reset`, `timeout` (of one try), statuses such as "503" or "500-599", statuses of gRPC
+    /// such as `unavailable`: naming one of those says that the same call may follow, whatever it does.
     /// Default: `[connect_failure]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) on: Option<Vec<At<RetryOn>>>,
@@ -142,9 +143,23 @@ pub(in crate::config) struct Retry {
     /// Retries that may be under way whatever the percentage says. Default: `3`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) budget_least: Option<u32>,
+    /// Bound by how tries end (gRPC proposal A6). None if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) throttle: Option<Throttle>,
     /// The pause before a retry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) back_off: Option<At<BackOff>>,
+}
+
+/// Retries end while the service has too few tokens: a failure takes one, a success gives a part of one back.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Throttle {
+    /// Tokens at the begin, and at most. With half of them or less nothing is tried again.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(in crate::config) max_tokens: u16,
+    /// Part of a token that a success gives back.
+    pub(in crate::config) token_ratio: Share,
 }
 
 /// What a request is tried again after.

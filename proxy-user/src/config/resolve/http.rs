@@ -22,6 +22,10 @@ pub(super) fn limits(limits: &file::HttpLimits) -> HttpLimits {
         body_timeout: limits.body_timeout.as_ref().map_or(usual.body_timeout, |time| time.0),
         request_bytes: limits.max_request_body.as_ref().map(|size| size.0),
         response_bytes: limits.max_response_body.as_ref().map(|size| size.0),
+        message_bytes: limits
+            .max_grpc_message
+            .as_ref()
+            .map(|at| u32::try_from(at.value.0).unwrap_or(u32::MAX)),
     }
 }
 

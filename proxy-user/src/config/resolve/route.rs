@@ -1,5 +1,6 @@
 //! Routes: from the file's types to [`RouteConfig`].
 
+use proxy_core::load::RetryThrottle;
 use proxy_core::retry::{RetryOn, RetryPolicy};
 use proxy_core::route::{
     HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Redirect, Rewrite, TextPattern, Timeouts,
@@ -122,6 +123,10 @@ fn retry(retry: &file::Retry) -> RetryPolicy {
         on: retry.on.as_ref().map_or(usual.on, |on| retry_on(on)),
         budget_percent: retry.budget.as_ref().map_or(usual.budget_percent, |percent| percent.0),
         budget_least: retry.budget_least.unwrap_or(usual.budget_least),
+        throttle: retry.throttle.as_ref().map(|throttle| RetryThrottle {
+            max_tokens: throttle.max_tokens,
+            token_ratio: throttle.token_ratio.0,
+        }),
         base_back_off: base,
         max_back_off: most.map_or(usual.max_back_off.max(base), |time| time.value.0),
     }
@@ -137,6 +142,7 @@ fn retry_on(causes: &[At<file::RetryOn>]) -> RetryOn {
                 Cause::Reset => on.reset = true,
                 Cause::Timeout => on.timeout = true,
                 Cause::Status(first, last) => on.statuses.push((first, last)),
+                Cause::Grpc(status) => on.grpc.insert(status),
             },
         }
     }

@@ -21,7 +21,7 @@ listeners:
       resumption: false
     routes: [shop]
     http: {max_head: 16KiB, max_headers: 50, head_timeout: 5s, idle_timeout: off, body_timeout: 7s,
-           max_request_body: 10MiB, max_response_body: 1GiB}
+           max_request_body: 10MiB, max_response_body: 1GiB, max_grpc_message: 4MiB}
 routes:
   - name: shop
     hosts: [Shop.example, "*.shop.example"]
@@ -75,6 +75,7 @@ fn every_key_of_routes_means_what_it_says() {
         reset: true,
         timeout: true,
         statuses: vec![(503, 503), (500, 501)],
+        ..RetryOn::default()
     };
     assert_eq!((api.retry.attempts, &api.retry.on), (1, &on));
     assert_eq!((api.retry.budget_percent, api.retry.budget_least), (50, 1));
@@ -114,6 +115,7 @@ fn every_key_of_listeners_and_services_means_what_it_says() {
         body_timeout: 7 * second,
         request_bytes: Some(10 << 20),
         response_bytes: Some(1 << 30),
+        message_bytes: Some(4 << 20),
     };
     assert_eq!(listener.http, http);
     let tls = listener.tls.as_ref().expect("TLS");
@@ -220,7 +222,7 @@ fn a_change_of_routes_is_read_as_a_whole_and_one_of_a_service_alone() {
 }
 
 /// A file with one route that has these rules, from line 6 on, and service `a`.
-fn rules(rules: &str) -> String {
+pub(super) fn rules(rules: &str) -> String {
     format!(
         "services: [{{name: a, protocol: http, addresses: ['10.0.0.1:80'], endpoints: []}}]\n\
          listeners: [{{address: '10.0.0.9:80', protocol: http, routes: [r]}}]\nroutes:\n- name: r\n  rules:\n{rules}\n"
@@ -336,11 +338,11 @@ fn words_of_http_are_checked_where_they_stand() {
              that is not about the connection; hosts, path and method have keys of their own",
             "w:9:23: routes[0].rules[0].retry.attempts: wrong value: found the number 17, expected a whole number from 0 to 16",
             "w:9:32: routes[0].rules[0].retry.on[0]: wrong value: found 'rset', expected a whole number from 100 to 599 or \
-             connect_failure, reset, timeout, or statuses such as \"503\" or \"500-599\"; did you mean 'reset'?",
+             connect_failure, reset, timeout, or statuses such as \"503\", \"500-599\" or, of gRPC, unavailable; did you mean 'reset'?",
             "w:9:38: routes[0].rules[0].retry.on[1]: wrong value: found the number 99, expected a whole number from 100 to 599 \
-             or connect_failure, reset, timeout, or statuses such as \"503\" or \"500-599\"",
+             or connect_failure, reset, timeout, or statuses such as \"503\", \"500-599\" or, of gRPC, unavailable",
             "w:9:42: routes[0].rules[0].retry.on[2]: wrong value: found '5xx', expected a whole number from 100 to 599 or \
-             connect_failure, reset, timeout, or statuses such as \"503\" or \"500-599\"; write \"500-599\"",
+             connect_failure, reset, timeout, or statuses such as \"503\", \"500-599\" or, of gRPC, unavailable; write \"500-599\"",
             "w:9:56: routes[0].rules[0].retry.budget: wrong value: found '120%', expected a percentage from 0% to 100%",
             "w:10:33: routes[0].rules[0].mirror.share: wrong type: found the number 5, expected a percentage from 0.01% to \
              100%; write 5%",

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, net::IpAddr};
 
+use proxy_core::grpc::Status;
 use proxy_core::route;
 
 use super::super::suggest::{did_you_mean, nearest};
@@ -187,11 +188,13 @@ pub(in crate::config) enum Cause {
     Timeout,
     /// A status from the first to the last.
     Status(u16, u16),
+    /// A status of gRPC, but for `ok`.
+    Grpc(Status),
 }
 
 text_type! {
     /// What a request is tried again after.
-    RetryCause(Cause), "weir-retry-cause", "connect_failure, reset, timeout, or statuses such as \"503\" or \"500-599\"", "reset",
+    RetryCause(Cause), "weir-retry-cause", "connect_failure, reset, timeout, or statuses such as \"503\", \"500-599\" or, of gRPC, unavailable", "reset",
     |text| match text {
         "connect_failure" => Ok(Cause::ConnectFailure),
         "reset" => Ok(Cause::Reset),
@@ -199,12 +202,17 @@ text_type! {
         _ if text.starts_with(|c: char| c.is_ascii_digit()) => {
             status_range(text).map(|(first, last)| Cause::Status(first, last))
         }
-        _ => Err(nearest(text, ["connect_failure", "reset", "timeout"]).map(did_you_mean)),
+        "ok" => Err(Some("a call that went well is not made again".to_owned())),
+        _ => match Status::named(text) {
+            Some(status) => Ok(Cause::Grpc(status)),
+            None => Err(similar_cause(text)),
+        },
     },
     |cause| match cause {
         Cause::ConnectFailure => "connect_failure".to_owned(),
         Cause::Reset => "reset".to_owned(),
         Cause::Timeout => "timeout".to_owned(),
+        Cause::Grpc(status) => status.as_str().to_owned(),
         Cause::Status(first, last) if first == last => first.to_string(),
         Cause::Status(first, last) => format!("{first}-{last}"),
     }
@@ -233,6 +241,12 @@ text_type! {
     /// A name in a certificate.
     SubjectName(String), "weir-subject-name", "a DNS name, which may begin with '*.', or a URI", "spiffe://shop/web",
     |text| if text.is_empty() { Err(None) } else { visible(text, 2048).map(|()| text.to_owned()) }, Clone::clone
+}
+
+fn similar_cause(text: &str) -> Option<String> {
+    let statuses = Status::ALL.into_iter().filter(|status| *status != Status::Ok).map(Status::as_str);
+    let text = text.to_ascii_lowercase();
+    nearest(&text, ["connect_failure", "reset", "timeout"].into_iter().chain(statuses)).map(did_you_mean)
 }
 
 fn size(text: &str) -> Result<u64, Option<String>> {

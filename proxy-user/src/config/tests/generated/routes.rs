@@ -1,5 +1,7 @@
 //! Any routes, TLS and bounds on HTTP.
 
+use proxy_core::grpc::Status;
+use proxy_core::load::RetryThrottle;
 use proxy_core::retry::{RetryOn, RetryPolicy};
 use proxy_core::route::{
     HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Redirect, Rewrite, TextPattern, Timeouts,
@@ -10,17 +12,9 @@ use super::*;
 
 fn http() -> impl Strategy<Value = HttpLimits> {
     let bytes = || of(1_u64..1 << 50);
-    (1_u32 << 10..=1 << 20, 1_u16..=256, time(), of(time()), time(), bytes(), bytes()).prop_map(
-        |(
-            head_bytes,
-            header_count,
-            head_timeout,
-            idle_timeout,
-            body_timeout,
-            request_bytes,
-            response_bytes,
-        )| {
-            HttpLimits {
+    (1_u32 << 10..=1 << 20, 1_u16..=256, time(), of(time()), time(), bytes(), bytes(), of(1_u32..=2 << 30))
+        .prop_map(
+            |(
                 head_bytes,
                 header_count,
                 head_timeout,
@@ -28,9 +22,20 @@ fn http() -> impl Strategy<Value = HttpLimits> {
                 body_timeout,
                 request_bytes,
                 response_bytes,
-            }
-        },
-    )
+                message_bytes,
+            )| {
+                HttpLimits {
+                    head_bytes,
+                    header_count,
+                    head_timeout,
+                    idle_timeout,
+                    body_timeout,
+                    request_bytes,
+                    response_bytes,
+                    message_bytes,
+                }
+            },
+        )
 }
 
 fn version() -> impl Strategy<Value = TlsVersion> {
@@ -105,16 +110,22 @@ fn headers() -> impl Strategy<Value = HeaderChanges> {
 
 fn retry() -> impl Strategy<Value = RetryPolicy> {
     let range = (100_u16..600, 100_u16..600).prop_map(|(a, b)| (a.min(b), a.max(b)));
-    let on =
-        (any::<[bool; 3]>(), vec(range, 0..3)).prop_map(|([connect_failure, reset, timeout], statuses)| {
-            RetryOn { connect_failure, reset, timeout, statuses }
-        });
-    (0_u32..=16, on, 0_u8..=100, any::<u32>(), time(), time()).prop_map(
-        |(attempts, on, budget_percent, budget_least, base, most)| RetryPolicy {
+    let grpc = vec(select(Status::ALL[1..].to_vec()), 0..3);
+    let on = (any::<[bool; 3]>(), vec(range, 0..3), grpc).prop_map(
+        |([connect_failure, reset, timeout], statuses, grpc)| {
+            let grpc = grpc.into_iter().collect();
+            RetryOn { connect_failure, reset, timeout, statuses, grpc }
+        },
+    );
+    let throttle = (1_u16..=1000, 1_u16..=10_000)
+        .prop_map(|(max_tokens, token_ratio)| RetryThrottle { max_tokens, token_ratio });
+    (0_u32..=16, on, 0_u8..=100, any::<u32>(), of(throttle), time(), time()).prop_map(
+        |(attempts, on, budget_percent, budget_least, throttle, base, most)| RetryPolicy {
             attempts,
             on,
             budget_percent,
             budget_least,
+            throttle,
             base_back_off: base,
             max_back_off: most.max(base),
         },
