@@ -8,6 +8,7 @@ mod config;
 mod detect;
 mod fixture;
 mod http1;
+mod http2;
 mod record;
 mod route;
 mod snapshot;
@@ -30,7 +31,7 @@ pub struct Part {
 }
 
 /// All parts.
-pub const PARTS: [Part; 21] = [
+pub const PARTS: [Part; 22] = [
     Part { name: "balance/round-robin", times: 20_000, prepare: balance::round_robin },
     Part { name: "balance/round-robin-long", times: 20_000, prepare: balance::round_robin_long },
     Part { name: "balance/random", times: 20_000, prepare: balance::random },
@@ -42,6 +43,7 @@ pub const PARTS: [Part; 21] = [
     Part { name: "http1/request-head", times: 5_000, prepare: http1::request_head },
     Part { name: "http1/response-head", times: 5_000, prepare: http1::response_head },
     Part { name: "http1/chunked-body", times: 5_000, prepare: http1::chunked_body },
+    Part { name: "http2/100-frames", times: 5_000, prepare: http2::frames },
     Part { name: "route/20-rules", times: 20_000, prepare: route::rules },
     Part { name: "route/10000-hosts", times: 20_000, prepare: route::hosts },
     Part { name: "pool/checkout-put", times: 20_000, prepare: upstream::pool },

@@ -16,6 +16,7 @@ mod fixture;
 pub mod grpc;
 pub mod health;
 pub mod http;
+pub mod http2;
 pub mod id;
 pub mod identity;
 pub mod intercept;

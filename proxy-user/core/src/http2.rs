@@ -1,0 +1,7 @@
+//! What HTTP/2 (RFC 9113) needs beside a library that speaks it.
+
+mod flood;
+mod meter;
+
+pub use self::flood::{ENHANCE_YOUR_CALM, Flood};
+pub use self::meter::{FrameMeter, MAX_CONTINUATIONS, PREFACE_BYTES, TINY_BYTES};
