@@ -17,8 +17,8 @@ use super::text::{
 pub(super) use health::{Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::HttpLimits;
 pub(super) use route::{
-    BackOff, Backend, HeaderChanges, Match, Mirror, PathMatch, PathRewrite, Redirect, Respond, Retry,
-    RetryOn, Rewrite, Route, Rule, Scheme, TextMatch, TextMatchKind, Throttle, Timeout,
+    BackOff, Backend, GrpcMatch, HeaderChanges, Match, Mirror, PathMatch, PathRewrite, Redirect, Respond,
+    Retry, RetryOn, Rewrite, Route, Rule, Scheme, TextMatch, TextMatchKind, Throttle, Timeout,
 };
 pub(super) use tls::{CertificateFiles, ClientAuth, ClientTls, ServerTls, TlsVersion};
 

@@ -60,7 +60,7 @@ impl Format {
     }
 }
 
-const ALL: [Format; 31] = [
+const ALL: [Format; 33] = [
     Format::of::<Time>(),
     Format::of::<TimeOrZero>(),
     Format::of::<TimeOrOff>(),
@@ -89,6 +89,8 @@ const ALL: [Format; 31] = [
     Format::of::<QueryValue>(),
     Format::of::<Method>(),
     Format::of::<RetryCause>(),
+    Format::of::<GrpcService>(),
+    Format::of::<GrpcMethod>(),
     Format::of::<Body>(),
     Format::of::<TlsFile>(),
     Format::of::<SubjectName>(),
@@ -163,8 +165,9 @@ macro_rules! text_type {
 mod http;
 
 pub(super) use http::{
-    Body, Cause, ChangedHeader, HeaderName, HeaderValue, Host, HostPattern, HostPort, Method, Percent,
-    QueryName, QueryValue, Regex, RetryCause, Share, Size, SubjectName, TlsFile, UrlPath, show_size,
+    Body, Cause, ChangedHeader, GrpcMethod, GrpcService, HeaderName, HeaderValue, Host, HostPattern,
+    HostPort, Method, Percent, QueryName, QueryValue, Regex, RetryCause, Share, Size, SubjectName, TlsFile,
+    UrlPath, show_size,
 };
 
 text_type! {

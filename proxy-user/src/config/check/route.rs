@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use proxy_core::route::Match;
+use proxy_core::route::{self, Match, PathPattern};
 
 use super::super::de::{At, Pairs};
 use super::super::error::{Finding, quoted};
@@ -66,9 +66,29 @@ impl<'c> Check<'c, '_> {
                     seen.insert(condition, origin);
                 }
             }
-            for (_, condition) in at.value.matches.iter().flat_map(At::each) {
-                self.distinct(condition.headers.as_ref());
+            for (condition, resolved) in at.value.matches.iter().flat_map(At::each).zip(&resolved.matches) {
+                self.distinct(condition.1.headers.as_ref());
+                self.grpc(condition.1, resolved);
             }
+        }
+    }
+
+    /// A call is a path, so there is one condition on the two.
+    fn grpc(&mut self, condition: &file::Match, resolved: &Match) {
+        let Some(grpc) = &condition.grpc else { return };
+        if condition.path.is_some() {
+            let finding = Finding::new("both path and grpc are given; a call is a path");
+            self.report(grpc.origin, finding);
+        } else if grpc.value.service.is_none() && grpc.value.method.is_none() {
+            if self.tree.is_whole(grpc.origin) {
+                let finding = Finding::new("nothing is asked of the call").expected("service or method");
+                self.report(grpc.origin, finding);
+            }
+        } else if let Some(PathPattern::Regex(regex)) = &resolved.path
+            && let Err(error) = route::regex(regex)
+        {
+            let finding = Finding::new("service and method make no regular expression together");
+            self.report(grpc.origin, finding.suggest(Some(error.to_string())));
         }
     }
 

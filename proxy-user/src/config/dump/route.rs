@@ -73,6 +73,8 @@ fn matches(condition: &Match) -> file::Match {
                 PathPattern::Regex(regex) => file::PathMatch::Regex(Regex(regex.to_string())),
             })
         }),
+        // It was a path from the begin, and reads back as one.
+        grpc: None,
         headers: pairs(&condition.headers, HeaderName, |pattern| text(pattern, HeaderValue)),
         query: pairs(&condition.query, QueryName, |pattern| text(pattern, QueryValue)),
         method: (!condition.methods.is_empty())

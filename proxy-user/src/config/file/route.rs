@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::de::{At, OneOrMany, Pairs};
 use super::super::text::{
-    Body, ChangedHeader, HeaderName, HeaderValue, Host, HostPattern, HostPort, Method, Name, Percent,
-    QueryName, QueryValue, Regex, RetryCause, Share, Time, UrlPath,
+    Body, ChangedHeader, GrpcMethod, GrpcService, HeaderName, HeaderValue, Host, HostPattern, HostPort,
+    Method, Name, Percent, QueryName, QueryValue, Regex, RetryCause, Share, Time, UrlPath,
 };
 
 /// What happens with requests, by host, path, headers and so on.
@@ -69,6 +69,9 @@ pub(in crate::config) struct Match {
     /// On the path, without the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) path: Option<At<PathMatch>>,
+    /// On the gRPC call that the path names, in place of `path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) grpc: Option<At<GrpcMatch>>,
     /// On headers, by name: the whole value, or `{regex: ...}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) headers: Option<Pairs<HeaderName, At<TextMatch<HeaderValue>>>>,
@@ -90,6 +93,18 @@ pub(in crate::config) enum PathMatch {
     Prefix(UrlPath),
     /// A regular expression that fits the whole path.
     Regex(Regex),
+}
+
+/// A condition on a gRPC call: on its service, its method, or both.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct GrpcMatch {
+    /// Name of the service with its package, or `{regex: ...}`. Every one if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) service: Option<TextMatch<GrpcService>>,
+    /// Name of the method, or `{regex: ...}`. Every one if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) method: Option<TextMatch<GrpcMethod>>,
 }
 
 /// A condition on a text.

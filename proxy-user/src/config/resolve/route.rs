@@ -70,7 +70,11 @@ fn action(rule: &file::Rule) -> ActionConfig {
 
 fn matches(condition: &file::Match) -> Match {
     Match {
-        path: condition.path.as_ref().map(|at| path(&at.value)),
+        path: match (&condition.path, &condition.grpc) {
+            (Some(at), _) => Some(path(&at.value)),
+            (None, Some(at)) => Some(grpc(&at.value)),
+            (None, None) => None,
+        },
         headers: pairs(condition.headers.as_ref(), |at| text(&at.value)),
         query: pairs(condition.query.as_ref(), |at| text(&at.value)),
         methods: condition.method.iter().flat_map(|m| m.values()).map(|m| m.0.as_str().into()).collect(),
@@ -85,6 +89,27 @@ fn path(path: &file::PathMatch) -> PathPattern {
             prefix => prefix.into(),
         }),
         file::PathMatch::Regex(regex) => PathPattern::Regex(regex.0.as_str().into()),
+    }
+}
+
+/// The path of a gRPC call is `/` service `/` method (PROTOCOL-HTTP2). Names have no characters that mean something in a regular
+/// expression but the dot.
+fn grpc(call: &file::GrpcMatch) -> PathPattern {
+    let service = call.service.as_ref().map(text);
+    let method = call.method.as_ref().map(text);
+    match (service, method) {
+        (Some(TextPattern::Exact(service)), Some(TextPattern::Exact(method))) => {
+            PathPattern::Exact(format!("/{service}/{method}").into())
+        }
+        (Some(TextPattern::Exact(service)), None) => PathPattern::Prefix(format!("/{service}").into()),
+        (service, method) => {
+            let part = |pattern: Option<TextPattern>| match pattern {
+                None => "[^/]+".to_owned(),
+                Some(TextPattern::Exact(name)) => name.replace('.', r"\."),
+                Some(TextPattern::Regex(regex)) => format!("(?:{regex})"),
+            };
+            PathPattern::Regex(format!("/{}/{}", part(service), part(method)).into())
+        }
     }
 }
 

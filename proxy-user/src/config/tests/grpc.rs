@@ -2,6 +2,7 @@
 
 use proxy_core::grpc::Status;
 use proxy_core::load::RetryThrottle;
+use proxy_core::route::{Action, PathPattern, Request};
 
 use super::messages::bad;
 use super::routes::rules;
@@ -22,6 +23,102 @@ fn retries_go_by_statuses_of_grpc_and_are_throttled() {
     assert_eq!(rule.retry.on.grpc, [Status::Aborted, Status::Unavailable].into_iter().collect());
     assert!(rule.retry.on.reset && rule.retry.on.statuses == [(503, 503)]);
     assert_eq!(rule.retry.throttle, Some(RetryThrottle { max_tokens: 10, token_ratio: 1250 }));
+}
+
+#[test]
+fn a_call_is_matched_as_the_path_that_it_is() {
+    let exact = |path: &str| PathPattern::Exact(path.into());
+    let prefix = |path: &str| PathPattern::Prefix(path.into());
+    let regex = |path: &str| PathPattern::Regex(path.into());
+    for (grpc, path) in [
+        ("service: shop.v1.Cart, method: AddItem", exact("/shop.v1.Cart/AddItem")),
+        ("service: shop.v1.Cart", prefix("/shop.v1.Cart")),
+        ("method: AddItem", regex("/[^/]+/AddItem")),
+        ("service: {regex: 'shop|cart'}", regex("/(?:shop|cart)/[^/]+")),
+        ("service: shop.v1.Cart, method: {regex: Add.*}", regex(r"/shop\.v1\.Cart/(?:Add.*)")),
+        ("service: {regex: .*Cart}, method: {exact: AddItem}", regex("/(?:.*Cart)/AddItem")),
+    ] {
+        let rule = rule(&format!("{{match: {{grpc: {{{grpc}}}}}, backends: [{{service: a}}]}}"));
+        assert_eq!(rule.matches[0].path, Some(path), "{grpc}");
+    }
+}
+
+/// GRPCRoute, GRPCRouteRule.matches: the longest service first, then the method; what says less comes after.
+#[test]
+fn the_most_specific_condition_on_a_call_wins() {
+    let config = good(&rules(
+        "  - {match: {grpc: {method: Add}}, respond: {status: 201}}\n  \
+         - {match: {grpc: {service: shop.Cart}}, respond: {status: 202}}\n  \
+         - {match: {grpc: {service: shop.Cart, method: Add}}, respond: {status: 203}}\n  \
+         - {match: {grpc: {service: shop.Cart, method: Add}, headers: {x-beta: '1'}}, respond: {status: 204}}\n  \
+         - {respond: {status: 205}}",
+    ));
+    let snapshot = config.snapshot(&mut Registry::default(), Version(1), None);
+    let router = snapshot.router(&["r".into()]).expect("the listener names it");
+    for (path, beta, status) in [
+        ("/shop.Cart/Add", None, 203),
+        ("/shop.Cart/Add", Some("1"), 204),
+        ("/shop.Cart/Remove", None, 202),
+        ("/shop.Cart2/Add", None, 201),
+        ("/shop.Cart2/Remove", None, 205),
+        ("/shop/Cart/Add", None, 205),
+    ] {
+        let found = router.find(&Call { path, beta }).expect("one is for everything");
+        let is_it = matches!(&found.rule.action, Action::Respond { status: found, .. } if *found == status);
+        assert!(is_it, "{path} {beta:?}: {:?}", found.rule.action);
+    }
+}
+
+/// A call as routing sees it.
+struct Call {
+    path: &'static str,
+    beta: Option<&'static str>,
+}
+
+impl Request for Call {
+    fn host(&self) -> &str {
+        "shop.example"
+    }
+
+    fn method(&self) -> &str {
+        "POST"
+    }
+
+    fn path(&self) -> &str {
+        self.path
+    }
+
+    fn query(&self) -> &str {
+        ""
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.beta.filter(|_| name == "x-beta").map(str::as_bytes)
+    }
+}
+
+#[test]
+fn mistakes_about_calls_are_told_where_they_stand() {
+    let long = "a".repeat(600);
+    bad(
+        &rules(&format!(
+            "  - {{match: {{path: {{prefix: /a}}, grpc: {{service: a.B}}}}, respond: {{status: 200}}}}\n  \
+             - {{match: {{grpc: {{}}}}, respond: {{status: 200}}}}\n  \
+             - {{match: {{grpc: {{service: /a.B/C}}}}, respond: {{status: 200}}}}\n  \
+             - {{match: {{grpc: {{service: {{regex: {long}}}, method: {{regex: {long}}}}}}}, respond: {{status: 200}}}}\n  \
+             - {{match: {{path: {{prefix: /x.Y}}}}, respond: {{status: 200}}}}\n  \
+             - {{match: {{grpc: {{service: x.Y}}}}, respond: {{status: 200}}}}",
+        )),
+        &[
+            "w:6:40: routes[0].rules[0].match.grpc: both path and grpc are given; a call is a path",
+            "w:7:20: routes[0].rules[1].match.grpc: nothing is asked of the call, expected service or method",
+            "w:8:30: routes[0].rules[2].match.grpc.service: wrong value: found '/a.B/C', expected the name of a gRPC service with \
+             its package or a mapping with exactly one of exact or regex; write service: a.B, method: C",
+            "w:9:20: routes[0].rules[3].match.grpc: service and method make no regular expression together; it has more than 1024 \
+             bytes",
+            "w:11:13: routes[0].rules[5].match: this never applies: the conditions are those in line 10, which come first",
+        ],
+    );
 }
 
 #[test]

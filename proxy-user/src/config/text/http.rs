@@ -177,6 +177,25 @@ text_type! {
     Clone::clone
 }
 
+text_type! {
+    /// Name of a gRPC service.
+    GrpcService(String), "weir-grpc-service", "the name of a gRPC service with its package", "shop.v1.Cart",
+    |text| match text.rsplit_once('/') {
+        Some((service, method)) if is_identifier(method) => {
+            Err(Some(format!("write service: {}, method: {method}", service.trim_start_matches('/'))))
+        }
+        _ if text.len() <= 1024 && text.split('.').all(is_identifier) => Ok(text.to_owned()),
+        _ => Err(None),
+    },
+    Clone::clone
+}
+
+text_type! {
+    /// Name of a method of a gRPC service.
+    GrpcMethod(String), "weir-grpc-method", "the name of a method of a gRPC service", "AddItem",
+    |text| if text.len() <= 1024 && is_identifier(text) { Ok(text.to_owned()) } else { Err(None) }, Clone::clone
+}
+
 /// What a request is tried again after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::config) enum Cause {
@@ -336,6 +355,12 @@ fn header_name(text: &str) -> Result<String, Option<String>> {
         return Err(Some("hosts, path and method have keys of their own".to_owned()));
     }
     if is_token(text) && text.len() <= 253 { Ok(text.to_ascii_lowercase()) } else { Err(None) }
+}
+
+/// Tells whether a text is an identifier of protobuf.
+fn is_identifier(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
 }
 
 /// Tells whether a text is a token (RFC 9110, 5.6.2).
