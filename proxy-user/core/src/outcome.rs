@@ -41,6 +41,8 @@ pub enum Reason {
     BodyTimeout,
     /// A peer said something that its protocol does not allow.
     Protocol,
+    /// The client sent more of what costs than it may: small HTTP/2 frames, resets.
+    Flood,
     /// The TLS handshake with the client or the endpoint failed.
     TlsHandshake,
     /// The client did not end its TLS handshake, or say the name that it wants, in time.
@@ -53,7 +55,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -71,6 +73,7 @@ impl Reason {
         Self::HeadTimeout,
         Self::BodyTimeout,
         Self::Protocol,
+        Self::Flood,
         Self::TlsHandshake,
         Self::TlsTimeout,
         Self::TlsCertificate,
@@ -98,6 +101,7 @@ impl Reason {
             Self::HeadTimeout => "head_timeout",
             Self::BodyTimeout => "body_timeout",
             Self::Protocol => "protocol",
+            Self::Flood => "flood",
             Self::TlsHandshake => "tls_handshake",
             Self::TlsTimeout => "tls_timeout",
             Self::TlsCertificate => "tls_certificate",

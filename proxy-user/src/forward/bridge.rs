@@ -17,11 +17,12 @@ use std::task::{Context, Poll, ready};
 
 use h2::client::ResponseFuture;
 use http::{HeaderMap, Response};
+use proxy_core::grpc::{MessageError, Messages};
 use tokio::time::Sleep;
 
 pub use self::side::{Failed, Http1Side, Http2Side, Piece, Side};
 use super::exchange::{TURN_PIECES, Trouble};
-use super::http1::{Body, Framing, ResponseHead, Scan, slots};
+use super::http1::{Body, Fault, Framing, ResponseHead, Scan, slots};
 use super::http2;
 use super::l4::Watch;
 use super::wire::{HeadBound, NoHead};
@@ -43,13 +44,33 @@ pub struct Upload {
     is_refused: bool,
     /// Bytes of the body so far.
     pub bytes: u64,
+    bound: Bound,
+}
+
+/// How much may come.
+struct Bound {
     most_bytes: u64,
+    messages: Option<Messages>,
+}
+
+impl Bound {
+    /// Looks at the next bytes, behind which there are so many in all.
+    fn check(&mut self, data: &[u8], bytes: u64) -> Result<(), Fault> {
+        let followed = self.messages.as_mut().map_or(Ok(()), |messages| messages.follow(data));
+        match followed {
+            Err(MessageError::TooLarge { .. }) => return Err(Fault::BodyTooLarge),
+            // Whoever reads it says so.
+            Err(MessageError::BadFlag(_)) => self.messages = None,
+            Ok(()) => {}
+        }
+        if bytes > self.most_bytes { Err(Fault::BodyTooLarge) } else { Ok(()) }
+    }
 }
 
 impl Upload {
     /// Begins a body of at most so many bytes; one that has `ended` already is none.
     #[must_use]
-    pub fn new(has_ended: bool, most_bytes: u64) -> Self {
+    pub fn new(has_ended: bool, most_bytes: u64, messages: Option<Messages>) -> Self {
         Self {
             kept: Vec::new(),
             kept_bytes: 0,
@@ -59,7 +80,7 @@ impl Upload {
             is_over: has_ended,
             is_refused: false,
             bytes: 0,
-            most_bytes,
+            bound: Bound { most_bytes, messages },
         }
     }
 
@@ -68,6 +89,13 @@ impl Upload {
         self.given = 0;
         self.is_refused = false;
         self.is_over = self.is_taken && self.kept.is_empty();
+    }
+
+    /// The whole body, if it was taken and is kept.
+    #[must_use]
+    pub fn whole(&self) -> Option<Vec<u8>> {
+        let data = self.kept.iter().map(|piece| if let Piece::Data(data, _) = piece { &data[..] } else { &[] });
+        (self.is_taken && self.is_whole).then(|| data.collect::<Vec<_>>().concat())
     }
 
     /// Tells whether there is a body, or may be one.
@@ -137,16 +165,15 @@ impl Upload {
     }
 
     fn keep(&mut self, piece: Piece) -> Result<Piece, Trouble> {
-        let (bytes, is_last) = match &piece {
-            Piece::Data(data, is_last) => (data.len(), *is_last),
-            Piece::Trailers(_) | Piece::End => (0, true),
-        };
-        self.is_taken = is_last;
-        self.bytes += bytes as u64;
-        if self.bytes > self.most_bytes {
-            return Err(Trouble::ClientFault(super::http1::Fault::BodyTooLarge));
+        match &piece {
+            Piece::Data(data, is_last) => {
+                self.is_taken = *is_last;
+                self.bytes += data.len() as u64;
+                self.kept_bytes += data.len();
+                self.bound.check(data, self.bytes).map_err(Trouble::ClientFault)?;
+            }
+            Piece::Trailers(_) | Piece::End => self.is_taken = true,
         }
-        self.kept_bytes += bytes;
         if self.kept_bytes > KEPT_BYTES {
             self.is_whole = false;
             (self.kept, self.given) = (Vec::new(), 0);
@@ -163,7 +190,7 @@ pub struct Download {
     is_over: bool,
     /// Bytes of the body so far.
     pub bytes: u64,
-    most_bytes: u64,
+    bound: Bound,
     /// What stood behind the body.
     pub trailers: Option<HeaderMap>,
 }
@@ -171,8 +198,8 @@ pub struct Download {
 impl Download {
     /// Begins a body of at most so many bytes; one that has ended already is none.
     #[must_use]
-    pub fn new(has_ended: bool, most_bytes: u64) -> Self {
-        Self { is_over: has_ended, bytes: 0, most_bytes, trailers: None }
+    pub fn new(has_ended: bool, most_bytes: u64, messages: Option<Messages>) -> Self {
+        Self { is_over: has_ended, bytes: 0, bound: Bound { most_bytes, messages }, trailers: None }
     }
 
     fn poll<W: Watch>(
@@ -192,15 +219,13 @@ impl Download {
                 Piece::Data(data, is_last) => {
                     self.bytes += data.len() as u64;
                     self.is_over = *is_last;
+                    self.bound.check(data, self.bytes).map_err(Trouble::UpstreamFault)?;
                 }
                 Piece::Trailers(trailers) => {
                     self.trailers = Some(trailers.clone());
                     self.is_over = true;
                 }
                 Piece::End => self.is_over = true,
-            }
-            if self.bytes > self.most_bytes {
-                return Poll::Ready(Err(Trouble::UpstreamFault(super::http1::Fault::BodyTooLarge)));
             }
             down.give(piece).map_err(of_client)?;
             watch.handle_progress();
@@ -377,12 +402,12 @@ fn read(
     bytes: usize,
     method: &str,
     bound: HeadBound,
-) -> Result<Answer, super::http1::Fault> {
+) -> Result<Answer, Fault> {
     let mut slots = slots();
     let head = ResponseHead::parse(&side.wire.chunk[..bytes], &mut slots)?;
     // Nobody who is asked across a bridge is offered another protocol.
     if head.status == 101 {
-        return Err(super::http1::Fault::StartLine);
+        return Err(Fault::StartLine);
     }
     let is_interim = head.is_interim();
     let framing = head.body(method);
@@ -423,7 +448,9 @@ pub fn of_endpoint(failed: Failed) -> Trouble {
         Failed::Died(error) => Trouble::UpstreamDied(error),
         Failed::Cut => Trouble::UpstreamEnded { has_begun: true },
         Failed::Fault(fault) => Trouble::UpstreamFault(fault),
-        Failed::Stream(error) if is_refused(&error) => Trouble::UpstreamRefused,
+        Failed::Stream(error) if is_refused(&error) => {
+            Trouble::UpstreamRefused { is_leaving: error.is_go_away() }
+        }
         Failed::Stream(error) => Trouble::UpstreamDied(io::Error::other(error)),
     }
 }

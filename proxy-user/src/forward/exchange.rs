@@ -43,7 +43,10 @@ pub enum Trouble {
     },
     /// The endpoint has said that it did nothing with the request: a refused stream, or one beyond the last that it took up
     /// (RFC 9113, 8.7).
-    UpstreamRefused,
+    UpstreamRefused {
+        /// It takes no more requests on this connection.
+        is_leaving: bool,
+    },
     /// The endpoint's answer is malformed or too large.
     UpstreamFault(Fault),
     /// The time is over.

@@ -12,7 +12,7 @@ pub use self::head::{
     Asked, edit_response, of_http1, of_http2, response_of_http1, set_https, trailers, write_request,
     write_response, write_trailers,
 };
-pub use self::io::H2Io;
+pub use self::io::{H2Io, Meter};
 use crate::tls::Stream;
 use proxy_core::http::HttpLimits;
 

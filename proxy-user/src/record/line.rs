@@ -69,6 +69,9 @@ fn request(line: &mut Line<'_>, time: SystemTime, record: &RequestRecord, applic
     if let Some(status) = record.status {
         line.number("http.status", &status);
     }
+    if let Some(status) = record.grpc {
+        line.word("grpc.status", &status.as_str());
+    }
     line.optional("http.request_id", record.request_id.as_ref());
     line.optional("http.trace_id", record.trace_id.as_ref());
     line.optional("http.user_agent", record.user_agent.as_ref());
@@ -405,6 +408,7 @@ mod tests {
             host: text("shop.example"),
             path: text("/a?b=c"),
             status: Some(200),
+            grpc: None,
             request_id: text("00112233-4455-4677-8899-aabbccddeeff"),
             trace_id: text("4bf92f3577b34da6a3ce929d0e0e4736"),
             user_agent: text("curl/8 (x)"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
+use proxy_core::grpc::Status;
 use proxy_core::outcome::RequestReason;
 
 /// Bytes of a text of a peer that are kept: any host and nearly every user agent. A head may have 64 KiB, and thousands of
@@ -40,6 +41,8 @@ pub struct RequestRecord {
     pub path: Option<Text>,
     /// Status that the client got.
     pub status: Option<u16>,
+    /// How it ended in the words of gRPC, if it was a call.
+    pub grpc: Option<Status>,
     /// Its `x-request-id`, whoever made it.
     pub request_id: Option<Text>,
     /// Trace that it belongs to.

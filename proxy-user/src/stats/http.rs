@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use proxy_core::grpc::Status;
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::RequestReason;
 
@@ -61,6 +62,7 @@ pub struct HttpStats {
     begun: AtomicU64,
     ends: [AtomicU64; RequestReason::ALL.len()],
     classes: [AtomicU64; CLASSES.len()],
+    grpc: [AtomicU64; Status::ALL.len()],
     durations: [AtomicU64; BUCKET_COUNT],
     duration_us: AtomicU64,
     sent_bytes: AtomicU64,
@@ -73,6 +75,8 @@ pub struct HttpStats {
 pub struct RequestEnd {
     /// Status that the client got, if it got one.
     pub status: Option<u16>,
+    /// How it ended in the words of gRPC, if it was a call.
+    pub grpc: Option<Status>,
     /// Why it ended.
     pub reason: RequestReason,
     /// From the first byte of its head to its end.
@@ -105,6 +109,9 @@ impl HttpStats {
         add(&self.ends[end.reason as usize], 1);
         let class = end.status.map_or(0, |status| usize::from(status / 100));
         add(&self.classes[if class < CLASSES.len() { class } else { 0 }], 1);
+        if let Some(status) = end.grpc {
+            add(&self.grpc[usize::from(status.code())], 1);
+        }
         let us = u64::try_from(end.duration.as_micros()).unwrap_or(u64::MAX);
         add(&self.durations[BOUNDS_US.partition_point(|bound| *bound < us)], 1);
         add(&self.duration_us, us);
@@ -122,6 +129,7 @@ impl Default for HttpStats {
             begun: AtomicU64::new(0),
             ends: zeros(),
             classes: zeros(),
+            grpc: zeros(),
             durations: zeros(),
             duration_us: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
@@ -253,6 +261,7 @@ pub struct HttpTotals {
     begun: u64,
     ends: [u64; RequestReason::ALL.len()],
     classes: [u64; CLASSES.len()],
+    grpc: [u64; Status::ALL.len()],
     /// Durations in buckets of [`BOUNDS_US`].
     pub durations: [u64; BUCKET_COUNT],
     /// Their sum in microseconds.
@@ -270,6 +279,7 @@ impl Default for HttpTotals {
             begun: 0,
             ends: [0; _],
             classes: [0; _],
+            grpc: [0; _],
             durations: [0; _],
             duration_us: 0,
             sent_bytes: 0,
@@ -287,6 +297,7 @@ impl HttpTotals {
         // Ends before begins: what ends meanwhile must not make the difference negative.
         each(&mut self.ends, &stats.ends);
         each(&mut self.classes, &stats.classes);
+        each(&mut self.grpc, &stats.grpc);
         each(&mut self.durations, &stats.durations);
         each(&mut self.events, &stats.events);
         self.duration_us += stats.duration_us.load(Ordering::Relaxed);
@@ -313,6 +324,12 @@ impl HttpTotals {
         all.filter(|(_, count)| *count > 0)
     }
 
+    /// Statuses of gRPC that calls ended with, with their counts.
+    pub fn grpc(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = Status::ALL.iter().map(|status| status.as_str()).zip(self.grpc);
+        all.filter(|(_, count)| *count > 0)
+    }
+
     /// Classes of statuses that were met, with their counts.
     pub fn classes(&self) -> impl Iterator<Item = (&'static str, u64)> {
         CLASSES.into_iter().zip(self.classes).filter(|(_, count)| *count > 0)
@@ -325,6 +342,7 @@ mod tests {
 
     const END: RequestEnd = RequestEnd {
         status: Some(200),
+        grpc: None,
         reason: RequestReason::Ok,
         duration: Duration::from_millis(3),
         sent_bytes: 10,

@@ -158,6 +158,7 @@ impl Status {
             | R::TlsUpstream
             | R::UpstreamReset
             | R::UpstreamClosed
+            | R::UpstreamRefused
             | R::ResponseCut
             | R::ResponseTimeout
             | R::EndpointLost

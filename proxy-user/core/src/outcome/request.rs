@@ -37,6 +37,8 @@ pub enum RequestReason {
     UpstreamReset,
     /// The endpoint closed its connection before the head of an answer was complete.
     UpstreamClosed,
+    /// The endpoint refused the request without beginning with it, and so did the ones tried after it.
+    UpstreamRefused,
     /// The endpoint's answer is not HTTP, or contradicts itself.
     UpstreamMalformed,
     /// The head of the endpoint's answer is longer than allowed.
@@ -111,7 +113,7 @@ impl Blame {
 
 impl RequestReason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::Ok,
         Self::Redirect,
         Self::DirectResponse,
@@ -127,6 +129,7 @@ impl RequestReason {
         Self::TlsUpstream,
         Self::UpstreamReset,
         Self::UpstreamClosed,
+        Self::UpstreamRefused,
         Self::UpstreamMalformed,
         Self::UpstreamHeadTooLarge,
         Self::ResponseTooLarge,
@@ -189,6 +192,7 @@ impl RequestReason {
             Self::TlsUpstream => ("tls_upstream", Some(503), Upstream),
             Self::UpstreamReset => ("upstream_reset", Some(502), Upstream),
             Self::UpstreamClosed => ("upstream_closed", Some(502), Upstream),
+            Self::UpstreamRefused => ("upstream_refused", Some(503), Upstream),
             Self::UpstreamMalformed => ("upstream_malformed", Some(502), Upstream),
             Self::UpstreamHeadTooLarge => ("upstream_head_too_large", Some(502), Upstream),
             Self::ResponseTooLarge => ("response_too_large", Some(502), Upstream),

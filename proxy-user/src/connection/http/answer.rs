@@ -6,7 +6,8 @@ use std::io;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use proxy_core::grpc::Status;
 use proxy_core::outcome::RequestReason;
 use proxy_io::Chunk;
 
@@ -55,8 +56,12 @@ impl Answer {
         }
     }
 
-    /// The answer in HTTP/2: head and body.
-    pub(super) fn into_http2(self) -> (Response<()>, Bytes) {
+    /// The answer in HTTP/2: head and body. To a gRPC call it is in gRPC's words, which are a head and nothing else
+    /// ("Trailers-Only").
+    pub(super) fn into_http2(self, is_grpc: bool) -> (Response<()>, Bytes) {
+        if is_grpc && let Some(status) = Status::of_reason(self.reason) {
+            return (self.in_grpc(status), Bytes::new());
+        }
         let (content_type, body) = self.content();
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or_default();
@@ -78,6 +83,23 @@ impl Answer {
         }
         let body = if self.is_head { Bytes::new() } else { Bytes::from(body.into_owned()) };
         (response, body)
+    }
+
+    fn in_grpc(&self, status: Status) -> Response<()> {
+        let mut response = Response::new(());
+        *response.headers_mut() = Self::trailers(status, self.reason);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response
+    }
+
+    /// What tells a call how it ended.
+    pub(super) fn trailers(status: Status, reason: RequestReason) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let reason = HeaderValue::from_static(reason.as_str());
+        headers.insert("grpc-status", HeaderValue::from_static(status.header_value()));
+        headers.insert("grpc-message", reason.clone());
+        headers.insert(X_WEIR_REASON, reason);
+        headers
     }
 
     fn write(&self, is_last: bool) -> Vec<u8> {

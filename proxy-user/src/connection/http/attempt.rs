@@ -104,7 +104,10 @@ pub(super) fn report(
 ) {
     let is_stale = matches!(
         failure,
-        Failure::ResetBeforeSend { is_reused: true } | Failure::ResetAfterSend { is_reused: true }
+        // Who refuses has too much to do, or stops: neither is a fault.
+        Failure::Refused
+            | Failure::ResetBeforeSend { is_reused: true }
+            | Failure::ResetAfterSend { is_reused: true }
     );
     if !is_stale {
         endpoint.load.set_suspect();
@@ -166,7 +169,11 @@ async fn exchange(
         Answered::Final(answered) => *answered,
     };
     let first_byte = began.elapsed();
-    handle_answer(client, plan, endpoint, answered.status, first_byte);
+    let attempt = attempt_of(answered.status);
+    handle_answer(client, plan, endpoint, attempt, first_byte);
+    if attempt == Attempt::Good {
+        tries.handle_success();
+    }
     let Final { mut download, status, is_last, is_kept, is_tunnel } = answered;
     exchange.deadline = tries.end().map(sleep_until);
     let result = exchange.answer(&mut download).await;
@@ -177,6 +184,7 @@ async fn exchange(
         then: Then::Next,
         reason: RequestReason::Ok,
         status,
+        grpc: None,
         endpoint: Some(endpoint.address.0),
         first_byte: Some(first_byte),
         sent_bytes: sent.bytes,
@@ -208,19 +216,24 @@ pub(super) fn handle_answer(
     client: &Client<'_>,
     plan: &Plan,
     endpoint: &Endpoint,
-    status: u16,
+    attempt: Attempt,
     took: Duration,
 ) {
     if plan.service.policy == Policy::LeastLatency {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         endpoint.load.record_latency(took_ns, clock::monotonic_ns());
     }
-    if status >= 500 && plan.service.outlier.consecutive_5xx > 0 {
+    if attempt == Attempt::BadStatus && plan.service.outlier.consecutive_5xx > 0 {
         endpoint.load.set_suspect();
         send_attempt(client.local, endpoint.id, Attempt::BadStatus);
     } else if endpoint.load.take_suspect() {
         send_attempt(client.local, endpoint.id, Attempt::Good);
     }
+}
+
+/// What a status says about the endpoint that sent it.
+pub(super) fn attempt_of(status: u16) -> Attempt {
+    if status >= 500 { Attempt::BadStatus } else { Attempt::Good }
 }
 
 /// What a try is called that broke before its answer.
@@ -248,10 +261,7 @@ pub(super) fn broken(
         Trouble::UpstreamEnded { has_begun: true } => {
             Broken::Try(RequestReason::UpstreamClosed, Failure::ResetAfterSend { is_reused: false })
         }
-        // As one that rested and was closed: it need not be the fault of the endpoint, which may be stopping.
-        Trouble::UpstreamRefused => {
-            Broken::Try(RequestReason::UpstreamClosed, Failure::ResetBeforeSend { is_reused: true })
-        }
+        Trouble::UpstreamRefused { .. } => Broken::Try(RequestReason::UpstreamRefused, Failure::Refused),
         Trouble::UpstreamFault(fault) => Broken::Over(fault.of_answer()),
         Trouble::Timeout if late == RequestReason::PerTryTimeout => Broken::Try(late, Failure::PerTryTimeout),
         Trouble::Timeout => Broken::Over(late),
@@ -268,7 +278,7 @@ pub(super) fn cut(trouble: &Trouble) -> (Then, RequestReason) {
         }
         Trouble::ClientFault(fault) => (Then::Abort(Reason::Protocol), fault.of_request()),
         Trouble::UpstreamFault(fault) => (Then::Abort(Reason::Protocol), fault.of_answer()),
-        Trouble::UpstreamDied(_) | Trouble::UpstreamEnded { .. } | Trouble::UpstreamRefused => {
+        Trouble::UpstreamDied(_) | Trouble::UpstreamEnded { .. } | Trouble::UpstreamRefused { .. } => {
             (Then::Abort(Reason::UpstreamReset), RequestReason::ResponseCut)
         }
         Trouble::Timeout => (Then::Abort(Reason::BodyTimeout), RequestReason::RequestTimeout),
@@ -320,7 +330,7 @@ async fn answered(
         let read = read(client, plan, exchange, head_bytes).map_err(Trouble::UpstreamFault)?;
         exchange.up.chunk.advance(head_bytes);
         match read {
-            Read::Final(answer) if tries.holds(answer.status) && exchange.upload.is_sent() => {
+            Read::Final(answer) if tries.holds(Failure::Status(answer.status)) && exchange.upload.is_sent() => {
                 let failure = Failure::Status(answer.status);
                 let endpoint = client.conn.endpoint();
                 if let Some(pause) = tries.handle_failure(client, failure, endpoint) {

@@ -2,22 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::CONTENT_LENGTH;
-use http::{Request, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use proxy_core::load::Load;
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::deadline::Deadlines;
-use proxy_core::retry::{Failure, Kind};
+use proxy_core::grpc::{self, Messages, Status};
+use proxy_core::retry::{Failure, Kind, Pushback};
 
 use super::answer::Answer;
-use super::attempt::{Broken, Next, after, broken, cut, handle_answer, report, sleep_until};
+use super::attempt::{Broken, Next, after, attempt_of, broken, cut, handle_answer, report, sleep_until};
 use super::plan::{Outgoing, Plan, Version};
 use super::request::{Outcome, answer_here};
 use super::story::Story;
 use super::streams::{self, Streams};
 use super::tries::Tries;
 use super::upstream::{Acquired, Upstream, acquire, connect};
-use super::{Client, Then};
+use super::{Client, Then, mirror};
 use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
 use crate::forward::bridge::{self, Bridge, Download, Http1Side, Side, Upload};
@@ -27,13 +28,16 @@ use crate::forward::http2;
 use crate::forward::wire::Wire;
 use crate::stats::http::Event;
 
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Answers before the answer (1xx) that are passed on; nobody sends more than a few.
 const MOST_INTERIM: u32 = 16;
 
 /// A request that came to nothing, of which the client knows nothing yet.
 pub(super) struct Over {
     pub(super) reason: RequestReason,
-    tries: u32,
+    pub(super) tries: u32,
 }
 
 impl Over {
@@ -96,10 +100,10 @@ pub(super) async fn forward(
     let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
     // Whether it can be sent again shows at each failure.
     let kind = Kind { is_idempotent: plan.question.is_idempotent, is_replayable: true };
-    let deadlines = Deadlines::new(began, timeouts);
+    let deadlines = Deadlines::new(began, timeouts).shrink(plan.time_left);
     let mut tries = Tries::new(began, &plan.service, policy, kind, deadlines, story);
     let most = client.limits().request_bytes.unwrap_or(u64::MAX);
-    let mut upload = Upload::new(plan.framing == Framing::Length(0), most);
+    let mut upload = Upload::new(plan.framing == Framing::Length(0), most, messages(client, plan));
     loop {
         match attempt(client, side, plan, &request, &mut upload, &mut tries).await {
             Next::Done(mut outcome) => {
@@ -118,6 +122,12 @@ pub(super) async fn forward(
             }
         }
     }
+}
+
+/// Follows the messages of a call, if they have a bound.
+fn messages(client: &Client<'_>, plan: &Plan) -> Option<Messages> {
+    let most = client.limits().message_bytes.filter(|_| plan.question.is_grpc)?;
+    Some(Messages::new(Some(most)))
 }
 
 /// Where a try goes.
@@ -211,14 +221,15 @@ async fn exchange(
     let began = if is_reused { tries.began } else { Instant::now() };
     client.conn.set_answer_limit(plan.service.limits.idle_timeout);
     client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
+    let head = of_try(plan, request, deadline);
     let (up, response) = match &mut *reached {
         Reached::Http1(upstream) => {
             let mut up = Http1Side::new(&mut upstream.wire, Body::Length(0));
-            up.begin(http2::write_request(request, plan.framing), plan.framing);
+            up.begin(http2::write_request(&head, plan.framing), plan.framing);
             (Side::Http1(up), None)
         }
         Reached::Http2(streams) => {
-            let beginning = streams.begin(request, !upload.has_body());
+            let beginning = streams.begin(head, !upload.has_body());
             let begun = match deadline {
                 None => beginning.await,
                 Some((at, late)) => tokio::time::timeout_at(at.into(), beginning)
@@ -249,6 +260,11 @@ async fn exchange(
             let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
             let head_bytes = bridge.head_bytes();
             drop(bridge);
+            if let (Trouble::UpstreamRefused { is_leaving: true }, Reached::Http2(streams)) =
+                (&trouble, &*reached)
+            {
+                streams.lease.set_over();
+            }
             let is_unseen = |end| match &*reached {
                 Reached::Http1(upstream) => upstream.is_unseen(head_bytes, end),
                 // Positions in the stream are of other requests, too.
@@ -257,11 +273,16 @@ async fn exchange(
             return Err(broken(trouble, is_reused, is_unseen, late));
         }
     };
+    if let Some(rule) = plan.rule.as_ref().filter(|rule| !rule.mirrors.is_empty()) {
+        let copy = || Some(copy(request, &bridge.upload.whole()?));
+        mirror::send_copies(client, rule, copy, tries.story);
+    }
     let first_byte = began.elapsed();
     let status = answer.response.status().as_u16();
-    handle_answer(client, plan, endpoint, status, first_byte);
+    let said = answer.response.headers().get(GRPC_STATUS);
+    let head_status = said.map(|value| Status::from_header(value.as_bytes()));
     let most = client.limits().response_bytes.unwrap_or(u64::MAX);
-    let mut download = Download::new(answer.has_ended, most);
+    let mut download = Download::new(answer.has_ended, most, messages(client, plan));
     let is_kept = answer.is_kept;
     client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
     let is_early = !bridge.upload.is_sent();
@@ -276,6 +297,7 @@ async fn exchange(
         then: Then::Next,
         reason: RequestReason::Ok,
         status,
+        grpc: None,
         endpoint: Some(endpoint.address.0),
         first_byte: Some(first_byte),
         sent_bytes: bridge.upload.bytes,
@@ -283,6 +305,16 @@ async fn exchange(
         tries: 0,
         ended: Instant::now(),
     };
+    let mut attempt = attempt_of(status);
+    if plan.question.is_grpc && result.is_ok() {
+        let ended = grpc_status(status, head_status, download.trailers.as_ref());
+        attempt = ended.attempt();
+        outcome.grpc = Some(ended);
+    }
+    handle_answer(client, plan, endpoint, attempt, first_byte);
+    if attempt == Attempt::Good {
+        tries.handle_success();
+    }
     match result {
         Ok(()) if is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
         Ok(()) => {}
@@ -290,6 +322,32 @@ async fn exchange(
     }
     let kept = (result.is_ok() && is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
     Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept })
+}
+
+/// The head for one try: of a gRPC call, it says the time that this try has.
+fn of_try(
+    plan: &Plan,
+    request: &Request<()>,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Request<()> {
+    let mut request = request.clone();
+    if let Some((at, _)) = deadline.filter(|_| plan.question.is_grpc) {
+        let left = grpc::format_timeout(at.saturating_duration_since(Instant::now()));
+        if let Ok(left) = HeaderValue::from_bytes(left.as_bytes()) {
+            request.headers_mut().insert(GRPC_TIMEOUT, left);
+        }
+    }
+    request
+}
+
+/// The whole request in HTTP/1.1, for somebody who answers it and closes.
+fn copy(request: &Request<()>, body: &[u8]) -> Vec<u8> {
+    let mut head = request.clone();
+    head.headers_mut().insert(CONTENT_LENGTH, body.len().into());
+    head.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let mut out = http2::write_request(&head, Framing::Length(body.len() as u64));
+    out.extend_from_slice(body);
+    out
 }
 
 /// What an endpoint has answered.
@@ -314,16 +372,36 @@ async fn answered(
             }
             continue;
         }
-        let status = answer.response.status().as_u16();
-        if tries.holds(status) && bridge.upload.is_sent() && bridge.upload.is_there() {
-            let endpoint = client.conn.endpoint();
-            if let Some(pause) = tries.handle_failure(client, Failure::Status(status), endpoint) {
-                return Ok(Answered::Again(pause));
-            }
+        if let Some(failure) = failure(plan, &answer).filter(|failure| tries.holds(*failure))
+            && bridge.upload.is_sent()
+            && bridge.upload.is_there()
+            && let Some(pause) = tries.handle_failure(client, failure, client.conn.endpoint())
+        {
+            return Ok(Answered::Again(pause));
         }
         return Ok(Answered::Final(answer));
     }
     Err(Trouble::UpstreamFault(Fault::StartLine))
+}
+
+/// What an answer would be called if its request were to be tried again because of it; none for a call that goes on.
+fn failure(plan: &Plan, answer: &bridge::Answer) -> Option<Failure> {
+    let http_status = answer.response.status().as_u16();
+    let headers = answer.response.headers();
+    let said = headers.get(GRPC_STATUS).filter(|_| answer.has_ended);
+    if !plan.question.is_grpc || (said.is_none() && http_status == 200) {
+        return (!plan.question.is_grpc).then_some(Failure::Status(http_status));
+    }
+    let status = Status::of_answer(http_status, said.map(HeaderValue::as_bytes));
+    let pushback = headers.get(GRPC_PUSHBACK).map(|value| Pushback::from_header(value.as_bytes()));
+    Some(Failure::Grpc { status, pushback })
+}
+
+/// How a call ended, by what came behind its answer or, if that was all, by its head.
+fn grpc_status(http_status: u16, head: Option<Status>, trailers: Option<&HeaderMap>) -> Status {
+    let of_trailers = trailers.and_then(|trailers| trailers.get(GRPC_STATUS));
+    let of_trailers = of_trailers.map(|value| Status::from_header(value.as_bytes()));
+    of_trailers.or(head).unwrap_or_else(|| Status::of_answer(http_status, None))
 }
 
 /// Begins an answer to the client; says whether it is the last one on its connection. `is_early` is one that came before the

@@ -1,12 +1,14 @@
 //! One request of an HTTP/2 client, from its head to the end of its answer.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Request};
+use proxy_core::grpc::{self, Status};
 use proxy_core::outcome::RequestReason;
 use proxy_core::service::Limits;
 
@@ -18,12 +20,14 @@ use super::story::Story;
 use super::{Client, Then};
 use crate::forward::bridge::{Http2Side, Side};
 use crate::forward::http1::Framing;
+use crate::forward::http2::Meter;
 
 /// Serves a request.
 pub(super) async fn serve(
     client: &Client<'_>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    meter: Rc<Meter>,
 ) {
     let began = Instant::now();
     let guard = client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits));
@@ -32,25 +36,29 @@ pub(super) async fn serve(
     let framing = framing(&parts.headers, recv.is_end_stream());
     let mut story = Story::new(client, began);
     let decided = plan_http2(client, &parts, framing, &mut story);
+    let is_grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|value| grpc::is_grpc(value.as_bytes()));
     drop(parts);
     let active = story.begin(client);
-    let mut side = Side::Http2(Http2Side::of_client(recv, respond));
-    let outcome = match decided {
+    let mut side = Side::Http2(Http2Side::of_client(recv, respond, meter));
+    let refuse = |side: &mut Side<'_>, found: Answer| {
+        let status = Status::of_reason(found.reason).filter(|_| is_grpc);
+        let outcome = Outcome::here(Then::Next, found.reason, answer(side, found, is_grpc));
+        Outcome { grpc: status, ..outcome }
+    };
+    let mut outcome = match decided {
         Ok(Decided::Forward(plan)) => match bridged::forward(client, &mut side, plan, &story, began).await {
             Ok(outcome) => outcome,
-            Err(over) => over.outcome(answer(&mut side, Answer::of_reason(over.reason))),
+            Err(over) if over.reason.status().is_none() => over.outcome(0),
+            Err(over) => Outcome { tries: over.tries, ..refuse(&mut side, Answer::of_reason(over.reason)) },
         },
-        Ok(Decided::Answer(found, _)) => {
-            let reason = found.reason;
-            Outcome::here(Then::Next, reason, answer(&mut side, *found))
-        }
-        Err(fault) => {
-            let reason = fault.of_request();
-            Outcome::here(Then::Next, reason, answer(&mut side, Answer::of_reason(reason)))
-        }
+        Ok(Decided::Answer(found, _)) => refuse(&mut side, *found),
+        Err(fault) => refuse(&mut side, Answer::of_reason(fault.of_request())),
     };
+    if is_grpc && outcome.grpc.is_none() {
+        outcome.grpc = Status::of_reason(outcome.reason);
+    }
     if let (Then::Abort(_), Side::Http2(side)) = (&outcome.then, &mut side) {
-        reset(side, outcome.reason);
+        cut(side, outcome.reason, outcome.grpc);
     }
     story.end(client, active, &outcome);
 }
@@ -66,10 +74,10 @@ fn framing(headers: &HeaderMap, has_ended: bool) -> Framing {
 }
 
 /// Answers by ourselves; gives the status that the client got, 0 if none.
-fn answer(side: &mut Side<'_>, answer: Answer) -> u16 {
+fn answer(side: &mut Side<'_>, answer: Answer, is_grpc: bool) -> u16 {
     let Side::Http2(Http2Side { respond: Some(respond), .. }) = side else { return 0 };
-    let status = answer.status;
-    let (response, body) = answer.into_http2();
+    let (response, body) = answer.into_http2(is_grpc);
+    let status = response.status().as_u16();
     match respond.send_response(response, body.is_empty()) {
         Ok(_) if body.is_empty() => status,
         Ok(mut send) => {
@@ -81,13 +89,21 @@ fn answer(side: &mut Side<'_>, answer: Answer) -> u16 {
     }
 }
 
-/// Makes sure that the client does not take what it has for the whole.
-fn reset(side: &mut Http2Side, reason: RequestReason) {
+/// Makes sure that the client does not take what it has for the whole: a call is told how it ended, anything else is reset.
+fn cut(side: &mut Http2Side, reason: RequestReason, grpc: Option<Status>) {
     let code = match reason {
-        RequestReason::DownstreamReset => Code::CANCEL,
-        RequestReason::RequestTimeout | RequestReason::ResponseTimeout | RequestReason::Draining => Code::CANCEL,
+        RequestReason::DownstreamReset
+        | RequestReason::RequestTimeout
+        | RequestReason::ResponseTimeout
+        | RequestReason::Draining => Code::CANCEL,
         _ => Code::INTERNAL_ERROR,
     };
+    if let Some(status) = grpc.filter(|_| reason != RequestReason::DownstreamReset)
+        && let Some(send) = &mut side.send
+        && send.send_trailers(Answer::trailers(status, reason)).is_ok()
+    {
+        return;
+    }
     match (&mut side.send, &mut side.respond) {
         (Some(send), _) => send.send_reset(code),
         (None, Some(respond)) => respond.send_reset(code),

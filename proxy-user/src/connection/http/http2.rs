@@ -6,7 +6,9 @@
 //! ```
 
 use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -15,7 +17,7 @@ use tokio::time::Sleep;
 
 use super::{Client, LINGER_TIME, call};
 use crate::connection::boxed;
-use crate::forward::http2::{self, H2Io, ServerConnection};
+use crate::forward::http2::{self, H2Io, Meter, ServerConnection};
 use crate::forward::l4::{Ending, Watch as _};
 use crate::forward::wire::Wire;
 
@@ -24,7 +26,8 @@ type Call<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 /// Serves a client that speaks HTTP/2 from its first byte to its end.
 pub(super) async fn serve(client: &Client<'_>, down: Wire) -> Ending {
     let limits = client.limits();
-    let io = H2Io::new(down.stream, down.chunk);
+    let meter = Meter::of_client();
+    let io = H2Io::metered(down.stream, down.chunk, Rc::clone(&meter));
     let accepting = tokio::time::timeout(limits.head_timeout, http2::accept(io, limits));
     let connection = match accepting.await {
         Ok(Ok(connection)) => connection,
@@ -32,7 +35,7 @@ pub(super) async fn serve(client: &Client<'_>, down: Wire) -> Ending {
         Err(_) => return Ending::of(Reason::HeadTimeout),
     };
     client.conn.set_graceful();
-    let mut session = Session { client, connection, calls: FuturesUnordered::new(), leaving: None };
+    let mut session = Session { client, connection, meter, calls: FuturesUnordered::new(), leaving: None };
     session.rest();
     let ended = poll_fn(|cx| session.poll(cx)).await;
     // Their streams are over: they notice and say so to the log.
@@ -43,6 +46,7 @@ pub(super) async fn serve(client: &Client<'_>, down: Wire) -> Ending {
 struct Session<'a> {
     client: &'a Client<'a>,
     connection: ServerConnection,
+    meter: Rc<Meter>,
     calls: FuturesUnordered<Call<'a>>,
     /// Why the client was asked to go, and until when it may take if nothing is under way.
     leaving: Option<(Reason, Option<Pin<Box<Sleep>>>)>,
@@ -62,14 +66,33 @@ impl Session<'_> {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.client.conn.await_within(None, Reason::IdleTimeout);
                     let client = self.client;
-                    self.calls.push(boxed(move || call::serve(client, request, respond)));
+                    let meter = Rc::clone(&self.meter);
+                    self.calls.push(boxed(move || call::serve(client, request, respond, meter)));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.reason(&error)),
                 Poll::Ready(None) => return Poll::Ready(self.leaving.as_ref().map_or(Reason::Fin, |l| l.0)),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    // It is told why, and the connection ends with that.
+                    if self.poll_flood().is_break() {
+                        break;
+                    }
+                }
             }
         }
         self.poll_lingered(cx)
+    }
+
+    /// Ends a connection whose client sends too much of what costs; says whether there is nothing to do.
+    fn poll_flood(&mut self) -> ControlFlow<()> {
+        match self.meter.flood() {
+            Some(flood) if !matches!(self.leaving, Some((Reason::Flood, _))) => {
+                tracing::debug!(client = %self.client.accepted.client, flood = flood.as_str(), "too much");
+                self.leaving = Some((Reason::Flood, None));
+                self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        }
     }
 
     /// Nothing is under way.

@@ -9,13 +9,12 @@ use std::time::Duration;
 use proxy_core::addr::ClientAddr;
 use proxy_core::outcome::Reason;
 use proxy_core::route::Rule;
-use proxy_core::service::{Limits, Service};
+use proxy_core::service::{Limits, Protocol, Service};
 use proxy_io::Chunk;
 use proxy_io::netns::Netns;
 use rand::Rng as _;
 
 use super::Client;
-use super::request::Sending;
 use super::story::Story;
 use crate::connection::Local;
 use crate::connection::endpoint::{Established, Wanted, establish};
@@ -32,7 +31,12 @@ const ANSWER_BYTES: usize = 1 << 20;
 
 /// Sends copies of a request to the services that its rule names. Never waits: a copy that there is no room for, or whose
 /// request is not whole yet and small, is not made, which is counted.
-pub(super) fn send_copies(client: &Client<'_>, rule: &Rule, sending: &Sending, story: &Story) {
+pub(super) fn send_copies(
+    client: &Client<'_>,
+    rule: &Rule,
+    copy: impl Fn() -> Option<Vec<u8>>,
+    story: &Story,
+) {
     for mirror in &rule.mirrors {
         let draw = client.local.rng.borrow_mut().random();
         if !mirror.is_drawn(draw) {
@@ -44,7 +48,9 @@ pub(super) fn send_copies(client: &Client<'_>, rule: &Rule, sending: &Sending, s
         let target = target.map(|route| (Arc::clone(&route.service), Arc::clone(&route.stats)));
         drop(routes);
         let room = Room::take(&client.local.copies);
-        let event = match (target, sending.last_copy(), room) {
+        // Copies are in HTTP/1.1.
+        let target = target.filter(|(service, _)| service.protocol != Protocol::Http2);
+        let event = match (target, copy(), room) {
             (Some((service, stats)), Some(request), Some(room)) => {
                 let netns = client.accepted.netns.clone();
                 let copy =

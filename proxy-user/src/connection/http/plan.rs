@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use http::request::Parts;
+use proxy_core::grpc;
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
 use proxy_core::outcome::RequestReason;
@@ -21,6 +23,9 @@ use crate::forward::http1::{Fault, Framing, RequestEdits, RequestHead, slots};
 use crate::forward::http2;
 use crate::stats::conn::ServiceStats;
 
+/// The header in which Envoy says how many milliseconds a request has left.
+const EXPECTED_TIMEOUT: &str = "x-envoy-expected-rq-timeout-ms";
+
 /// A request that goes to a service.
 pub(super) struct Plan {
     /// Its head, as the endpoint gets it.
@@ -35,6 +40,8 @@ pub(super) struct Plan {
     pub(super) retry: RetryPolicy,
     /// Version that the endpoint is spoken to in.
     pub(super) version: Version,
+    /// Time that whoever is in front has left for it.
+    pub(super) time_left: Option<Duration>,
 }
 
 /// A head for an endpoint.
@@ -69,21 +76,24 @@ pub(super) struct Question {
     pub(super) is_version_1_0: bool,
     pub(super) is_keep_alive: bool,
     pub(super) is_upgrade: bool,
+    pub(super) is_grpc: bool,
 }
 
 impl Question {
-    fn of(head: &RequestHead<'_, '_>) -> Self {
+    fn of_http1(head: &RequestHead<'_, '_>) -> Self {
         Self {
             is_version_1_0: head.is_version_1_0,
             is_keep_alive: head.is_keep_alive,
             is_upgrade: head.upgrade.is_some(),
-            ..Self::of_method(head.method)
+            ..Self::of(head)
         }
     }
 
     /// A question of a client that goes on asking, whatever comes of this one.
-    fn of_method(method: &str) -> Self {
+    fn of(head: &impl Head) -> Self {
+        let method = head.method();
         Self {
+            is_grpc: head.find("content-type").is_some_and(grpc::is_grpc),
             is_head: method == "HEAD",
             is_connect: method == "CONNECT",
             is_idempotent: retry::is_idempotent(method),
@@ -118,7 +128,7 @@ pub(super) enum Decided {
 pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Result<Decided, Fault> {
     let mut slots = slots();
     let head = RequestHead::parse(head, &mut slots)?;
-    let (framing, question) = (head.framing, Question::of(&head));
+    let (framing, question) = (head.framing, Question::of_http1(&head));
     let id = begin(client, &head, framing, story)?;
     let chosen = match choose(client, &head, story) {
         Ok(chosen) => chosen,
@@ -153,7 +163,7 @@ pub(super) fn plan_http2(
     story: &mut Story,
 ) -> Result<Decided, Fault> {
     let head = http2::Asked::of(parts)?;
-    let question = Question::of_method(head.method());
+    let question = Question::of(&head);
     let id = begin(client, &head, framing, story)?;
     // A tunnel inside a stream is not offered.
     if question.is_connect {
@@ -193,6 +203,7 @@ struct Chosen {
     service: Arc<Service>,
     stats: Arc<ServiceStats>,
     found: Option<Found>,
+    time_left: Option<Duration>,
 }
 
 impl Chosen {
@@ -206,11 +217,11 @@ impl Chosen {
     }
 
     fn plan(self, head: Outgoing, framing: Framing, question: Question, version: Version) -> Plan {
-        let Self { service, stats, found } = self;
+        let Self { service, stats, found, time_left } = self;
         let attempts = service.limits.connect_attempts.saturating_sub(1);
         let retry = RetryPolicy { attempts, ..RetryPolicy::default() };
         let rule = found.map(|found| found.rule);
-        Plan { head, framing, question, service, stats, rule, retry, version }
+        Plan { head, framing, question, service, stats, rule, retry, version, time_left }
     }
 }
 
@@ -233,7 +244,17 @@ fn choose(client: &Client<'_>, head: &impl Head, story: &mut Story) -> Result<Ch
         (Arc::clone(&route.service), Arc::clone(&route.stats))
     };
     story.set_service(&service);
-    Ok(Chosen { service, stats, found: way.found })
+    Ok(Chosen { service, stats, found: way.found, time_left: time_left(head) })
+}
+
+/// What a head says of the time that is left: in the words of gRPC, or in those of Envoy, which HTTP has none of its own for.
+fn time_left(head: &impl Head) -> Option<Duration> {
+    let grpc = head.find("grpc-timeout").and_then(grpc::parse_timeout);
+    grpc.or_else(|| {
+        let millis = std::str::from_utf8(head.find(EXPECTED_TIMEOUT)?).ok()?.parse().ok()?;
+        // Zero is none in Envoy's.
+        (millis > 0).then(|| Duration::from_millis(millis))
+    })
 }
 
 /// Which way a request goes.
@@ -286,6 +307,8 @@ struct Edited<'a> {
     id: Option<RequestId>,
     forwarded: Option<Vec<u8>>,
     target: Option<String>,
+    /// Milliseconds that the request has left behind this hop, if the client said what it has.
+    expected_timeout: Option<String>,
     found: Option<&'a Found>,
 }
 
@@ -300,7 +323,11 @@ impl<'a> Edited<'a> {
             Action::Forward { rewrite, .. } => rewrite.target(head.path(), head.query(), found.prefix_bytes),
             Action::Redirect(_) | Action::Respond { .. } => None,
         });
-        Self { client, id, forwarded: forwarded_for(client, head), target, found }
+        let given = head.find(EXPECTED_TIMEOUT).and_then(|_| time_left(head));
+        let own = found.and_then(|found| found.rule.timeout.request);
+        let left = given.map(|given| own.map_or(given, |own| own.min(given)));
+        let expected_timeout = left.map(|left| left.as_millis().max(1).to_string());
+        Self { client, id, forwarded: forwarded_for(client, head), target, expected_timeout, found }
     }
 
     fn with<T>(&self, write: impl FnOnce(&RequestEdits<'_>) -> T) -> T {
@@ -309,6 +336,7 @@ impl<'a> Edited<'a> {
             self.id.as_ref().map(|id| ("x-request-id", id.as_bytes())),
             forwarded.map(|value| ("x-forwarded-for", value)),
             forwarded.map(|_| ("x-forwarded-proto", self.client.scheme().as_bytes())),
+            self.expected_timeout.as_deref().map(|millis| (EXPECTED_TIMEOUT, millis.as_bytes())),
         ];
         let host = self.found.and_then(|found| match &found.rule.action {
             Action::Forward { rewrite, .. } => rewrite.host.as_deref(),

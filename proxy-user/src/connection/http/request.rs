@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use proxy_core::deadline::Deadlines;
+use proxy_core::grpc::Status;
 use proxy_core::load::Load;
 use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::retry::Kind;
@@ -29,6 +30,8 @@ pub(super) struct Outcome {
     pub(super) reason: RequestReason,
     /// Status that the client got; 0 if it got none.
     pub(super) status: u16,
+    /// The same in the words of gRPC, if it is a call.
+    pub(super) grpc: Option<Status>,
     /// Who answered.
     pub(super) endpoint: Option<SocketAddr>,
     /// From the head to the first byte of the answer.
@@ -49,6 +52,7 @@ impl Outcome {
             then,
             reason,
             status,
+            grpc: None,
             endpoint: None,
             first_byte: None,
             sent_bytes: 0,
@@ -200,12 +204,12 @@ async fn forward(
     let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
     // Whether it can be sent again shows at each failure.
     let kind = Kind { is_idempotent: plan.question.is_idempotent, is_replayable: true };
-    let deadlines = Deadlines::new(began, timeouts);
+    let deadlines = Deadlines::new(began, timeouts).shrink(plan.time_left);
     let mut tries = Tries::new(began, &plan.service, policy, kind, deadlines, story);
     if let Some(rule) = &plan.rule
         && !rule.mirrors.is_empty()
     {
-        mirror::send_copies(client, rule, &sending, story);
+        mirror::send_copies(client, rule, || sending.last_copy(), story);
     }
     loop {
         match attempt::attempt(client, down, plan, &mut sending, &mut tries).await {

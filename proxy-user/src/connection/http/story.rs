@@ -106,6 +106,7 @@ impl Story {
     pub(super) fn end(&self, client: &Client<'_>, active: Active<'_>, outcome: &Outcome) {
         let end = RequestEnd {
             status: (outcome.status > 0).then_some(outcome.status),
+            grpc: outcome.grpc,
             reason: outcome.reason,
             duration: outcome.ended.saturating_duration_since(self.began),
             sent_bytes: outcome.sent_bytes,
@@ -133,6 +134,7 @@ impl Story {
             host: texts.map(|texts| texts.host.clone()),
             path: texts.map(|texts| texts.path.clone()),
             status: end.status,
+            grpc: end.grpc,
             request_id: texts.and_then(|texts| texts.request_id.clone()),
             trace_id: texts.and_then(|texts| texts.trace_id.clone()),
             user_agent: texts.and_then(|texts| texts.user_agent.clone()),

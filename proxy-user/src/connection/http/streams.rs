@@ -38,10 +38,9 @@ impl Streams {
     /// Begins a request; one that `has_ended` has no body.
     pub(super) async fn begin(
         &mut self,
-        request: &Request<()>,
+        mut request: Request<()>,
         has_ended: bool,
     ) -> Result<(Http2Side, ResponseFuture), Broken> {
-        let mut request = request.clone();
         if self.is_tls {
             http2::set_https(&mut request);
         }

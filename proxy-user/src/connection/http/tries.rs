@@ -19,7 +19,7 @@ pub(super) struct Tries<'a> {
     policy: &'a RetryPolicy,
     kind: Kind,
     deadlines: Deadlines,
-    story: &'a Story,
+    pub(super) story: &'a Story,
     /// When the one under way began.
     pub(super) began: Instant,
     retries: Retries,
@@ -50,9 +50,9 @@ impl<'a> Tries<'a> {
         self.retries.count() + 1
     }
 
-    /// Tells whether an answer of this status is looked at before it is passed on.
-    pub(super) fn holds(&self, status: u16) -> bool {
-        self.policy.on.has_status(status)
+    /// Tells whether an answer that would be called this is looked at before it is passed on.
+    pub(super) fn holds(&self, failure: Failure) -> bool {
+        self.policy.on.names(failure)
     }
 
     /// Until when the try may take, and what it is called if that passes.
@@ -76,6 +76,12 @@ impl<'a> Tries<'a> {
         let mut rng = client.local.rng.borrow_mut();
         let mut retries = self.retries;
         let retry = retries.handle_failure(failure, self.kind, self.policy, left, &mut rng).ok()?;
+        if let Some(throttle) = self.policy.throttle.filter(|_| retry.is_charged)
+            && !self.service.load.throttle_failure(throttle)
+        {
+            self.note(Event::RetryRefused);
+            return None;
+        }
         if retry.is_charged && self.paid.is_none() {
             let (budget, limits) = (self.policy.budget(), self.service.limits.requests());
             match Load::try_retry(&*self.service.load, budget, limits) {
@@ -93,6 +99,13 @@ impl<'a> Tries<'a> {
         }
         self.note(if retry.is_fresh { Event::FreshRetry } else { Event::Retry });
         Some(retry.pause)
+    }
+
+    /// Takes note of an answer that says nothing against its endpoint.
+    pub(super) fn handle_success(&self) {
+        if let Some(throttle) = self.policy.throttle {
+            self.service.load.throttle_success(throttle);
+        }
     }
 
     /// Counts what an end is made of.

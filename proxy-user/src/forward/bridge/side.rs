@@ -1,6 +1,7 @@
 //! The two sides of a bridge: a body comes from each of them, and one goes to each.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use http::HeaderMap;
 use proxy_io::Chunk;
 
 use crate::forward::http1::{Body, Fault, Framing};
-use crate::forward::http2;
+use crate::forward::http2::{self, Meter};
 use crate::forward::wire::Wire;
 
 /// What comes next of a body.
@@ -220,6 +221,8 @@ pub struct Http2Side {
     pub send: Option<SendStream<Bytes>>,
     /// Given, and there is no room for it yet; and whether it is the last.
     waiting: Option<(Bytes, bool)>,
+    /// Whom to tell what was sent to a client.
+    meter: Option<Rc<Meter>>,
     /// Bytes taken that the peer has not been told of: it may send more only when they are on their way.
     unreleased: usize,
 }
@@ -227,8 +230,8 @@ pub struct Http2Side {
 impl Http2Side {
     /// A client whose request is to be answered.
     #[must_use]
-    pub fn of_client(recv: RecvStream, respond: SendResponse<Bytes>) -> Self {
-        Self { recv: Some(recv), respond: Some(respond), ..Self::default() }
+    pub fn of_client(recv: RecvStream, respond: SendResponse<Bytes>, meter: Rc<Meter>) -> Self {
+        Self { recv: Some(recv), respond: Some(respond), meter: Some(meter), ..Self::default() }
     }
 
     /// An endpoint that a request's head was sent to, and where its body goes if it has one.
@@ -258,6 +261,9 @@ impl Http2Side {
 
     fn give(&mut self, piece: Piece) -> Result<(), Failed> {
         let Some(send) = &mut self.send else { return Ok(()) };
+        if let Some(meter) = &self.meter {
+            meter.handle_sent(if let Piece::Data(data, _) = &piece { data.len() } else { 0 });
+        }
         match piece {
             Piece::Data(data, is_last) => {
                 self.waiting = Some((data, is_last));

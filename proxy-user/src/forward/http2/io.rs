@@ -1,9 +1,13 @@
 //! The poll traits that `h2` reads and writes by, on a stream of the driver.
 
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
+use proxy_core::http2::{Flood, FrameMeter};
 use proxy_io::Chunk;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -14,6 +18,7 @@ const COLLECTED_BYTES: usize = 64 << 10;
 
 /// A stream as `h2` sees it: what is written is collected, and one send carries it when `h2` flushes.
 pub struct H2Io {
+    meter: Option<Rc<Meter>>,
     stream: Stream,
     received: Chunk,
     collected: Vec<u8>,
@@ -24,7 +29,13 @@ impl H2Io {
     /// Begins with what was received already.
     #[must_use]
     pub fn new(stream: Stream, received: Chunk) -> Self {
-        Self { stream, received, collected: Vec::new(), sending: Chunk::default() }
+        Self { meter: None, stream, received, collected: Vec::new(), sending: Chunk::default() }
+    }
+
+    /// Begins with what was received already, for a peer that is not trusted with more than it should send.
+    #[must_use]
+    pub fn metered(stream: Stream, received: Chunk, meter: Rc<Meter>) -> Self {
+        Self { meter: Some(meter), ..Self::new(stream, received) }
     }
 
     /// Sends what was collected, all of it.
@@ -41,6 +52,39 @@ impl H2Io {
     }
 }
 
+/// What is known of the frames that a peer sends, and whether there are too many.
+pub struct Meter {
+    frames: RefCell<FrameMeter>,
+    flood: Cell<Option<Flood>>,
+}
+
+impl Meter {
+    /// Begins with a client's connection.
+    #[must_use]
+    pub fn of_client() -> Rc<Self> {
+        let frames = RefCell::new(FrameMeter::of_client(Instant::now()));
+        Rc::new(Self { frames, flood: Cell::new(None) })
+    }
+
+    /// What the peer sends too much of, if it does.
+    #[must_use]
+    pub fn flood(&self) -> Option<Flood> {
+        self.flood.get()
+    }
+
+    /// Takes note of a piece of a head or body that was sent to the peer.
+    pub fn handle_sent(&self, bytes: usize) {
+        self.frames.borrow_mut().handle_sent(bytes);
+    }
+
+    fn follow(&self, bytes: &[u8]) -> bool {
+        if self.flood.get().is_none() {
+            self.flood.set(self.frames.borrow_mut().follow(bytes, Instant::now()).err());
+        }
+        self.flood.get().is_none()
+    }
+}
+
 impl AsyncRead for H2Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -54,6 +98,12 @@ impl AsyncRead for H2Io {
         // A bundle shows its first part.
         let first = &*this.received;
         let count = first.len().min(buf.remaining());
+        if let Some(meter) = &this.meter
+            && !meter.follow(&first[..count])
+        {
+            // Nothing more is read; whoever drives the connection ends it.
+            return Poll::Pending;
+        }
         buf.put_slice(&first[..count]);
         this.received.advance(count);
         // What is left waits for a peer that is not read fast enough: it must not hold one of the worker's buffers.

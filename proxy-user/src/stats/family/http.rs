@@ -34,6 +34,11 @@ impl Reading {
         });
         let (name, help) = ("weir_http_requests_ended", "Requests that ended, by reason");
         table.counter(name, help, ["service", "reason"], by_reason)?;
+        let by_grpc = self.http_services().flat_map(|([service], totals)| {
+            totals.grpc().map(move |(status, count)| ([service, status], count))
+        });
+        let (name, help) = ("weir_grpc_calls", "gRPC calls that ended, by their status");
+        table.counter(name, help, ["service", "status"], by_grpc)?;
         let of = |figure: fn(&HttpTotals) -> u64| self.http_services().map(move |(l, t)| (l, figure(t)));
         let (name, help) = ("weir_http_requests_active", "Requests under way");
         table.gauge(name, help, ["service"], of(HttpTotals::active))?;
@@ -88,6 +93,11 @@ impl Reading {
         });
         let (name, help) = ("weir_http_rule_requests_ended", "Requests that ended, by rule and reason");
         table.counter(name, help, ["route", "rule", "reason"], by_reason)?;
+        let by_grpc = rules().flat_map(|([route, rule], totals)| {
+            totals.grpc().map(move |(status, count)| ([route, rule, status], count))
+        });
+        let (name, help) = ("weir_grpc_rule_calls", "gRPC calls that ended, by rule and status");
+        table.counter(name, help, ["route", "rule", "status"], by_grpc)?;
         let (name, help) =
             ("weir_http_rule_request_duration", "Time from a request's head to its end, by rule");
         table.seconds_histogram(name, help, ["route", "rule"], rules())

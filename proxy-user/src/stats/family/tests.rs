@@ -191,6 +191,7 @@ fn reading() -> Reading {
 fn http() -> HttpReading {
     let registry = HttpRegistry::default();
     let end = RequestEnd {
+        grpc: None,
         status: Some(200),
         reason: RequestReason::Ok,
         duration: Duration::from_micros(1500),
