@@ -27,6 +27,9 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 const PYTHON: &str = "/usr/bin/python3";
 const GRPC_SERVER: &str = include_str!("../src/python/grpc_server.py");
 const GRPC_CLIENT: &str = include_str!("../src/python/grpc_client.py");
+const ATTACK: &str = include_str!("../src/python/http2_attack.py");
+/// Memory that a flood may cost, allocator and all.
+const MOST_GROWTH_BYTES: u64 = 32 << 20;
 
 fn edge() -> SocketAddr {
     "10.77.0.1:8000".parse().unwrap()
@@ -142,7 +145,8 @@ fn every_version_reaches_every_version() {
                 assert_eq!(run(&["-b", "a=1; b=2", &url("/")]), format!("{spoken} GET {host} a=1; b=2"));
                 let wanted = if version == "--http1.1" { "1.1" } else { "2" };
                 let root = url("/");
-                let said = run(&["-o", "/dev/null", "-w", "%{http_version} ", &root, "-o", "/dev/null", &root]);
+                let said =
+                    run(&["-o", "/dev/null", "-w", "%{http_version} ", &root, "-o", "/dev/null", &root]);
                 assert_eq!(said.trim(), format!("{wanted} {wanted}"), "{what}");
                 run(&["-o", &out, &url("/big.bin")]);
                 assert!(fs::read(&out).unwrap() == big, "{what}: every byte of a large file");
@@ -151,13 +155,24 @@ fn every_version_reaches_every_version() {
                 run(&["-r", "1000-1999", "-o", &out, &url("/big.bin")]);
                 assert!(fs::read(&out).unwrap() == big[1000..2000], "{what}: a range");
                 run(&["-T", &big_file, &url("/new/put.bin")]);
-                assert!(fs::read(nginx.path("new/put.bin")).unwrap() == big, "{what}: an upload of known length");
-                let piped = format!("cat {big_file} | {} -sS --fail --max-time 30 {version} -T - {}", curl.display(), url("/new/piped.bin"));
+                assert!(
+                    fs::read(nginx.path("new/put.bin")).unwrap() == big,
+                    "{what}: an upload of known length"
+                );
+                let piped = format!(
+                    "cat {big_file} | {} -sS --fail --max-time 30 {version} -T - {}",
+                    curl.display(),
+                    url("/new/piped.bin")
+                );
                 place.output(Path::new("/bin/sh"), &["-c", &piped]).unwrap();
-                assert!(fs::read(nginx.path("new/piped.bin")).unwrap() == big, "{what}: and of unknown length");
+                assert!(
+                    fs::read(nginx.path("new/piped.bin")).unwrap() == big,
+                    "{what}: and of unknown length"
+                );
                 run(&["-X", "DELETE", &url("/new/put.bin")]);
                 assert!(!nginx.path("new/put.bin").exists());
-                let of = |path: &str| run(&["-o", "/dev/null", "-w", "%{http_code} %{size_download}", &url(path)]);
+                let of =
+                    |path: &str| run(&["-o", "/dev/null", "-w", "%{http_code} %{size_download}", &url(path)]);
                 assert_eq!(of("/none"), "204 0", "{what}");
                 let redirected = run(&["-L", &url("/moved")]);
                 assert!(redirected.starts_with(spoken), "{what}: {redirected}");
@@ -323,4 +338,106 @@ fn a_drain_lets_every_call_end() {
     client.say("go");
     assert_eq!(client.line(LIMIT).as_deref(), Some("ok cancel"));
     assert!(weir.wait(LIMIT).success());
+}
+
+fn attack(world: &World, name: &str, more: &str) -> String {
+    let mut command = world.outside().command(Path::new(PYTHON));
+    let (host, port) = (edge().ip().to_string(), edge().port().to_string());
+    command.args(["-c", ATTACK, &host, &port, name, more]);
+    process::output(&mut command).unwrap().trim().to_owned()
+}
+
+/// What a client is told that does not keep to RFC 9113: the error that the RFC names, for the stream or for all.
+#[test]
+fn each_violation_has_its_error() {
+    const PROTOCOL: u32 = 1;
+    const FLOW_CONTROL: u32 = 3;
+    const STREAM_CLOSED: u32 = 5;
+    const FRAME_SIZE: u32 = 6;
+    const COMPRESSION: u32 = 9;
+    let Some(world) = World::new() else { return };
+    let Some(curl) = world.program("curl") else { return };
+    if !has_module("h2") {
+        return;
+    }
+    let Some(_nginx) = Nginx::start(&world, "", "") else { return };
+    let Some(_weir) = Weir::start(&world.net, &speaking(&world, "http", json!({}))) else { return };
+    let wrong: Vec<String> = attack(&world, "list", "violations")
+        .split(' ')
+        .filter_map(|name| {
+            let code = match name {
+                "4.1-too-large"
+                | "6.3-priority-length"
+                | "6.4-reset-length"
+                | "6.5-settings-length"
+                | "6.5-ack-with-payload"
+                | "6.7-ping-length" => FRAME_SIZE,
+                "4.3-bad-hpack" => COMPRESSION,
+                "5.1-head-after-end" => STREAM_CLOSED,
+                "6.5.2-window-too-large" | "6.9.1-window-overflow" => FLOW_CONTROL,
+                _ => PROTOCOL,
+            };
+            let said = attack(&world, name, "");
+            // Where a stream's own error would do, ending all is right as well (5.4.1): it shows a client that cannot be trusted.
+            let is_right = said == format!("goaway {code}") || said == format!("reset {code}");
+            (!is_right).then(|| format!("{name}: {said}, not {code}"))
+        })
+        .collect();
+    assert_eq!(wrong, [""; 0]);
+    let url = format!("http://{}/", edge());
+    let said = world.outside().output(&curl, &["-sS", "--fail", "--max-time", "5", &url]).unwrap();
+    assert!(said.starts_with("HTTP/1.1"), "{said}");
+}
+
+#[test]
+fn a_flood_ends_its_connection_and_nobody_else_notices() {
+    const CALM: &str = "goaway 11";
+    let Some(world) = World::new() else { return };
+    let Some(curl) = world.program("curl") else { return };
+    if !has_module("h2") {
+        return;
+    }
+    let Some(_nginx) = Nginx::start(&world, "", "") else { return };
+    let Some(weir) = Weir::start(&world.net, &speaking(&world, "http", json!({}))) else { return };
+    let url = format!("http://{}/", edge());
+    let fresh = || world.outside().output(&curl, &["-sS", "--fail", "--max-time", "5", &url]).unwrap();
+    fresh();
+    let before = weir.memory_bytes();
+    for name in attack(&world, "list", "floods").split(' ') {
+        let said = attack(&world, name, "");
+        // A head too large is refused before it is a flood.
+        let is_right = said == CALM || said == "closed" || (name == "hpack_bomb" && said != "nothing");
+        assert!(is_right, "{name}: {said}");
+        fresh();
+        let more = weir.memory_bytes().saturating_sub(before);
+        assert!(more < MOST_GROWTH_BYTES, "{name}: {more} bytes more");
+    }
+    let floods = weir.metrics().sum("weir_connections_closed_total", &[("reason", "flood")]);
+    assert!(floods >= 6.0, "{floods} were counted");
+}
+
+#[test]
+fn a_call_that_fails_is_tried_again_if_its_status_is_named() {
+    let Some(world) = World::new() else { return };
+    let Some(_grpc) = Grpc::start(&world) else { return };
+    let mut config = speaking(&world, "http2", json!({"routes": ["calls"]}));
+    let retry = json!({"attempts": 2, "on": ["unavailable"]});
+    let rules = json!([
+        {"match": {"grpc": {"service": "test.Service", "method": "Flaky"}}, "retry": retry,
+         "backends": [{"service": "web"}]},
+        {"backends": [{"service": "web"}]},
+    ]);
+    config["routes"] = json!([{"name": "calls", "rules": rules}]);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    for (key, fails, wanted) in [("a", "2", "ok"), ("b", "3", "UNAVAILABLE")] {
+        let client = grpc_client(world.app(), vip(), "flaky", &[key, fails, wanted]);
+        let said: Vec<String> = std::iter::from_fn(|| client.line(LIMIT)).collect();
+        let wanted: &[&str] = if wanted == "ok" { &["3", "ok flaky"] } else { &["ok flaky"] };
+        assert_eq!(said, wanted);
+    }
+    let calls =
+        |status: &str| weir.metrics().sum("weir_grpc_calls_total", &[("service", "web"), ("status", status)]);
+    assert_eq!((calls("ok"), calls("unavailable")), (1.0, 1.0));
+    let retries = weir.metrics().sum("weir_http_retries_total", &[("service", "web"), ("result", "made")]);
+    assert_eq!(retries, 4.0);
 }

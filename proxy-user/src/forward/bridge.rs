@@ -94,7 +94,8 @@ impl Upload {
     /// The whole body, if it was taken and is kept.
     #[must_use]
     pub fn whole(&self) -> Option<Vec<u8>> {
-        let data = self.kept.iter().map(|piece| if let Piece::Data(data, _) = piece { &data[..] } else { &[] });
+        let data =
+            self.kept.iter().map(|piece| if let Piece::Data(data, _) = piece { &data[..] } else { &[] });
         (self.is_taken && self.is_whole).then(|| data.collect::<Vec<_>>().concat())
     }
 
@@ -397,12 +398,7 @@ impl<W: Watch> Bridge<'_, '_, W> {
 }
 
 /// Reads a head of HTTP/1.1 and takes it out of the wire.
-fn read(
-    side: &mut Http1Side<'_>,
-    bytes: usize,
-    method: &str,
-    bound: HeadBound,
-) -> Result<Answer, Fault> {
+fn read(side: &mut Http1Side<'_>, bytes: usize, method: &str, bound: HeadBound) -> Result<Answer, Fault> {
     let mut slots = slots();
     let head = ResponseHead::parse(&side.wire.chunk[..bytes], &mut slots)?;
     // Nobody who is asked across a bridge is offered another protocol.

@@ -330,7 +330,9 @@ async fn answered(
         let read = read(client, plan, exchange, head_bytes).map_err(Trouble::UpstreamFault)?;
         exchange.up.chunk.advance(head_bytes);
         match read {
-            Read::Final(answer) if tries.holds(Failure::Status(answer.status)) && exchange.upload.is_sent() => {
+            Read::Final(answer)
+                if tries.holds(Failure::Status(answer.status)) && exchange.upload.is_sent() =>
+            {
                 let failure = Failure::Status(answer.status);
                 let endpoint = client.conn.endpoint();
                 if let Some(pause) = tries.handle_failure(client, failure, endpoint) {

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use proxy_core::load::Load;
-use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::deadline::Deadlines;
 use proxy_core::grpc::{self, Messages, Status};
+use proxy_core::load::Load;
+use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::retry::{Failure, Kind, Pushback};
 
 use super::answer::Answer;
@@ -103,9 +103,10 @@ pub(super) async fn forward(
     let deadlines = Deadlines::new(began, timeouts).shrink(plan.time_left);
     let mut tries = Tries::new(began, &plan.service, policy, kind, deadlines, story);
     let most = client.limits().request_bytes.unwrap_or(u64::MAX);
-    let mut upload = Upload::new(plan.framing == Framing::Length(0), most, messages(client, plan));
+    let upload = Upload::new(plan.framing == Framing::Length(0), most, messages(client, plan));
+    let mut asked = Asked { side, request: &request, upload };
     loop {
-        match attempt(client, side, plan, &request, &mut upload, &mut tries).await {
+        match attempt(client, plan, &mut asked, &mut tries).await {
             Next::Done(mut outcome) => {
                 outcome.tries = tries.count();
                 return Ok(*outcome);
@@ -130,6 +131,13 @@ fn messages(client: &Client<'_>, plan: &Plan) -> Option<Messages> {
     Some(Messages::new(Some(most)))
 }
 
+/// What is asked, and by whom.
+struct Asked<'a, 's> {
+    side: &'a mut Side<'s>,
+    request: &'a Request<()>,
+    upload: Upload,
+}
+
 /// Where a try goes.
 enum Reached {
     Http1(Box<Upstream>),
@@ -152,14 +160,7 @@ impl Reached {
     }
 }
 
-async fn attempt(
-    client: &Client<'_>,
-    side: &mut Side<'_>,
-    plan: &Plan,
-    request: &Request<()>,
-    upload: &mut Upload,
-    tries: &mut Tries<'_>,
-) -> Next {
+async fn attempt(client: &Client<'_>, plan: &Plan, asked: &mut Asked<'_, '_>, tries: &mut Tries<'_>) -> Next {
     let deadline = tries.deadline();
     let reached = match plan.version {
         Version::Http1 => match acquire(client, plan, tries) {
@@ -176,13 +177,13 @@ async fn attempt(
     let mut reached = match reached {
         Ok(reached) => reached,
         Err((reason, endpoint)) => {
-            return after(client, tries, upload.is_there(), endpoint, reason, Failure::Connect);
+            return after(client, tries, asked.upload.is_there(), endpoint, reason, Failure::Connect);
         }
     };
     tries.note(if reached.is_reused() { Event::ConnectionReused } else { Event::ConnectionOpened });
-    upload.begin_try();
+    asked.upload.begin_try();
     let endpoint = &plan.service.endpoints[reached.index()];
-    let exchanging = boxed(|| exchange(client, side, plan, request, upload, tries, &mut reached, deadline));
+    let exchanging = boxed(|| exchange(client, plan, asked, tries, &mut reached, deadline));
     match exchanging.await {
         Ok(Exchanged { next, kept }) => {
             if let (Reached::Http1(upstream), Some(sent_bytes)) = (reached, kept) {
@@ -193,7 +194,7 @@ async fn attempt(
         Err(Broken::Over(reason)) => Next::Over(reason),
         Err(Broken::Try(reason, failure)) => {
             report(client, endpoint, plan, Attempt::Bad, failure);
-            after(client, tries, upload.is_there(), Some(endpoint.id), reason, failure)
+            after(client, tries, asked.upload.is_there(), Some(endpoint.id), reason, failure)
         }
     }
 }
@@ -207,14 +208,13 @@ struct Exchanged {
 
 async fn exchange(
     client: &Client<'_>,
-    side: &mut Side<'_>,
     plan: &Plan,
-    request: &Request<()>,
-    upload: &mut Upload,
+    asked: &mut Asked<'_, '_>,
     tries: &mut Tries<'_>,
     reached: &mut Reached,
     deadline: Option<(Instant, RequestReason)>,
 ) -> Result<Exchanged, Broken> {
+    let Asked { side, request, upload } = asked;
     let is_reused = reached.is_reused();
     let endpoint = &plan.service.endpoints[reached.index()];
     // What connecting took says nothing about how fast the endpoint answers.
@@ -325,11 +325,7 @@ async fn exchange(
 }
 
 /// The head for one try: of a gRPC call, it says the time that this try has.
-fn of_try(
-    plan: &Plan,
-    request: &Request<()>,
-    deadline: Option<(Instant, RequestReason)>,
-) -> Request<()> {
+fn of_try(plan: &Plan, request: &Request<()>, deadline: Option<(Instant, RequestReason)>) -> Request<()> {
     let mut request = request.clone();
     if let Some((at, _)) = deadline.filter(|_| plan.question.is_grpc) {
         let left = grpc::format_timeout(at.saturating_duration_since(Instant::now()));

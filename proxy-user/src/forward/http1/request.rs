@@ -4,9 +4,9 @@ use httparse::ParserConfig;
 use proxy_core::route::HeaderChanges;
 
 use super::Fault;
-use crate::forward::head::Head;
 use super::body::Framing;
 use super::field::{self, Fields, Lengths, Options, Slots, put};
+use crate::forward::head::Head;
 
 /// A request's head.
 pub struct RequestHead<'h, 'b> {

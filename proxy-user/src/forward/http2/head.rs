@@ -94,11 +94,7 @@ impl Head for Asked<'_> {
 ///
 /// # Errors
 /// `Target` if a rewritten path is none.
-pub fn of_http2(
-    parts: &request::Parts,
-    host: &str,
-    edits: &RequestEdits<'_>,
-) -> Result<Request<()>, Fault> {
+pub fn of_http2(parts: &request::Parts, host: &str, edits: &RequestEdits<'_>) -> Result<Request<()>, Fault> {
     let mut headers = parts.headers.clone();
     let takes_trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
     strip(&mut headers);

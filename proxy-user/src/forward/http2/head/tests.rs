@@ -49,7 +49,8 @@ fn a_host_that_two_say_differently_is_refused() {
 
 #[test]
 fn a_request_of_http1_is_one_of_http2_in_other_words() {
-    let bytes = b"PUT /p?q HTTP/1.1\r\nHost: a.example\r\nTE: trailers\r\nConnection: te, x-hop\r\nX-Hop: 1\r\n\
+    let bytes =
+        b"PUT /p?q HTTP/1.1\r\nHost: a.example\r\nTE: trailers\r\nConnection: te, x-hop\r\nX-Hop: 1\r\n\
                   Content-Length: 3\r\nX-Y: z\r\n\r\n";
     let mut slots = slots();
     let head = RequestHead::parse(bytes, &mut slots).unwrap();
