@@ -2,7 +2,8 @@
 //!
 //! unit: one crate at a time, needs nothing. process: the real parts on loopback, needs nothing. node: network
 //! namespaces and real programs, needs root and a recent kernel. What was skipped is said loudly; where a skip must
-//! not pass (`CI=true` or `WEIR_REQUIRE_NODE=1`), a node ring that did not run fails the command.
+//! not pass (`CI=true` or `WEIR_REQUIRE_NODE=1`), a node ring that did not run fails the command. The last lines name
+//! every test that failed, `FAILED: PROGRAM::TEST (DRIVER)`, and give the sum.
 //!
 //! What the tests are told, by environment:
 //! - `WEIR_BIN`: the `weir` binary to run (process and node);
@@ -11,6 +12,7 @@
 
 mod cargo;
 mod node;
+mod report;
 mod tally;
 
 use std::env;
@@ -90,7 +92,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
         match build_weir(repo) {
             Err(error) => {
                 eprintln!("error: {error:#}");
-                total += Tally::failure();
+                total += Tally::failure("build weir");
                 node_ran = false;
             }
             Ok(weir) => {
@@ -109,7 +111,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
         }
     }
     let must_run = is_set("WEIR_REQUIRE_NODE", "1") || is_set("CI", "true");
-    let ok = total.failed == 0 && (node_ran || !must_run);
+    let ok = total.failed.is_empty() && (node_ran || !must_run);
     if !node_ran && must_run {
         loud(&["The node ring did not run, and here it has to (CI=true or WEIR_REQUIRE_NODE=1)."]);
     }
@@ -168,7 +170,7 @@ fn node_ring(repo: &Repo, weir: &Path, scratch: &Path, io: Io) -> Result<(Tally,
         heading(&format!("node ring, {driver} driver"));
         total += outside(repo, weir, scratch, "node", driver)?;
     }
-    let ran = total.passed + total.failed > 0;
+    let ran = total.passed + total.failed.len() > 0;
     Ok((total, ran))
 }
 
@@ -189,5 +191,5 @@ fn outside(repo: &Repo, weir: &Path, scratch: &Path, ring: &str, driver: &str) -
         let lines: Vec<String> = skips.iter().map(|skip| format!("SKIPPED: {skip}")).collect();
         loud(&lines.iter().map(String::as_str).collect::<Vec<_>>());
     }
-    Ok(tally.with_skips(skips.len()))
+    Ok(tally.with_skips(skips.len()).with_driver(driver))
 }

@@ -4,12 +4,17 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
+use super::report::Report;
 use super::tally::Tally;
 use crate::process;
 use crate::repo::Repo;
+
+/// Written into the output when cargo has ended: a process that a dying test left behind may hold the pipe open for long.
+const END: &[u8] = b"\x04end of cargo test\n";
 
 /// The cargo that runs us, so that the tests are built by the same toolchain.
 pub(super) fn program() -> OsString {
@@ -56,14 +61,20 @@ impl CargoTest {
 
     /// Runs it and counts; a build that fails or a program that dies counts as one failed test.
     pub(super) fn run(mut self) -> Result<Tally> {
-        self.command.arg("--").args(&self.test_args).stdin(Stdio::null()).stdout(Stdio::piped());
+        // One pipe for both outputs: on stderr cargo says which program runs, on stdout the program says the rest.
+        let (output, mut writer) = io::pipe().context("cannot make a pipe")?;
+        self.command.arg("--").args(&self.test_args).env("CARGO_TERM_COLOR", "never");
+        self.command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer.try_clone()?);
         let mut child = self.command.spawn().context("cannot start cargo test")?;
-        let stdout = child.stdout.take().context("the pipe was asked for above")?;
-        let mut tally = echo(stdout, &mut io::stdout())?;
-        let status = child.wait().context("cannot wait for cargo test")?;
-        if !status.success() && tally.failed == 0 {
-            eprintln!("error: cargo test failed without a failed test: {status}");
-            tally += Tally::failure();
+        let waiting = thread::spawn(move || {
+            let status = child.wait();
+            writer.write_all(END).and(status)
+        });
+        let mut tally = echo(output, &mut io::stdout())?;
+        let waited = waiting.join().map_err(|_| anyhow!("the thread that waits has panicked"))?;
+        let status = waited.context("cannot wait for cargo test")?;
+        if !status.success() && tally.failed.is_empty() {
+            tally += Tally::failure(format!("cargo test, without a failed test: {status}"));
         }
         Ok(tally)
     }
@@ -75,19 +86,22 @@ impl CargoTest {
     }
 }
 
-/// Copies what a child prints, line by line as it comes, and adds up the results in it.
+/// Copies what a child prints, line by line as it comes, up to [`END`], and adds up the results in it.
 fn echo(from: impl Read, to: &mut impl Write) -> Result<Tally> {
     let mut from = BufReader::new(from);
-    let mut tally = Tally::default();
+    let mut report = Report::default();
     let mut line = Vec::new();
     while from.read_until(b'\n', &mut line).context("cannot read from cargo test")? > 0 {
-        to.write_all(&line).and_then(|()| to.flush()).context("cannot write to standard output")?;
-        if let Some(result) = Tally::parse(&String::from_utf8_lossy(&line)) {
-            tally += result;
+        let last = line.strip_suffix(END);
+        let shown = last.unwrap_or(&line);
+        to.write_all(shown).and_then(|()| to.flush()).context("cannot write to standard output")?;
+        report.handle_line(&String::from_utf8_lossy(shown));
+        if last.is_some() {
+            break;
         }
         line.clear();
     }
-    Ok(tally)
+    Ok(report.into_tally())
 }
 
 #[cfg(test)]
@@ -96,11 +110,13 @@ mod tests {
 
     #[test]
     fn output_passes_unchanged_while_results_are_counted() {
-        let text = b"running 2 tests\n\xff\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n\
+        let text: &[u8] =
+            b"running 2 tests\n\xff\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n\
                      test result: FAILED. 1 passed; 2 failed; 3 ignored; 0 measured\nlast";
         let mut shown = Vec::new();
-        let tally = echo(&text[..], &mut shown).unwrap();
+        // whoever still holds the pipe is not waited for
+        let tally = echo([text, END, b" later\n"].concat().as_slice(), &mut shown).unwrap();
         assert_eq!(shown, text);
-        assert_eq!(tally, Tally { passed: 3, failed: 2, skipped: 3 });
+        assert_eq!((tally.passed, tally.failed.len(), tally.skipped), (3, 2, 3));
     }
 }
