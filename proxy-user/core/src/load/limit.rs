@@ -154,7 +154,7 @@ guards! {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Barrier};
 
     use super::*;
 
@@ -222,28 +222,36 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "what is tested is what several threads do at once")]
     fn no_bound_is_exceeded_however_many_threads_try() {
-        const THREADS: u32 = 8;
+        const THREADS: usize = 8;
         let limits = RequestLimits { max_requests: Some(5), max_pending: Some(2), max_retries: None };
         let budget = Budget { percent: 40, least: 1 };
         let load = Arc::new(Load::default());
-        let worker = |load: Arc<Load>| {
+        let together = Arc::new(Barrier::new(THREADS));
+        let worker = |load: Arc<Load>, together: Arc<Barrier>| {
             move || {
-                let mut refused = 0u32;
+                // First all at once, so that the bounds are met however few threads run at a time.
+                let request = Load::try_request(&*load, limits);
+                let pending = Load::try_pending(Arc::clone(&load), limits);
+                let got = (request.is_some(), pending.is_some());
+                together.wait();
+                drop((request, pending));
                 for _ in 0..20_000 {
-                    let request = Load::try_request(&*load, limits);
-                    let pending = Load::try_pending(Arc::clone(&load), limits);
-                    let retry = Load::try_retry(&*load, budget, limits);
+                    let _request = Load::try_request(&*load, limits);
+                    let _pending = Load::try_pending(Arc::clone(&load), limits);
+                    let _retry = Load::try_retry(&*load, budget, limits);
                     assert!(load.request_count() <= 5 && load.pending_count() <= 2);
                     // 40 % of the five requests that there can be.
                     assert!(load.retry_count() <= 2);
-                    refused += u32::from(request.is_none() || pending.is_none() || retry.is_err());
                 }
-                refused
+                got
             }
         };
-        let threads: Vec<_> = (0..THREADS).map(|_| std::thread::spawn(worker(Arc::clone(&load)))).collect();
-        let refused: u32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| std::thread::spawn(worker(Arc::clone(&load), Arc::clone(&together))))
+            .collect();
+        let got: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         assert_eq!((load.request_count(), load.pending_count(), load.retry_count()), (0, 0, 0));
-        assert!(refused > 0, "the bounds were never reached");
+        let count = |of: fn(&(bool, bool)) -> bool| got.iter().filter(|got| of(got)).count();
+        assert_eq!((count(|got| got.0), count(|got| got.1)), (5, 2), "of those who tried at once");
     }
 }
