@@ -275,7 +275,8 @@ fn what_is_not_tls_is_refused_at_once() {
 fn who_is_too_slow_is_told_if_it_has_begun_and_has_no_keys_yet() {
     /// user_canceled and close_notify, both warnings in the clear.
     const CANCELED: [u8; 14] = [21, 3, 3, 0, 2, 1, 90, 21, 3, 3, 0, 2, 1, 0];
-    const LIMIT: Duration = Duration::from_millis(30);
+    /// Time in which a busy machine gets to what has arrived already.
+    const LIMIT: Duration = Duration::from_millis(300);
     let pki = Pki::new();
     let (server, client) = (pki.server(), pki.client());
     on_each_driver(async |driver| {
@@ -298,13 +299,9 @@ fn who_is_too_slow_is_told_if_it_has_begun_and_has_no_keys_yet() {
         }
         // Keys are in use after the hello of each side.
         let (far, near) = pair(&driver);
-        let config = client_config(&client);
-        let answer = thread::spawn(move || {
-            let mut far = far_client(config, "web.shop", far);
-            far.conn.write_tls(&mut far.sock).unwrap();
-            let mut answer = Vec::new();
-            far.sock.read_to_end(&mut answer).map(|_| answer)
-        });
+        let mut far = far_client(client_config(&client), "web.shop", far);
+        far.conn.write_tls(&mut far.sock).unwrap();
+        let answer = reading(far.sock);
         let error =
             server::accept(&server_config(&server), near, Chunk::default(), LIMIT).await.err().unwrap();
         assert!(matches!(error, TlsError::TimedOut(LIMIT)), "{error}");
