@@ -144,6 +144,14 @@ impl Net {
         self.far.ip("addr flush dev lan0\n")
     }
 
+    /// Takes the cable between both sides out, so that the near side soon finds nobody at the far side's addresses.
+    ///
+    /// # Errors
+    /// What iproute2 says.
+    pub fn cut_cable(&self) -> Result<()> {
+        self.far.ip("link set lan0 down\n")
+    }
+
     /// Makes a namespace for applications, with a cable to the far side and all its routes that way. Its addresses are
     /// those of [`Family::pod`] for `host`: its own number, or that of another pod to have the same addresses.
     ///

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use proxy_tests::client::number;
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
-use proxy_tests::net::Family;
+use proxy_tests::net::{Family, Net, Side};
 use proxy_tests::node::Weir;
+use proxy_tests::upstream::Server;
 use proxy_tests::wait;
 use proxy_tests::world::World;
 use serde_json::{Value, json};
@@ -35,29 +36,46 @@ fn connections_beyond_the_limit_are_reset_and_counted() {
     });
 }
 
-#[test]
-fn a_peer_that_vanishes_ends_its_connection_after_the_user_timeout() {
+/// Opens a connection whose client vanishes and one whose server does, and waits until both are given up.
+fn assert_given_up(user_timeout: &str, lose: impl Fn(&Net) -> anyhow::Result<()>) {
     let Some(world) = World::new() else { return };
     let server = world.server(Family::V4.host(10, SERVER_PORT), "server");
+    // it stays and goes on sending: a client is missed only if something is on its way to it
+    let stays = world.net.run(Side::Near, || Server::start_local("10.77.0.1:0".parse()?, "stays"));
+    let stays = stays.expect("root may enter").expect("a port is free");
     let vip = Family::V4.vip(1, PORT);
-    let limits = json!({"limits": {"user_timeout": "2s"}});
-    let service = config::service("s", vip, &[server.address()], Lane::Proxy, limits);
-    let mut config = config::config(&world, [service]);
-    config["listeners"] = json!([{"address": "10.77.0.1:7000", "service": "s"}]);
+    let limits = json!({"limits": {"user_timeout": user_timeout}});
+    let services = [(vip, "written", &server), (Family::V4.vip(2, PORT), "read", &stays)]
+        .map(|(vip, name, to)| config::service(name, vip, &[to.address()], Lane::Proxy, limits.clone()));
+    let mut config = config::config(&world, services);
+    config["listeners"] = json!([{"address": "10.77.0.1:7000", "service": "read"}]);
     let Some(weir) = Weir::start(&world.net, &config) else { return };
-    // one whose client vanishes, and one whose server does
     let reader = world.far().start("stream", &[&"10.77.0.1:7000"]);
     assert_eq!(reader.next()["started"], true);
     let writer = world.app().start("upload", &[&vip, &(1_u64 << 40)]);
-    wait::until_true("both to be open", SOON, || {
-        weir.metrics().sum("weir_connections_active", &[("service", "s"), ("lane", "proxy")]) > 1.5
+    wait::until_true("the server to be connected to", SOON, || {
+        weir.metrics().sum("weir_connections_active", &[("service", "written"), ("lane", "upstream")]) > 0.5
     });
-    world.net.lose_far().expect("root may");
+    lose(&world.net).expect("root may");
     wait::until_true("both to be given up", SOON, || {
-        let closed = [("service", "s"), ("reason", "user_timeout")];
-        weir.metrics().sum("weir_connections_closed_total", &closed) > 1.5
+        let ended = weir.metrics();
+        ["written", "read"].iter().all(|service| {
+            let closed = [("service", *service), ("reason", "user_timeout")];
+            ended.sum("weir_connections_closed_total", &closed) > 0.5
+        })
     });
     drop((reader, writer));
+}
+
+#[test]
+fn a_peer_that_vanishes_ends_its_connection_after_the_user_timeout() {
+    assert_given_up("2s", Net::lose_far);
+}
+
+/// The kernel notices that nobody is at the address before the time is over, and gives that as its reason.
+#[test]
+fn a_peer_whose_cable_is_cut_ends_its_connection_after_the_user_timeout() {
+    assert_given_up("6s", Net::cut_cable);
 }
 
 #[test]

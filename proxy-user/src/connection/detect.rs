@@ -8,7 +8,6 @@
 //! ```
 
 use std::future::poll_fn;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -24,7 +23,7 @@ use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
 use super::{Accepted, Known, Local, Served, boxed, http, l4};
 use crate::forward::http2;
-use crate::forward::l4::{Early, Watch as _};
+use crate::forward::l4::{Early, Watch as _, lost};
 use crate::forward::wire::Wire;
 use crate::stats::conn::ServiceStats;
 use crate::upstream;
@@ -211,7 +210,9 @@ async fn first(down: &mut Wire, up: &mut Wire, conn: &super::OpenConn) -> First 
                 Poll::Ready(Ok(true)) => {}
                 // It has said all: whoever reads it finds the end again.
                 Poll::Ready(Ok(false)) => return Poll::Ready(First::Opaque),
-                Poll::Ready(Err(error)) => return Poll::Ready(First::Over(lost(&error))),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(First::Over(lost(error.kind(), Reason::DownstreamReset)));
+                }
                 Poll::Pending => break,
             }
         }
@@ -228,8 +229,4 @@ async fn first(down: &mut Wire, up: &mut Wire, conn: &super::OpenConn) -> First 
         Poll::Pending
     })
     .await
-}
-
-fn lost(error: &io::Error) -> Reason {
-    if error.kind() == io::ErrorKind::TimedOut { Reason::UserTimeout } else { Reason::DownstreamReset }
 }
