@@ -26,9 +26,10 @@ fn connections_beyond_the_limit_are_reset_and_counted() {
     assert_eq!(held.next()["answered"], MOST);
     let said = world.app().run("ask", &[&vip, &"4"]);
     assert_eq!(said["names"], json!([]), "{said}");
-    let metrics = weir.metrics();
-    let limited = metrics.sum("weir_connections_closed_total", &[("service", "s"), ("reason", "limit")]);
-    assert!((limited - 4.0).abs() < 0.5, "{limited}");
+    let limited = [("service", "s"), ("reason", "limit")];
+    wait::until_true("the four to be counted", SOON, || {
+        (weir.metrics().sum("weir_connections_closed_total", &limited) - 4.0).abs() < 0.5
+    });
     held.go_on("close");
     assert_eq!(held.next()["closed"], true);
     wait::until_true("room for another one", SOON, || {
@@ -118,8 +119,9 @@ fn idle_connections_are_closed_after_their_time_and_busy_ones_are_not() {
     let said = idle.next();
     assert!(said["ends"]["data"].is_null() && said["ends"]["TIMEOUT"].is_null(), "{said}");
     assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
-    let closed = weir.metrics().sum("weir_connections_closed_total", &[("reason", "idle_timeout")]);
-    assert!((closed - 3.0).abs() < 0.5, "{closed}");
+    wait::until_true("the three to be counted", SOON, || {
+        (weir.metrics().sum("weir_connections_closed_total", &[("reason", "idle_timeout")]) - 3.0).abs() < 0.5
+    });
     let active = weir.metrics().sum("weir_connections_active", &[("service", "s"), ("lane", "proxy")]);
     assert!((active - 1.0).abs() < 0.5, "the stream goes on: {active}");
 }

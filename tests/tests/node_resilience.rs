@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use proxy_io::sock;
@@ -215,10 +215,12 @@ fn times_are_kept() {
 #[test]
 fn limits_on_requests_are_kept_and_said() {
     let Some(world) = World::new() else { return };
-    let backend = Backend::start(&world.net, host(10), |peer, log| {
+    let may_answer = Arc::new(AtomicBool::new(false));
+    let is_told = Arc::clone(&may_answer);
+    let backend = Backend::start(&world.net, host(10), move |peer, log| {
         while let Ok(Some(request)) = peer.request() {
             log.push(request);
-            std::thread::sleep(Duration::from_millis(500));
+            wait::until_true("word that it may answer", SOON, || is_told.load(Ordering::Relaxed));
             if !peer.try_say(ok("done")) {
                 return;
             }
@@ -230,6 +232,10 @@ fn limits_on_requests_are_kept_and_said() {
     };
     let mut clients: Vec<_> = (0..10).map(|_| Peer::connect(&world.net, edge())).collect();
     clients.iter_mut().for_each(|client| client.say(GET));
+    wait::until_true("six to be refused", SOON, || {
+        weir.metrics().sum("weir_http_requests_ended_total", &[("reason", "limit")]) > 5.5
+    });
+    may_answer.store(true, Ordering::Relaxed);
     let answers: Vec<_> = clients.iter_mut().map(Peer::answer).collect();
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status() == 503).collect();
     assert_eq!((refused.len(), backend.seen().len()), (6, 4));
