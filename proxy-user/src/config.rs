@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_core::http::HttpLimits;
+use proxy_core::rate::RateLimit;
 use proxy_core::service::{EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Protocol};
 use proxy_core::snapshot::Intercept;
 use proxy_core::tls::{ClientTls, ServerTls};
@@ -127,6 +128,8 @@ pub struct ServiceConfig {
     pub outlier: Outlier,
     /// Bounds.
     pub limits: Limits,
+    /// Bounds on how fast requests may come; those per client first.
+    pub rates: Vec<RateLimit>,
     /// Fate of open connections to an endpoint that is lost.
     pub on_endpoint_loss: EndpointLoss,
     /// Fate of new connections while Weir is away.

@@ -30,6 +30,7 @@ pub(crate) fn service(id: u32, policy: Policy, weights: &[u32]) -> Service {
         health: None,
         outlier: outlier(),
         limits: limits(),
+        rates: Arc::default(),
         on_endpoint_loss: EndpointLoss::Keep,
         fail: Fail::Open,
         load: Arc::default(),

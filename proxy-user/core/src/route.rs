@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::ServiceId;
+use crate::rate::RateLimits;
 use crate::retry::RetryPolicy;
 
 pub use pattern::{MAX_REGEX_BYTES, RegexError, regex};
@@ -54,6 +55,8 @@ pub struct Rule {
     pub timeout: Timeouts,
     /// Whether and when a request is tried again.
     pub retry: RetryPolicy,
+    /// Bounds on how fast its requests may come.
+    pub rates: Arc<RateLimits>,
     /// Services that get copies.
     pub mirrors: Vec<Mirror>,
     /// What happens.

@@ -9,6 +9,7 @@ use crate::addr::{EndpointAddr, Family};
 use crate::http::HttpLimits;
 use crate::id::{EndpointId, ServiceId};
 use crate::load::RequestLimits;
+use crate::rate::RateLimits;
 use crate::tls::ClientTls;
 
 pub use crate::load::Load;
@@ -45,6 +46,8 @@ pub struct Service {
     pub outlier: Outlier,
     /// Bounds on connections and times.
     pub limits: Limits,
+    /// Bounds on how fast requests may come.
+    pub rates: Arc<RateLimits>,
     /// What happens to connections that are open to an endpoint that fails or is removed.
     pub on_endpoint_loss: EndpointLoss,
     /// What happens to new connections while Weir cannot serve them.

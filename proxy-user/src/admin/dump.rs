@@ -71,6 +71,7 @@ fn service(service: &Service) -> ServiceConfig {
         health: service.health.clone(),
         outlier: service.outlier,
         limits: service.limits,
+        rates: service.rates.limits().collect(),
         on_endpoint_loss: service.on_endpoint_loss,
         fail: service.fail,
     }

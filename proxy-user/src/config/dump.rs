@@ -5,6 +5,7 @@ mod route;
 
 use std::time::Duration;
 
+use proxy_core::rate::RateLimit;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
@@ -138,7 +139,7 @@ fn service(service: &ServiceConfig) -> file::Service {
         balance: Some(file::Balance { policy: Some(policy(service.policy)) }),
         health: service.health.as_ref().map(|health| At::nowhere(self::health(health))),
         outlier: Some(At::nowhere(outlier(service.outlier))),
-        limits: limits(&service.limits),
+        limits: limits(&service.limits, &service.rates),
         on_endpoint_loss: Some(on_endpoint_loss),
         drain_timeout,
         fail: Some(At::nowhere(match service.fail {
@@ -201,7 +202,7 @@ fn outlier(outlier: Outlier) -> file::Outlier {
 }
 
 /// A limit that was not set must not be printed: read back, it would be.
-fn limits(limits: &Limits) -> Option<file::Limits> {
+fn limits(limits: &Limits, rates: &[RateLimit]) -> Option<file::Limits> {
     let off = |time: Option<Duration>, usual: Option<Duration>| (time != usual).then_some(TimeOrOff(time));
     if !limits.is_set {
         let idle_timeout = off(limits.idle_timeout, default::IDLE_TIMEOUT);
@@ -219,6 +220,7 @@ fn limits(limits: &Limits) -> Option<file::Limits> {
         max_requests: limits.max_requests.map(At::nowhere),
         max_pending: limits.max_pending.map(At::nowhere),
         max_retries: limits.max_retries.map(At::nowhere),
+        rate: route::rates(rates),
     })
 }
 

@@ -9,7 +9,7 @@ mod tls;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::de::At;
+use super::de::{At, OneOrMany};
 use super::text::{
     Address, CgroupPath, FilePath, Name, Network, SocketPath, Time, TimeOrOff, TimeOrZero, Word,
 };
@@ -17,8 +17,9 @@ use super::text::{
 pub(super) use health::{Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::HttpLimits;
 pub(super) use route::{
-    BackOff, Backend, GrpcMatch, HeaderChanges, Match, Mirror, PathMatch, PathRewrite, Redirect, Respond,
-    Retry, RetryOn, Rewrite, Route, Rule, Scheme, TextMatch, TextMatchKind, Throttle, Timeout,
+    BackOff, Backend, GrpcMatch, HeaderChanges, LimitPer, Match, Mirror, PathMatch, PathRewrite, RateLimit,
+    Redirect, Respond, Retry, RetryOn, Rewrite, Route, Rule, RuleLimits, Scheme, TextMatch, TextMatchKind,
+    Throttle, Timeout,
 };
 pub(super) use tls::{CertificateFiles, ClientAuth, ClientTls, ServerTls, TlsVersion};
 
@@ -296,6 +297,9 @@ pub(super) struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub(super) max_retries: Option<At<u32>>,
+    /// Requests that may begin in a time, in all or of each client; more are answered 429. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rate: Option<At<OneOrMany<RateLimit>>>,
 }
 
 /// Fate of open connections.

@@ -118,6 +118,7 @@ fn service(service: &file::Service, folder: &Path) -> ServiceConfig {
         health: service.health.as_ref().map(|health| self::health(&health.value, service.tls.is_some())),
         outlier: service.outlier.as_ref().map_or(default::OUTLIER, |outlier| self::outlier(&outlier.value)),
         limits: limits(&service.limits.clone().unwrap_or_default()),
+        rates: route::rates(service.limits.as_ref().and_then(|limits| limits.rate.as_ref())),
         on_endpoint_loss: match service.on_endpoint_loss {
             None | Some(file::EndpointLoss::Keep) => EndpointLoss::Keep,
             Some(file::EndpointLoss::Drain) => {
@@ -216,7 +217,8 @@ fn limits(limits: &file::Limits) -> Limits {
         || limits.max_connections_per_endpoint.is_some()
         || limits.max_requests.is_some()
         || limits.max_pending.is_some()
-        || limits.max_retries.is_some();
+        || limits.max_retries.is_some()
+        || limits.rate.is_some();
     Limits {
         connect_timeout: limits.connect_timeout.as_ref().map_or(default::CONNECT_TIMEOUT, |time| time.0),
         connect_attempts: limits.connect_attempts.unwrap_or(default::CONNECT_ATTEMPTS),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proxy_core::id::ServiceId;
+use proxy_core::rate::{RateLimit, RateLimits};
 use proxy_core::retry::RetryPolicy;
 use proxy_core::route::{
     Action, Backend, HeaderChanges, HostPattern, Match, Mirror, Redirect, Rewrite, Route, Rule, Timeouts,
@@ -32,6 +33,8 @@ pub struct RuleConfig {
     pub timeout: Timeouts,
     /// Whether and when a request is tried again.
     pub retry: RetryPolicy,
+    /// Bounds on how fast its requests may come; those per client first.
+    pub rates: Vec<RateLimit>,
     /// Services that get copies.
     pub mirrors: Vec<MirrorConfig>,
     /// What happens.
@@ -100,8 +103,9 @@ impl RouteConfig {
     ) -> Arc<Route> {
         let name = old.map_or_else(|| Arc::from(self.name.as_str()), |old| Arc::clone(&old.name));
         let rules = self.rules.iter().enumerate().map(|(index, config)| {
-            let rule = config.rule(index, &name, id);
-            match old.and_then(|old| old.rules.get(index)) {
+            let old = old.and_then(|old| old.rules.get(index));
+            let rule = config.rule(index, &name, id, old.map(AsRef::as_ref));
+            match old {
                 Some(old) if **old == rule => Arc::clone(old),
                 _ => Arc::new(rule),
             }
@@ -125,7 +129,13 @@ impl RouteConfig {
 }
 
 impl RuleConfig {
-    fn rule(&self, index: usize, route: &Arc<str>, id: &mut impl FnMut(&str) -> ServiceId) -> Rule {
+    fn rule(
+        &self,
+        index: usize,
+        route: &Arc<str>,
+        id: &mut impl FnMut(&str) -> ServiceId,
+        old: Option<&Rule>,
+    ) -> Rule {
         let mirrors =
             self.mirrors.iter().map(|m| Mirror { service: id(&m.service), share: m.share }).collect();
         let action = match &self.action {
@@ -151,6 +161,7 @@ impl RuleConfig {
             response_headers: self.response_headers.clone(),
             timeout: self.timeout,
             retry: self.retry.clone(),
+            rates: rates(&self.rates, old.map(|old| &old.rates)),
             mirrors,
             action,
         }
@@ -179,8 +190,17 @@ impl RuleConfig {
             response_headers: rule.response_headers.clone(),
             timeout: rule.timeout,
             retry: rule.retry.clone(),
+            rates: rule.rates.limits().collect(),
             mirrors: rule.mirrors.iter().map(mirror).collect(),
             action,
         }
+    }
+}
+
+/// Makes bounds; of the same ones in the running version stays what is used up.
+pub(super) fn rates(limits: &[RateLimit], old: Option<&Arc<RateLimits>>) -> Arc<RateLimits> {
+    match old {
+        Some(old) if old.limits().eq(limits.iter().copied()) => Arc::clone(old),
+        _ => Arc::new(RateLimits::new(limits)),
     }
 }

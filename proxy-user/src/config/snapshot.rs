@@ -110,6 +110,7 @@ impl ServiceConfig {
             health: self.health.clone(),
             outlier: self.outlier,
             limits: self.limits,
+            rates: super::route::rates(&self.rates, old.map(|old| &old.rates)),
             on_endpoint_loss: self.on_endpoint_loss,
             fail: self.fail,
             load: old.map_or_else(Arc::<Load>::default, |old| Arc::clone(&old.load)),
@@ -144,6 +145,7 @@ impl ServiceConfig {
             health,
             outlier,
             limits,
+            rates,
             on_endpoint_loss,
             fail,
         } = self;
@@ -158,6 +160,7 @@ impl ServiceConfig {
             && *health == service.health
             && *outlier == service.outlier
             && *limits == service.limits
+            && service.rates.limits().eq(rates.iter().copied())
             && *on_endpoint_loss == service.on_endpoint_loss
             && *fail == service.fail
             && endpoints.len() == service.endpoints.len()

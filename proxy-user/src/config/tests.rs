@@ -123,6 +123,7 @@ fn every_default_is_as_its_description_says() {
     let actual = |place: &str, key: &str| match (place, key) {
         ("Listener", _) => is_text(&dump["listeners"][0][key]),
         ("Backend", _) => is_text(&rule["backends"][0][key]),
+        ("RateLimit", _) => is_text(&rule["limits"]["rate"][0][key]),
         ("Mirror", _) => is_text(&rule["mirror"][0][key]),
         ("Redirect" | "Respond", _) => is_text(
             &routed.to_json()["routes"][0]["rules"][if place == "Redirect" { 1 } else { 2 }]
@@ -180,7 +181,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 53, "a default was added or lost");
+    assert_eq!(defaults_count, 54, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");
@@ -193,7 +194,7 @@ fn routed() -> Config {
          listeners: [{address: '10.0.0.3:80', protocol: http, routes: [r], tls: {certificates: [{cert: c, key: k}], \
          client_auth: {ca: a}}}]\n\
          routes: [{name: r, rules: [\
-         {match: {path: {prefix: /a}}, backends: [{service: a}], mirror: {service: a}, retry: {budget_least: 3, attempts: 2, back_off: {base: 25ms}}},\
+         {match: {path: {prefix: /a}}, backends: [{service: a}], mirror: {service: a}, limits: {rate: {requests: 1/s}}, retry: {budget_least: 3, attempts: 2, back_off: {base: 25ms}}},\
          {match: {path: {prefix: /b}}, redirect: {scheme: https}},\
          {respond: {status: 200}}]}]",
     )

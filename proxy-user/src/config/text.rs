@@ -60,7 +60,7 @@ impl Format {
     }
 }
 
-const ALL: [Format; 33] = [
+const ALL: [Format; 34] = [
     Format::of::<Time>(),
     Format::of::<TimeOrZero>(),
     Format::of::<TimeOrOff>(),
@@ -91,6 +91,7 @@ const ALL: [Format; 33] = [
     Format::of::<RetryCause>(),
     Format::of::<GrpcService>(),
     Format::of::<GrpcMethod>(),
+    Format::of::<Rate>(),
     Format::of::<Body>(),
     Format::of::<TlsFile>(),
     Format::of::<SubjectName>(),
@@ -166,8 +167,8 @@ mod http;
 
 pub(super) use http::{
     Body, Cause, ChangedHeader, GrpcMethod, GrpcService, HeaderName, HeaderValue, Host, HostPattern,
-    HostPort, Method, Percent, QueryName, QueryValue, Regex, RetryCause, Share, Size, SubjectName, TlsFile,
-    UrlPath, show_size,
+    HostPort, Method, Percent, QueryName, QueryValue, Rate, Regex, RetryCause, Share, Size, SubjectName,
+    TlsFile, UrlPath, show_size,
 };
 
 text_type! {

@@ -95,6 +95,7 @@ fn route(index: usize, [_, host, path, method, header]: [&str; 5]) -> Option<Arc
         response_headers: HeaderChanges::default(),
         timeout: Timeouts::default(),
         retry: RetryPolicy::default(),
+        rates: Arc::default(),
         mirrors: Vec::new(),
         action: Action::Forward {
             backends: vec![Backend { service: ServiceId(1), weight: 1 }],

@@ -146,7 +146,7 @@ impl Status {
     pub fn of_reason(reason: RequestReason) -> Option<Self> {
         use RequestReason as R;
         Some(match reason {
-            R::Ok | R::Redirect | R::DirectResponse => return None,
+            R::Ok | R::Redirect | R::DirectResponse | R::FaultInjected => return None,
             R::NoRoute => Self::Unimplemented,
             R::RequestTimeout | R::PerTryTimeout => Self::DeadlineExceeded,
             R::NoEndpoint
@@ -163,7 +163,8 @@ impl Status {
             | R::ResponseTimeout
             | R::EndpointLost
             | R::Draining => Self::Unavailable,
-            R::UpstreamHeadTooLarge
+            R::RateLimited
+            | R::UpstreamHeadTooLarge
             | R::ResponseTooLarge
             | R::HeadTooLarge
             | R::TooManyHeaders

@@ -21,6 +21,10 @@ pub enum RequestReason {
     Limit,
     /// As many requests as the service may have wait for a connection.
     PendingLimit,
+    /// Requests of the service, the rule or the client come faster than allowed.
+    RateLimited,
+    /// The config lets requests fail on purpose.
+    FaultInjected,
     /// The time for the request was over.
     RequestTimeout,
     /// The time for the last try was over.
@@ -113,7 +117,7 @@ impl Blame {
 
 impl RequestReason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::Ok,
         Self::Redirect,
         Self::DirectResponse,
@@ -121,6 +125,8 @@ impl RequestReason {
         Self::NoEndpoint,
         Self::Limit,
         Self::PendingLimit,
+        Self::RateLimited,
+        Self::FaultInjected,
         Self::RequestTimeout,
         Self::PerTryTimeout,
         Self::ConnectRefused,
@@ -184,6 +190,8 @@ impl RequestReason {
             Self::NoEndpoint => ("no_endpoint", Some(503), Upstream),
             Self::Limit => ("limit", Some(503), Weir),
             Self::PendingLimit => ("pending_limit", Some(503), Weir),
+            Self::RateLimited => ("rate_limited", Some(429), Downstream),
+            Self::FaultInjected => ("fault_injected", None, Weir),
             Self::RequestTimeout => ("request_timeout", Some(504), Upstream),
             Self::PerTryTimeout => ("per_try_timeout", Some(504), Upstream),
             Self::ConnectRefused => ("connect_refused", Some(503), Upstream),

@@ -59,6 +59,7 @@ fn rule(matches: Vec<Match>) -> Rule {
         response_headers: HeaderChanges::default(),
         timeout: Timeouts::default(),
         retry: RetryPolicy::default(),
+        rates: Arc::default(),
         mirrors: Vec::new(),
         action: forward(&[1]),
     }

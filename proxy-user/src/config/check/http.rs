@@ -87,7 +87,9 @@ impl<'c> Check<'c, '_> {
         let limits = service.limits.as_ref();
         let limit = |of: fn(&file::Limits) -> Option<&At<u32>>| limits.and_then(of).map(|at| at.origin);
         let by_answers = service.outlier.as_ref().and_then(|outlier| outlier.value.consecutive_5xx.as_ref());
+        let rate = limits.and_then(|limits| limits.rate.as_ref()).map(|at| at.origin);
         for (name, origin) in [
+            ("rate", rate),
             ("max_requests", limit(|limits| limits.max_requests.as_ref())),
             ("max_pending", limit(|limits| limits.max_pending.as_ref())),
             ("max_retries", limit(|limits| limits.max_retries.as_ref())),

@@ -360,6 +360,7 @@ fn more_than_backends(rule: &file::Rule) -> Option<&'static str> {
         ("match", rule.matches.is_some()),
         ("timeout", rule.timeout.is_some()),
         ("retry", rule.retry.is_some()),
+        ("limits", rule.limits.is_some()),
         ("request_headers", rule.request_headers.is_some()),
         ("response_headers", rule.response_headers.is_some()),
         ("mirror", rule.mirror.is_some()),

@@ -1,5 +1,6 @@
 //! Routes, back to what one would write. What is as by default is left out where a route for TLS could not have it.
 
+use proxy_core::rate::{Per, RateLimit};
 use proxy_core::retry::{RetryOn, RetryPolicy};
 use proxy_core::route::{
     HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Redirect, Rewrite, TextPattern, Timeouts,
@@ -9,7 +10,7 @@ use super::super::de::{At, OneOrMany, Pairs};
 use super::super::text::HostPattern as HostText;
 use super::super::text::{
     Body, Cause, ChangedHeader, HeaderName, HeaderValue, Host, HostPort, Method, Name, Percent, QueryName,
-    QueryValue, Regex, RetryCause, Share, Time, UrlPath,
+    QueryValue, Rate, Regex, RetryCause, Share, Time, UrlPath,
 };
 use super::super::{ActionConfig, RouteConfig, RuleConfig, file};
 
@@ -35,6 +36,7 @@ fn rule(rule: &RuleConfig) -> file::Rule {
         matches: (!rule.matches.is_empty()).then(|| At::nowhere(matches)),
         timeout: (rule.timeout != Timeouts::default()).then(|| At::nowhere(timeout(rule.timeout))),
         retry: (rule.retry != RetryPolicy::default()).then(|| At::nowhere(retry(&rule.retry))),
+        limits: (!rule.rates.is_empty()).then(|| At::nowhere(file::RuleLimits { rate: rates(&rule.rates) })),
         request_headers: headers(&rule.request_headers),
         response_headers: headers(&rule.response_headers),
         mirror: (!rule.mirrors.is_empty()).then(|| At::nowhere(mirror)),
@@ -105,6 +107,18 @@ fn timeout(timeout: Timeouts) -> file::Timeout {
         request: timeout.request.map(Time),
         per_try: timeout.per_try.map(|time| At::nowhere(Time(time))),
     }
+}
+
+pub(super) fn rates(limits: &[RateLimit]) -> Option<At<OneOrMany<file::RateLimit>>> {
+    let limit = |limit: &RateLimit| file::RateLimit {
+        requests: Rate((limit.requests, limit.interval)),
+        burst: Some(limit.burst),
+        per: Some(match limit.per {
+            Per::All => file::LimitPer::All,
+            Per::Client => file::LimitPer::Client,
+        }),
+    };
+    (!limits.is_empty()).then(|| At::nowhere(OneOrMany::nowhere(limits.iter().map(limit))))
 }
 
 fn retry(retry: &RetryPolicy) -> file::Retry {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::super::de::{At, OneOrMany, Pairs};
 use super::super::text::{
     Body, ChangedHeader, GrpcMethod, GrpcService, HeaderName, HeaderValue, Host, HostPattern, HostPort,
-    Method, Name, Percent, QueryName, QueryValue, Regex, RetryCause, Share, Time, UrlPath,
+    Method, Name, Percent, QueryName, QueryValue, Rate, Regex, RetryCause, Share, Time, UrlPath,
 };
 
 /// What happens with requests, by host, path, headers and so on.
@@ -38,6 +38,9 @@ pub(in crate::config) struct Rule {
     /// Whether a request is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) retry: Option<At<Retry>>,
+    /// Bounds on its requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) limits: Option<At<RuleLimits>>,
     /// Changes of the request's headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) request_headers: Option<At<HeaderChanges>>,
@@ -164,6 +167,40 @@ pub(in crate::config) struct Retry {
     /// The pause before a retry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) back_off: Option<At<BackOff>>,
+}
+
+/// Bounds on the requests of a rule.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RuleLimits {
+    /// Requests that may begin in a time, in all or of each client; more are answered 429. No limit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) rate: Option<At<OneOrMany<RateLimit>>>,
+}
+
+/// A bound on how fast requests may come.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RateLimit {
+    /// Requests in each second, minute or hour.
+    pub(in crate::config) requests: Rate,
+    /// Requests that may begin at once. The number in `requests` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(in crate::config) burst: Option<u32>,
+    /// Whom it bounds. Default: `all`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) per: Option<LimitPer>,
+}
+
+/// Whom a bound is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum LimitPer {
+    /// All clients together.
+    All,
+    /// Each address that clients come from.
+    Client,
 }
 
 /// Retries end while the service has too few tokens: a failure takes one, a success gives a part of one back.

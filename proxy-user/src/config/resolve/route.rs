@@ -1,12 +1,13 @@
 //! Routes: from the file's types to [`RouteConfig`].
 
 use proxy_core::load::RetryThrottle;
+use proxy_core::rate::{Per, RateLimit, RateLimits};
 use proxy_core::retry::{RetryOn, RetryPolicy};
 use proxy_core::route::{
     HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Redirect, Rewrite, TextPattern, Timeouts,
 };
 
-use super::super::de::{At, Pairs};
+use super::super::de::{At, OneOrMany, Pairs};
 use super::super::text::{Cause, ChangedHeader, HeaderValue};
 use super::super::{ActionConfig, BackendConfig, MirrorConfig, RouteConfig, RuleConfig, default, file};
 
@@ -38,6 +39,7 @@ fn rule(rule: &file::Rule) -> RuleConfig {
         response_headers: headers(rule.response_headers.as_ref()),
         timeout,
         retry,
+        rates: rates(rule.limits.as_ref().and_then(|at| at.value.rate.as_ref())),
         mirrors: mirrors.collect(),
         action: action(rule),
     }
@@ -136,6 +138,20 @@ fn headers(changes: Option<&At<file::HeaderChanges>>) -> HeaderChanges {
         set: pairs(changes.set.as_ref(), value),
         add: pairs(changes.add.as_ref(), value),
     })
+}
+
+/// Sorted as they are kept.
+pub(super) fn rates(limits: Option<&At<OneOrMany<file::RateLimit>>>) -> Vec<RateLimit> {
+    let limit = |limit: &file::RateLimit| {
+        let (requests, interval) = limit.requests.0;
+        let per = match limit.per {
+            None | Some(file::LimitPer::All) => Per::All,
+            Some(file::LimitPer::Client) => Per::Client,
+        };
+        RateLimit { requests, interval, burst: limit.burst.unwrap_or(requests), per }
+    };
+    let limits: Vec<_> = limits.into_iter().flat_map(|at| at.value.values()).map(limit).collect();
+    RateLimits::new(&limits).limits().collect()
 }
 
 fn retry(retry: &file::Retry) -> RetryPolicy {

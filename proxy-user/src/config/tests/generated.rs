@@ -186,6 +186,7 @@ fn service() -> impl Strategy<Value = ServiceConfig> {
                     health,
                     outlier,
                     limits,
+                    rates: Vec::new(),
                     on_endpoint_loss,
                     fail,
                 }

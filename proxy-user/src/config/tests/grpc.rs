@@ -2,6 +2,7 @@
 
 use proxy_core::grpc::Status;
 use proxy_core::load::RetryThrottle;
+use proxy_core::rate::{Per, RateLimit};
 use proxy_core::route::{Action, PathPattern, Request};
 
 use super::messages::bad;
@@ -119,6 +120,76 @@ fn mistakes_about_calls_are_told_where_they_stand() {
             "w:11:13: routes[0].rules[5].match: this never applies: the conditions are those in line 10, which come first",
         ],
     );
+}
+
+#[test]
+fn rates_bound_rules_and_services_and_those_of_clients_come_first() {
+    let rule = rule(
+        "{limits: {rate: [{requests: 100/s, burst: 50}, {requests: 5000/m, per: client}]}, backends: [{service: a}]}",
+    );
+    let limit = |requests, seconds, burst, per| RateLimit {
+        requests,
+        interval: Duration::from_secs(seconds),
+        burst,
+        per,
+    };
+    assert_eq!(rule.rates, [limit(5000, 60, 5000, Per::Client), limit(100, 1, 50, Per::All)]);
+    let text = |rate: &str| {
+        "services: [{name: a, protocol: http, addresses: ['10.0.0.1:80'], endpoints: [], limits: {rate: {RATE}}}]"
+            .replace("RATE", rate)
+    };
+    let config = good(&text("requests: 20/h"));
+    assert_eq!(config.services[0].rates, [limit(20, 3600, 20, Per::All)]);
+    assert!(config.services[0].limits.is_set, "the direct lane cannot keep it");
+    for (rate, message) in [
+        (
+            "requests: 0/s",
+            "w:1:107: services[0].limits.rate.requests: wrong value: found '0/s', expected a rate such as 100/s, 5000/m or 20/h; it must be more than zero",
+        ),
+        (
+            "requests: 5/sec",
+            "w:1:107: services[0].limits.rate.requests: wrong value: found '5/sec', expected a rate such as 100/s, 5000/m or 20/h; write 5/s",
+        ),
+        (
+            "requests: 5/d",
+            "w:1:107: services[0].limits.rate.requests: wrong value: found '5/d', expected a rate such as 100/s, 5000/m or 20/h; the units are s, m and h",
+        ),
+        (
+            "requests: 1000001/s",
+            "w:1:107: services[0].limits.rate.requests: wrong value: found '1000001/s', expected a rate such as 100/s, 5000/m or 20/h; it must not be more than 1000000",
+        ),
+        (
+            "burst: 1",
+            "w:1:96: services[0].limits.rate: missing key 'requests', expected a rate such as 100/s, 5000/m or 20/h",
+        ),
+    ] {
+        bad(&text(rate), &[message]);
+    }
+    bad(
+        &text("requests: 1/s").replace("protocol: http", "protocol: tcp"),
+        &[
+            "w:1:95: services[0].limits.rate: rate needs requests, which protocol tcp has none of, expected protocol http or auto",
+        ],
+    );
+}
+
+/// What is used up stays so across a reload, as long as the bound is the same.
+#[test]
+fn a_reload_gives_nobody_a_second_burst() {
+    let text = |timeout: &str| {
+        let rule =
+            "  - {limits: {rate: {requests: 1/h}}, timeout: {request: TIMEOUT}, backends: [{service: a}]}";
+        rules(&rule.replace("TIMEOUT", timeout))
+    };
+    let mut registry = Registry::default();
+    let first = good(&text("1s")).snapshot(&mut registry, Version(1), None);
+    let client = "10.0.0.1".parse().unwrap();
+    assert!(first.routes[0].rules[0].rates.try_begin(client, 0).is_ok());
+    let second = good(&text("2s")).snapshot(&mut registry, Version(2), Some(&first));
+    assert!(!Arc::ptr_eq(&first.routes[0].rules[0], &second.routes[0].rules[0]));
+    assert!(second.routes[0].rules[0].rates.try_begin(client, 1).is_err());
+    let other = good(&text("2s").replace("1/h", "2/h")).snapshot(&mut registry, Version(3), Some(&second));
+    assert!(other.routes[0].rules[0].rates.try_begin(client, 1).is_ok(), "another bound begins anew");
 }
 
 #[test]

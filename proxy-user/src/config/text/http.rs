@@ -1,6 +1,7 @@
 //! Values of HTTP and TLS that are written as text.
 
 use std::path::PathBuf;
+use std::time::Duration;
 use std::{fmt, net::IpAddr};
 
 use proxy_core::grpc::Status;
@@ -196,6 +197,16 @@ text_type! {
     |text| if text.len() <= 1024 && is_identifier(text) { Ok(text.to_owned()) } else { Err(None) }, Clone::clone
 }
 
+text_type! {
+    /// Requests in a time.
+    Rate((u32, Duration)), "weir-rate", "a rate such as 100/s, 5000/m or 20/h", "100/s", rate,
+    |(requests, interval)| match interval.as_secs() {
+        1 => format!("{requests}/s"),
+        60 => format!("{requests}/m"),
+        _ => format!("{requests}/h"),
+    }
+}
+
 /// What a request is tried again after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::config) enum Cause {
@@ -287,6 +298,27 @@ fn size(text: &str) -> Result<u64, Option<String>> {
         Some(bytes) if (1..=1 << 50).contains(&bytes) => Ok(bytes),
         Some(0) => Err(Some("it must be more than zero".to_owned())),
         _ => Err(Some("it must not be more than 1048576GiB".to_owned())),
+    }
+}
+
+fn rate(text: &str) -> Result<(u32, Duration), Option<String>> {
+    const MAX_REQUESTS: u32 = 1_000_000;
+    let (number, unit) = text.split_once('/').ok_or(None)?;
+    let is_number = (1..=9).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+    let requests: u32 = number.parse().ok().filter(|_| is_number).ok_or(None)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "sec" | "second" => return Err(Some(format!("write {number}/s"))),
+        "min" | "minute" => return Err(Some(format!("write {number}/m"))),
+        "hour" => return Err(Some(format!("write {number}/h"))),
+        _ => return Err(Some("the units are s, m and h".to_owned())),
+    };
+    match requests {
+        0 => Err(Some("it must be more than zero".to_owned())),
+        1..=MAX_REQUESTS => Ok((requests, Duration::from_secs(seconds))),
+        _ => Err(Some(format!("it must not be more than {MAX_REQUESTS}"))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use proxy_core::grpc::Status;
 use proxy_core::load::RetryThrottle;
+use proxy_core::rate::{Per, RateLimits};
 use proxy_core::retry::{RetryOn, RetryPolicy};
 use proxy_core::route::{
     HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Redirect, Rewrite, TextPattern, Timeouts,
@@ -132,6 +133,18 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
     )
 }
 
+/// Bounds on rates in the order in which they are kept.
+fn rates() -> impl Strategy<Value = Vec<RateLimit>> {
+    let interval = select(vec![1, 60, 3600]).prop_map(Duration::from_secs);
+    let limit = (1_u32..=1_000_000, interval, 1_u32..=1_000_000, any::<bool>()).prop_map(
+        |(requests, interval, burst, is_per_client)| {
+            let per = if is_per_client { Per::Client } else { Per::All };
+            RateLimit { requests, interval, burst, per }
+        },
+    );
+    vec(limit, 0..3).prop_map(|limits| RateLimits::new(&limits).limits().collect())
+}
+
 fn path_rewrite() -> impl Strategy<Value = Option<PathRewrite>> {
     let path = || "/[!-\"$-%'->@-~]{0,9}";
     of(prop_oneof![
@@ -173,20 +186,22 @@ fn rule(services: usize) -> impl Strategy<Value = RuleConfig> {
         per_try,
     });
     let mirrors = vec((0..services, 1_u16..=10_000), 0..3);
-    (vec(condition(), 0..3), headers(), headers(), timeout, retry(), mirrors, action(services)).prop_map(
-        |(matches, request_headers, response_headers, timeout, retry, mirrors, action)| RuleConfig {
-            matches,
-            request_headers,
-            response_headers,
-            timeout,
-            retry,
-            mirrors: mirrors
-                .into_iter()
-                .map(|(of, share)| MirrorConfig { service: format!("shop/s{of}"), share })
-                .collect(),
-            action,
-        },
-    )
+    (vec(condition(), 0..3), headers(), headers(), timeout, retry(), rates(), mirrors, action(services))
+        .prop_map(|(matches, request_headers, response_headers, timeout, retry, rates, mirrors, action)| {
+            RuleConfig {
+                matches,
+                request_headers,
+                response_headers,
+                timeout,
+                retry,
+                rates,
+                mirrors: mirrors
+                    .into_iter()
+                    .map(|(of, share)| MirrorConfig { service: format!("shop/s{of}"), share })
+                    .collect(),
+                action,
+            }
+        })
 }
 
 /// Makes a rule one that can be: with conditions that no other has, and without what its action cannot have.
@@ -257,6 +272,7 @@ fn passing(service: &str) -> RouteConfig {
         response_headers: HeaderChanges::default(),
         timeout: Timeouts::default(),
         retry: RetryPolicy::default(),
+        rates: Vec::new(),
         mirrors: Vec::new(),
         action: ActionConfig::Forward { backends, rewrite: Rewrite::default() },
     };
@@ -270,6 +286,7 @@ struct Speaker {
     http: HttpLimits,
     has_routes: bool,
     limits: [Option<u32>; 3],
+    rates: Vec<RateLimit>,
     consecutive_5xx: u32,
     is_health_tls: bool,
 }
@@ -287,7 +304,8 @@ impl Speaker {
             service.routes = if self.has_routes { routes.to_vec() } else { Vec::new() };
             [service.limits.max_requests, service.limits.max_pending, service.limits.max_retries] =
                 self.limits;
-            service.limits.is_set |= self.limits.iter().any(Option::is_some);
+            service.rates = self.rates;
+            service.limits.is_set |= self.limits.iter().any(Option::is_some) || !service.rates.is_empty();
             service.outlier.consecutive_5xx = self.consecutive_5xx;
         }
         if service.tls.is_some() {
@@ -321,12 +339,13 @@ fn speaker() -> impl Strategy<Value = Speaker> {
     let protocol = select(vec![Protocol::Tcp, Protocol::Tls, Protocol::Http, Protocol::Auto]);
     let limit = || of(1_u32..);
     let limits = (limit(), limit(), limit()).prop_map(|(a, b, c)| [a, b, c]);
-    (protocol, http(), any::<bool>(), limits, 0_u32..=1_000_000, any::<bool>()).prop_map(
-        |(protocol, http, has_routes, limits, consecutive_5xx, is_health_tls)| Speaker {
+    (protocol, http(), any::<bool>(), limits, rates(), 0_u32..=1_000_000, any::<bool>()).prop_map(
+        |(protocol, http, has_routes, limits, rates, consecutive_5xx, is_health_tls)| Speaker {
             protocol,
             http,
             has_routes,
             limits,
+            rates,
             consecutive_5xx,
             is_health_tls,
         },
