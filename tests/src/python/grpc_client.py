@@ -101,6 +101,13 @@ def flaky():
         assert error.code().name == wanted, error
 
 
+def exhausted():
+    unary = call("unary_unary", "Unary")
+    for _ in range(3):
+        unary(b"", timeout=LIMIT_S)
+    code_of("Unary", grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
 def unavailable():
     code_of("Unary", grpc.StatusCode.UNAVAILABLE)
 

@@ -9,6 +9,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use proxy_core::grpc::Status;
 use proxy_core::outcome::RequestReason;
+use proxy_core::rate::TooEarly;
 use proxy_io::Chunk;
 
 use super::Client;
@@ -24,6 +25,8 @@ pub(super) struct Answer {
     pub(super) reason: RequestReason,
     /// Where else to ask.
     pub(super) location: Option<String>,
+    /// When to ask again.
+    pub(super) early: Option<TooEarly>,
     /// Type and text of the body, where the config says them.
     pub(super) body: Option<(Box<str>, Box<str>)>,
     /// The question was HEAD: no body follows, whatever its length says.
@@ -34,12 +37,17 @@ impl Answer {
     /// What a request is answered with that ends like this.
     pub(super) fn of_reason(reason: RequestReason) -> Self {
         let status = reason.status().unwrap_or(500);
-        Self { status, reason, location: None, body: None, is_head: false }
+        Self { status, reason, location: None, early: None, body: None, is_head: false }
+    }
+
+    /// What a request is answered with that came too early.
+    pub(super) fn too_early(early: TooEarly) -> Self {
+        Self { early: Some(early), ..Self::of_reason(RequestReason::RateLimited) }
     }
 
     /// What the config says is answered.
     pub(super) fn of_config(reason: RequestReason, status: u16) -> Self {
-        Self { status, reason, location: None, body: None, is_head: false }
+        Self { status, reason, location: None, early: None, body: None, is_head: false }
     }
 
     /// What the config asks for is no fault of anybody.
@@ -78,6 +86,9 @@ impl Answer {
         if !self.is_asked_for() {
             set(X_WEIR_REASON, self.reason.as_str());
         }
+        if let Some(early) = self.early {
+            set(header::RETRY_AFTER, &early.retry_after_seconds().to_string());
+        }
         if let Some(location) = &self.location {
             set(header::LOCATION, location);
         }
@@ -89,6 +100,9 @@ impl Answer {
         let mut response = Response::new(());
         *response.headers_mut() = Self::trailers(status, self.reason);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        if let Some(early) = self.early {
+            response.headers_mut().insert("grpc-retry-pushback-ms", early.pushback_ms().into());
+        }
         response
     }
 
@@ -119,6 +133,9 @@ impl Answer {
         }
         if !self.is_asked_for() {
             let _ = write!(out, "{X_WEIR_REASON}: {}\r\n", self.reason.as_str());
+        }
+        if let Some(early) = self.early {
+            let _ = write!(out, "retry-after: {}\r\n", early.retry_after_seconds());
         }
         if let Some(location) = &self.location {
             let _ = write!(out, "location: {location}\r\n");

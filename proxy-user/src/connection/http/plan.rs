@@ -13,6 +13,7 @@ use proxy_core::outcome::RequestReason;
 use proxy_core::retry::{self, RetryPolicy};
 use proxy_core::route::{self, Action, Found, Rule};
 use proxy_core::service::{Protocol, Service};
+use proxy_io::clock;
 use rand::Rng as _;
 
 use super::answer::Answer;
@@ -244,6 +245,11 @@ fn choose(client: &Client<'_>, head: &impl Head, story: &mut Story) -> Result<Ch
         (Arc::clone(&route.service), Arc::clone(&route.stats))
     };
     story.set_service(&service);
+    let of_rule = way.found.as_ref().map(|found| &found.rule.rates);
+    for rates in of_rule.into_iter().chain([&service.rates]).filter(|rates| !rates.is_empty()) {
+        let begun = rates.try_begin(client.accepted.client.0.ip(), clock::monotonic_ns());
+        begun.map_err(|early| Box::new(Answer::too_early(early)))?;
+    }
     Ok(Chosen { service, stats, found: way.found, time_left: time_left(head) })
 }
 
