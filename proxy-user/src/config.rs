@@ -75,6 +75,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Time that open connections get to end after SIGTERM; may be zero.
     pub drain_timeout: Duration,
+    /// Whether rules may have faults.
+    pub allow_faults: bool,
 }
 
 /// A port opened for clients that are not intercepted.

@@ -2,6 +2,7 @@
 //!
 //! [`Route`] is what the config says; [`Router`] is what several of them together decide, compiled.
 
+pub mod fault;
 mod pattern;
 mod rewrite;
 mod router;
@@ -10,6 +11,8 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::fault::Faults;
+use self::table::Text;
 use crate::id::ServiceId;
 use crate::rate::RateLimits;
 use crate::retry::RetryPolicy;
@@ -57,6 +60,8 @@ pub struct Rule {
     pub retry: RetryPolicy,
     /// Bounds on how fast its requests may come.
     pub rates: Arc<RateLimits>,
+    /// Faults on purpose.
+    pub faults: Option<Faults>,
     /// Services that get copies.
     pub mirrors: Vec<Mirror>,
     /// What happens.
@@ -160,8 +165,13 @@ impl Mirror {
     /// Tells whether a request is among the share, with 32 evenly random bits.
     #[must_use]
     pub fn is_drawn(&self, draw: u32) -> bool {
-        (u64::from(draw) * u64::from(Self::WHOLE)) >> 32 < u64::from(self.share)
+        is_drawn(self.share, draw)
     }
+}
+
+/// Tells whether something is among a share in parts of 10,000, with 32 evenly random bits.
+fn is_drawn(share: u16, draw: u32) -> bool {
+    (u64::from(draw) * u64::from(Mirror::WHOLE)) >> 32 < u64::from(share)
 }
 
 /// What happens with a request.

@@ -70,6 +70,9 @@ pub(super) const USER_TIMEOUT: Duration = Limits::DEFAULT.user_timeout;
 /// Every request is copied unless the share says otherwise.
 pub(super) const MIRROR_SHARE: u16 = 10_000;
 
+/// What a limit of some requests in each second would mostly say.
+pub(super) const FAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// As HTTPRoute: nothing that a browser would remember.
 pub(super) const REDIRECT_STATUS: u16 = 302;
 

@@ -57,6 +57,7 @@ fn file(config: &Config) -> file::File {
         }),
         log: file::Log { level: Some(level(config.log.level)), format: Some(format(config.log.format)) },
         drain_timeout: Some(TimeOrZero(config.drain_timeout)),
+        allow_faults: Some(config.allow_faults),
     }
 }
 

@@ -17,9 +17,9 @@ use super::text::{
 pub(super) use health::{Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::HttpLimits;
 pub(super) use route::{
-    BackOff, Backend, GrpcMatch, HeaderChanges, LimitPer, Match, Mirror, PathMatch, PathRewrite, RateLimit,
-    Redirect, Respond, Retry, RetryOn, Rewrite, Route, Rule, RuleLimits, Scheme, TextMatch, TextMatchKind,
-    Throttle, Timeout,
+    Abort, BackOff, Backend, Delay, Fault, FaultRateLimit, GrpcMatch, HeaderChanges, LimitPer, Match, Mirror,
+    PathMatch, PathRewrite, RateLimit, Redirect, Respond, Retry, RetryOn, Rewrite, Route, Rule, RuleLimits,
+    Scheme, TextMatch, TextMatchKind, Throttle, Timeout,
 };
 pub(super) use tls::{CertificateFiles, ClientAuth, ClientTls, ServerTls, TlsVersion};
 
@@ -60,6 +60,9 @@ pub(super) struct File {
     /// Time that open connections get to end after SIGTERM. Default: `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) drain_timeout: Option<TimeOrZero>,
+    /// Whether rules may have `fault`, which lets requests fail on purpose. Default: `false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) allow_faults: Option<bool>,
 }
 
 /// A port that Weir opens: for one service or for some routes.

@@ -53,6 +53,7 @@ pub(super) fn resolve(file: &file::File, folder: &Path) -> Config {
             format: file.log.format.map_or(LogFormat::Text, format),
         },
         drain_timeout: drain_timeout(file.drain_timeout.as_ref()),
+        allow_faults: file.allow_faults.unwrap_or(false),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proxy_core::id::ServiceId;
 use proxy_core::rate::{RateLimit, RateLimits};
 use proxy_core::retry::RetryPolicy;
+use proxy_core::route::fault::{FaultPolicy, Faults};
 use proxy_core::route::{
     Action, Backend, HeaderChanges, HostPattern, Match, Mirror, Redirect, Rewrite, Route, Rule, Timeouts,
 };
@@ -35,6 +36,8 @@ pub struct RuleConfig {
     pub retry: RetryPolicy,
     /// Bounds on how fast its requests may come; those per client first.
     pub rates: Vec<RateLimit>,
+    /// Faults on purpose.
+    pub fault: Option<FaultPolicy>,
     /// Services that get copies.
     pub mirrors: Vec<MirrorConfig>,
     /// What happens.
@@ -162,6 +165,7 @@ impl RuleConfig {
             timeout: self.timeout,
             retry: self.retry.clone(),
             rates: rates(&self.rates, old.map(|old| &old.rates)),
+            faults: self.fault.clone().map(Faults::new),
             mirrors,
             action,
         }
@@ -191,6 +195,7 @@ impl RuleConfig {
             timeout: rule.timeout,
             retry: rule.retry.clone(),
             rates: rule.rates.limits().collect(),
+            fault: rule.faults.as_ref().map(|faults| faults.policy().clone()),
             mirrors: rule.mirrors.iter().map(mirror).collect(),
             action,
         }

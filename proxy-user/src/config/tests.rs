@@ -123,6 +123,7 @@ fn every_default_is_as_its_description_says() {
     let actual = |place: &str, key: &str| match (place, key) {
         ("Listener", _) => is_text(&dump["listeners"][0][key]),
         ("Backend", _) => is_text(&rule["backends"][0][key]),
+        ("FaultRateLimit", _) => is_text(&rule["fault"]["rate_limit"][key]),
         ("RateLimit", _) => is_text(&rule["limits"]["rate"][0][key]),
         ("Mirror", _) => is_text(&rule["mirror"][0][key]),
         ("Redirect" | "Respond", _) => is_text(
@@ -181,7 +182,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 54, "a default was added or lost");
+    assert_eq!(defaults_count, 56, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");
@@ -190,11 +191,11 @@ fn every_default_is_as_its_description_says() {
 /// A file whose routes and TLS leave everything out that can be.
 fn routed() -> Config {
     good(
-        "services: [{name: a, endpoints: [], protocol: http, tls: {}, health: {http: {path: /}}}]\n\
+        "allow_faults: true\nservices: [{name: a, endpoints: [], protocol: http, tls: {}, health: {http: {path: /}}}]\n\
          listeners: [{address: '10.0.0.3:80', protocol: http, routes: [r], tls: {certificates: [{cert: c, key: k}], \
          client_auth: {ca: a}}}]\n\
          routes: [{name: r, rules: [\
-         {match: {path: {prefix: /a}}, backends: [{service: a}], mirror: {service: a}, limits: {rate: {requests: 1/s}}, retry: {budget_least: 3, attempts: 2, back_off: {base: 25ms}}},\
+         {match: {path: {prefix: /a}}, backends: [{service: a}], mirror: {service: a}, limits: {rate: {requests: 1/s}}, fault: {rate_limit: {share: 1%}}, retry: {budget_least: 3, attempts: 2, back_off: {base: 25ms}}},\
          {match: {path: {prefix: /b}}, redirect: {scheme: https}},\
          {respond: {status: 200}}]}]",
     )

@@ -60,7 +60,7 @@ impl Format {
     }
 }
 
-const ALL: [Format; 34] = [
+const ALL: [Format; 35] = [
     Format::of::<Time>(),
     Format::of::<TimeOrZero>(),
     Format::of::<TimeOrOff>(),
@@ -91,6 +91,7 @@ const ALL: [Format; 34] = [
     Format::of::<RetryCause>(),
     Format::of::<GrpcService>(),
     Format::of::<GrpcMethod>(),
+    Format::of::<GrpcStatus>(),
     Format::of::<Rate>(),
     Format::of::<Body>(),
     Format::of::<TlsFile>(),
@@ -166,9 +167,9 @@ macro_rules! text_type {
 mod http;
 
 pub(super) use http::{
-    Body, Cause, ChangedHeader, GrpcMethod, GrpcService, HeaderName, HeaderValue, Host, HostPattern,
-    HostPort, Method, Percent, QueryName, QueryValue, Rate, Regex, RetryCause, Share, Size, SubjectName,
-    TlsFile, UrlPath, show_size,
+    Body, Cause, ChangedHeader, GrpcMethod, GrpcService, GrpcStatus, HeaderName, HeaderValue, Host,
+    HostPattern, HostPort, Method, Percent, QueryName, QueryValue, Rate, Regex, RetryCause, Share, Size,
+    SubjectName, TlsFile, UrlPath, show_size,
 };
 
 text_type! {

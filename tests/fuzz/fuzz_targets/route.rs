@@ -96,6 +96,7 @@ fn route(index: usize, [_, host, path, method, header]: [&str; 5]) -> Option<Arc
         timeout: Timeouts::default(),
         retry: RetryPolicy::default(),
         rates: Arc::default(),
+        faults: None,
         mirrors: Vec::new(),
         action: Action::Forward {
             backends: vec![Backend { service: ServiceId(1), weight: 1 }],

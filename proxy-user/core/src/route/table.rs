@@ -37,8 +37,9 @@ struct Candidate {
     query: Box<[(Box<str>, Text)]>,
 }
 
-#[derive(Debug)]
-enum Text {
+/// A condition on a text, compiled.
+#[derive(Clone, Debug)]
+pub(super) enum Text {
     Exact(Box<str>),
     Regex(Regex),
     /// Not an expression, which the config refuses.
@@ -166,14 +167,15 @@ impl Candidate {
 }
 
 impl Text {
-    fn new(pattern: &TextPattern) -> Self {
+    pub(super) fn new(pattern: &TextPattern) -> Self {
         match pattern {
             TextPattern::Exact(text) => Self::Exact(text.clone()),
             TextPattern::Regex(text) => regex(text).map_or(Self::Never, Self::Regex),
         }
     }
 
-    fn fits(&self, value: &[u8]) -> bool {
+    /// Tells whether a text fits as a whole.
+    pub(super) fn fits(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(text) => text.as_bytes() == value,
             Self::Regex(regex) => regex.is_match(value),

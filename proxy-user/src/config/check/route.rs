@@ -112,6 +112,9 @@ impl<'c> Check<'c, '_> {
             self.distinct(changes.value.add.as_ref());
         }
         self.times(rule);
+        if let Some(fault) = &rule.fault {
+            self.fault(fault);
+        }
         if let Some(backends) = &rule.backends {
             self.backends(backends);
         }
@@ -166,6 +169,30 @@ impl<'c> Check<'c, '_> {
                 self.report(origin, Finding::new(problem));
             }
         }
+    }
+
+    /// Requests fail on purpose only where the file says in one place, for everybody to see, that they may.
+    fn fault(&mut self, at: &At<file::Fault>) {
+        let fault = &at.value;
+        if !self.file.allow_faults.unwrap_or(false) {
+            let finding = Finding::new("faults are not allowed");
+            self.report(at.origin, finding.expected("allow_faults: true at the top of the file"));
+        }
+        self.distinct(fault.headers.as_ref());
+        let is_empty = fault.delay.is_none() && fault.abort.is_none() && fault.rate_limit.is_none();
+        if is_empty && self.tree.is_whole(at.origin) {
+            let finding = Finding::new("nothing fails").expected("delay, abort or rate_limit");
+            self.report(at.origin, finding);
+        }
+        let Some(abort) = fault.abort.as_ref().filter(|abort| self.tree.is_whole(abort.origin)) else {
+            return;
+        };
+        let problem = match (&abort.value.status, &abort.value.grpc) {
+            (Some(_), Some(_)) => "both status and grpc are given; a request is answered with one of them",
+            (None, None) => "nothing says what is answered",
+            _ => return,
+        };
+        self.report(abort.origin, Finding::new(problem).expected("status or grpc"));
     }
 
     fn times(&mut self, rule: &file::Rule) {
@@ -361,6 +388,7 @@ fn more_than_backends(rule: &file::Rule) -> Option<&'static str> {
         ("timeout", rule.timeout.is_some()),
         ("retry", rule.retry.is_some()),
         ("limits", rule.limits.is_some()),
+        ("fault", rule.fault.is_some()),
         ("request_headers", rule.request_headers.is_some()),
         ("response_headers", rule.response_headers.is_some()),
         ("mirror", rule.mirror.is_some()),

@@ -2,6 +2,7 @@
 
 use proxy_core::rate::{Per, RateLimit};
 use proxy_core::retry::{RetryOn, RetryPolicy};
+use proxy_core::route::fault::{Abort, FaultAnswer, FaultPolicy};
 use proxy_core::route::{
     HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Redirect, Rewrite, TextPattern, Timeouts,
 };
@@ -9,8 +10,8 @@ use proxy_core::route::{
 use super::super::de::{At, OneOrMany, Pairs};
 use super::super::text::HostPattern as HostText;
 use super::super::text::{
-    Body, Cause, ChangedHeader, HeaderName, HeaderValue, Host, HostPort, Method, Name, Percent, QueryName,
-    QueryValue, Rate, Regex, RetryCause, Share, Time, UrlPath,
+    Body, Cause, ChangedHeader, GrpcStatus, HeaderName, HeaderValue, Host, HostPort, Method, Name, Percent,
+    QueryName, QueryValue, Rate, Regex, RetryCause, Share, Time, UrlPath,
 };
 use super::super::{ActionConfig, RouteConfig, RuleConfig, file};
 
@@ -37,6 +38,7 @@ fn rule(rule: &RuleConfig) -> file::Rule {
         timeout: (rule.timeout != Timeouts::default()).then(|| At::nowhere(timeout(rule.timeout))),
         retry: (rule.retry != RetryPolicy::default()).then(|| At::nowhere(retry(&rule.retry))),
         limits: (!rule.rates.is_empty()).then(|| At::nowhere(file::RuleLimits { rate: rates(&rule.rates) })),
+        fault: rule.fault.as_ref().map(|policy| At::nowhere(fault(policy))),
         request_headers: headers(&rule.request_headers),
         response_headers: headers(&rule.response_headers),
         mirror: (!rule.mirrors.is_empty()).then(|| At::nowhere(mirror)),
@@ -106,6 +108,25 @@ fn timeout(timeout: Timeouts) -> file::Timeout {
     file::Timeout {
         request: timeout.request.map(Time),
         per_try: timeout.per_try.map(|time| At::nowhere(Time(time))),
+    }
+}
+
+fn fault(policy: &FaultPolicy) -> file::Fault {
+    let abort = |abort: &Abort| {
+        let (status, grpc) = match abort.answer {
+            FaultAnswer::Http(status) => (Some(status), None),
+            FaultAnswer::Grpc(status) => (None, Some(GrpcStatus(status))),
+        };
+        At::nowhere(file::Abort { share: Share(abort.share), status, grpc })
+    };
+    file::Fault {
+        headers: pairs(&policy.headers, HeaderName, |pattern| text(pattern, HeaderValue)),
+        delay: policy.delay.map(|delay| file::Delay { share: Share(delay.share), time: Time(delay.time) }),
+        abort: policy.abort.as_ref().map(abort),
+        rate_limit: policy.rate_limit.map(|limit| file::FaultRateLimit {
+            share: Share(limit.share),
+            retry_after: Some(Time(limit.retry_after)),
+        }),
     }
 }
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::de::{At, OneOrMany, Pairs};
 use super::super::text::{
-    Body, ChangedHeader, GrpcMethod, GrpcService, HeaderName, HeaderValue, Host, HostPattern, HostPort,
-    Method, Name, Percent, QueryName, QueryValue, Rate, Regex, RetryCause, Share, Time, UrlPath,
+    Body, ChangedHeader, GrpcMethod, GrpcService, GrpcStatus, HeaderName, HeaderValue, Host, HostPattern,
+    HostPort, Method, Name, Percent, QueryName, QueryValue, Rate, Regex, RetryCause, Share, Time, UrlPath,
 };
 
 /// What happens with requests, by host, path, headers and so on.
@@ -41,6 +41,9 @@ pub(in crate::config) struct Rule {
     /// Bounds on its requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) limits: Option<At<RuleLimits>>,
+    /// Let a share of its requests fail on purpose; only with `allow_faults: true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) fault: Option<At<Fault>>,
     /// Changes of the request's headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) request_headers: Option<At<HeaderChanges>>,
@@ -176,6 +179,60 @@ pub(in crate::config) struct RuleLimits {
     /// Requests that may begin in a time, in all or of each client; more are answered 429. No limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) rate: Option<At<OneOrMany<RateLimit>>>,
+}
+
+/// Faults on purpose, each drawn for itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Fault {
+    /// Only for requests with these headers, by name: the whole value, or `{regex: ...}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) headers: Option<Pairs<HeaderName, At<TextMatch<HeaderValue>>>>,
+    /// Hold up a share of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) delay: Option<Delay>,
+    /// Answer a share of them with a status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) abort: Option<At<Abort>>,
+    /// Answer a share of them as if they came faster than allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) rate_limit: Option<FaultRateLimit>,
+}
+
+/// Requests that are held up.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Delay {
+    /// Share of the requests.
+    pub(in crate::config) share: Share,
+    /// How long.
+    pub(in crate::config) time: Time,
+}
+
+/// Requests that fail: exactly one of `status` and `grpc`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Abort {
+    /// Share of the requests.
+    pub(in crate::config) share: Share,
+    /// Status of HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 200, max = 599))]
+    pub(in crate::config) status: Option<u16>,
+    /// Status of gRPC, such as `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) grpc: Option<GrpcStatus>,
+}
+
+/// Requests that are told to come later.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct FaultRateLimit {
+    /// Share of the requests.
+    pub(in crate::config) share: Share,
+    /// When to come again. Default: `1s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) retry_after: Option<Time>,
 }
 
 /// A bound on how fast requests may come.

@@ -3,6 +3,7 @@
 use proxy_core::load::RetryThrottle;
 use proxy_core::rate::{Per, RateLimit, RateLimits};
 use proxy_core::retry::{RetryOn, RetryPolicy};
+use proxy_core::route::fault::{Abort, Delay, FaultAnswer, FaultPolicy, RateLimited};
 use proxy_core::route::{
     HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Redirect, Rewrite, TextPattern, Timeouts,
 };
@@ -40,6 +41,7 @@ fn rule(rule: &file::Rule) -> RuleConfig {
         timeout,
         retry,
         rates: rates(rule.limits.as_ref().and_then(|at| at.value.rate.as_ref())),
+        fault: rule.fault.as_ref().map(|at| fault(&at.value)),
         mirrors: mirrors.collect(),
         action: action(rule),
     }
@@ -138,6 +140,25 @@ fn headers(changes: Option<&At<file::HeaderChanges>>) -> HeaderChanges {
         set: pairs(changes.set.as_ref(), value),
         add: pairs(changes.add.as_ref(), value),
     })
+}
+
+fn fault(fault: &file::Fault) -> FaultPolicy {
+    let abort = |at: &At<file::Abort>| {
+        let answer = match (&at.value.grpc, at.value.status) {
+            (Some(status), _) => FaultAnswer::Grpc(status.0),
+            (None, status) => FaultAnswer::Http(status?),
+        };
+        Some(Abort { share: at.value.share.0, answer })
+    };
+    FaultPolicy {
+        headers: pairs(fault.headers.as_ref(), |at| text(&at.value)),
+        delay: fault.delay.as_ref().map(|delay| Delay { share: delay.share.0, time: delay.time.0 }),
+        abort: fault.abort.as_ref().and_then(abort),
+        rate_limit: fault.rate_limit.as_ref().map(|limit| RateLimited {
+            share: limit.share.0,
+            retry_after: limit.retry_after.as_ref().map_or(default::FAULT_RETRY_AFTER, |time| time.0),
+        }),
+    }
 }
 
 /// Sorted as they are kept.

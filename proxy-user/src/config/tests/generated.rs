@@ -280,6 +280,7 @@ fn config() -> impl Strategy<Value = Config> {
                     access_log: access.map(|(path, format)| AccessLogConfig { path: path.into(), format }),
                     log: LogConfig { level: log.0, format: log.1 },
                     drain_timeout: drain,
+                    allow_faults: true,
                     services,
                 }
             },

@@ -3,7 +3,8 @@
 use proxy_core::grpc::Status;
 use proxy_core::load::RetryThrottle;
 use proxy_core::rate::{Per, RateLimit};
-use proxy_core::route::{Action, PathPattern, Request};
+use proxy_core::route::fault::{Abort, Delay, FaultAnswer, FaultPolicy, RateLimited};
+use proxy_core::route::{Action, PathPattern, Request, TextPattern};
 
 use super::messages::bad;
 use super::routes::rules;
@@ -190,6 +191,78 @@ fn a_reload_gives_nobody_a_second_burst() {
     assert!(second.routes[0].rules[0].rates.try_begin(client, 1).is_err());
     let other = good(&text("2s").replace("1/h", "2/h")).snapshot(&mut registry, Version(3), Some(&second));
     assert!(other.routes[0].rules[0].rates.try_begin(client, 1).is_ok(), "another bound begins anew");
+}
+
+#[test]
+fn a_service_keeps_what_is_used_up_until_its_bound_is_another() {
+    let text = |rate: &str, weight: u32| {
+        format!(
+            "services: [{{name: a, protocol: http, addresses: ['10.0.0.1:80'], limits: {{rate: {{requests: {rate}}}}}, \
+             endpoints: [{{address: '10.1.0.1:80', weight: {weight}}}]}}]"
+        )
+    };
+    let mut registry = Registry::default();
+    let mut previous: Option<Snapshot> = None;
+    let client = "10.0.0.1".parse().unwrap();
+    for (rate, weight, is_let_through) in [("1/h", 1, true), ("1/h", 2, false), ("2/h", 2, true)] {
+        let snapshot = good(&text(rate, weight)).snapshot(&mut registry, Version(1), previous.as_ref());
+        let service = Arc::clone(snapshot.services().next().expect("one service"));
+        assert_eq!(service.rates.try_begin(client, 0).is_ok(), is_let_through, "{rate} {weight}");
+        previous = Some(snapshot);
+    }
+}
+
+#[test]
+fn faults_are_read_as_written() {
+    let text = "  - {fault: {headers: {X-Chaos: '1'}, delay: {share: 10%, time: 100ms}, \
+                abort: {share: 0.5%, grpc: unavailable}, rate_limit: {share: 1%}}, backends: [{service: a}]}";
+    let config = good(&format!("{}allow_faults: true\n", rules(text)));
+    let second = Duration::from_secs(1);
+    let policy = FaultPolicy {
+        headers: vec![("x-chaos".into(), TextPattern::Exact("1".into()))],
+        delay: Some(Delay { share: 1000, time: second / 10 }),
+        abort: Some(Abort { share: 50, answer: FaultAnswer::Grpc(Status::Unavailable) }),
+        rate_limit: Some(RateLimited { share: 100, retry_after: second }),
+    };
+    assert_eq!(config.routes[0].rules[0].fault, Some(policy));
+    assert_eq!(good(&config.to_json().to_string()), config);
+}
+
+#[test]
+fn faults_must_be_allowed_and_say_what_happens() {
+    let fault = |fault: &str| rules(&format!("  - {{fault: {{{fault}}}, backends: [{{service: a}}]}}"));
+    bad(
+        &fault("delay: {share: 1%, time: 1s}"),
+        &[
+            "w:6:13: routes[0].rules[0].fault: faults are not allowed, expected allow_faults: true at the top of the file",
+        ],
+    );
+    let refused = fault("delay: {share: 1%, time: 1s}");
+    bad(
+        &format!("{refused}allow_faults: false\n"),
+        &[
+            "w:6:13: routes[0].rules[0].fault: faults are not allowed, expected allow_faults: true at the top of the file",
+        ],
+    );
+    for (text, message) in [
+        ("", "w:6:13: routes[0].rules[0].fault: nothing fails, expected delay, abort or rate_limit"),
+        (
+            "abort: {share: 1%}",
+            "w:6:21: routes[0].rules[0].fault.abort: nothing says what is answered, expected status or grpc",
+        ),
+        (
+            "abort: {share: 1%, status: 503, grpc: aborted}",
+            "w:6:21: routes[0].rules[0].fault.abort: both status and grpc are given; a request is answered with one of them, \
+             expected status or grpc",
+        ),
+        (
+            "abort: {share: 1%, grpc: ok}",
+            "w:6:39: routes[0].rules[0].fault.abort.grpc: wrong value: found 'ok', expected a status of gRPC that is a failure, \
+             such as unavailable",
+        ),
+    ] {
+        bad(&format!("{}allow_faults: true\n", fault(text)), &[message]);
+    }
 }
 
 #[test]

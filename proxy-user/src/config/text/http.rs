@@ -198,6 +198,17 @@ text_type! {
 }
 
 text_type! {
+    /// A status of gRPC that is a failure.
+    GrpcStatus(Status), "weir-grpc-status", "a status of gRPC that is a failure, such as unavailable", "unavailable",
+    |text| match Status::named(text) {
+        Some(Status::Ok) => Err(None),
+        Some(status) => Ok(status),
+        None => Err(nearest(&text.to_ascii_lowercase(), Status::ALL[1..].iter().map(|s| s.as_str())).map(did_you_mean)),
+    },
+    |status| status.as_str().to_owned()
+}
+
+text_type! {
     /// Requests in a time.
     Rate((u32, Duration)), "weir-rate", "a rate such as 100/s, 5000/m or 20/h", "100/s", rate,
     |(requests, interval)| match interval.as_secs() {

@@ -4,6 +4,7 @@ use proxy_core::grpc::Status;
 use proxy_core::load::RetryThrottle;
 use proxy_core::rate::{Per, RateLimits};
 use proxy_core::retry::{RetryOn, RetryPolicy};
+use proxy_core::route::fault::{Abort, Delay, FaultAnswer, FaultPolicy, RateLimited};
 use proxy_core::route::{
     HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Redirect, Rewrite, TextPattern, Timeouts,
 };
@@ -145,6 +146,24 @@ fn rates() -> impl Strategy<Value = Vec<RateLimit>> {
     vec(limit, 0..3).prop_map(|limits| RateLimits::new(&limits).limits().collect())
 }
 
+fn fault() -> impl Strategy<Value = FaultPolicy> {
+    let share = || 1_u16..=10_000;
+    let answer = prop_oneof![
+        (200_u16..600).prop_map(FaultAnswer::Http),
+        select(Status::ALL[1..].to_vec()).prop_map(FaultAnswer::Grpc),
+    ];
+    let delay = (share(), time()).prop_map(|(share, time)| Delay { share, time });
+    let abort = (share(), answer).prop_map(|(share, answer)| Abort { share, answer });
+    let limited = (share(), time()).prop_map(|(share, retry_after)| RateLimited { share, retry_after });
+    let headers = texts("x-[a-z0-9]{1,6}", "([!-~]([ -~]{0,5}[!-~])?)?");
+    (headers, delay, of(abort), of(limited)).prop_map(|(headers, delay, abort, rate_limit)| FaultPolicy {
+        headers,
+        delay: Some(delay),
+        abort,
+        rate_limit,
+    })
+}
+
 fn path_rewrite() -> impl Strategy<Value = Option<PathRewrite>> {
     let path = || "/[!-\"$-%'->@-~]{0,9}";
     of(prop_oneof![
@@ -186,22 +205,43 @@ fn rule(services: usize) -> impl Strategy<Value = RuleConfig> {
         per_try,
     });
     let mirrors = vec((0..services, 1_u16..=10_000), 0..3);
-    (vec(condition(), 0..3), headers(), headers(), timeout, retry(), rates(), mirrors, action(services))
-        .prop_map(|(matches, request_headers, response_headers, timeout, retry, rates, mirrors, action)| {
-            RuleConfig {
+    (
+        vec(condition(), 0..3),
+        headers(),
+        headers(),
+        timeout,
+        retry(),
+        (rates(), of(fault())),
+        mirrors,
+        action(services),
+    )
+        .prop_map(
+            |(
                 matches,
                 request_headers,
                 response_headers,
                 timeout,
                 retry,
-                rates,
-                mirrors: mirrors
-                    .into_iter()
-                    .map(|(of, share)| MirrorConfig { service: format!("shop/s{of}"), share })
-                    .collect(),
+                (rates, fault),
+                mirrors,
                 action,
-            }
-        })
+            )| {
+                RuleConfig {
+                    matches,
+                    request_headers,
+                    response_headers,
+                    timeout,
+                    retry,
+                    rates,
+                    fault,
+                    mirrors: mirrors
+                        .into_iter()
+                        .map(|(of, share)| MirrorConfig { service: format!("shop/s{of}"), share })
+                        .collect(),
+                    action,
+                }
+            },
+        )
 }
 
 /// Makes a rule one that can be: with conditions that no other has, and without what its action cannot have.
@@ -273,6 +313,7 @@ fn passing(service: &str) -> RouteConfig {
         timeout: Timeouts::default(),
         retry: RetryPolicy::default(),
         rates: Vec::new(),
+        fault: None,
         mirrors: Vec::new(),
         action: ActionConfig::Forward { backends, rewrite: Rewrite::default() },
     };
