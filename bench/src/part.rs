@@ -9,6 +9,7 @@ mod detect;
 mod fixture;
 mod http1;
 mod http2;
+mod rate;
 mod record;
 mod route;
 mod snapshot;
@@ -31,7 +32,7 @@ pub struct Part {
 }
 
 /// All parts.
-pub const PARTS: [Part; 22] = [
+pub const PARTS: [Part; 23] = [
     Part { name: "balance/round-robin", times: 20_000, prepare: balance::round_robin },
     Part { name: "balance/round-robin-long", times: 20_000, prepare: balance::round_robin_long },
     Part { name: "balance/random", times: 20_000, prepare: balance::random },
@@ -48,6 +49,7 @@ pub const PARTS: [Part; 22] = [
     Part { name: "route/10000-hosts", times: 20_000, prepare: route::hosts },
     Part { name: "pool/checkout-put", times: 20_000, prepare: upstream::pool },
     Part { name: "retry/decision", times: 20_000, prepare: upstream::retry },
+    Part { name: "rate/client-and-all", times: 20_000, prepare: rate::client_and_all },
     Part { name: "snapshot/service-at", times: 20_000, prepare: snapshot::service_at },
     Part { name: "snapshot/one-of-10000", times: 5, prepare: snapshot::one_changed },
     Part { name: "plan/one-of-10000", times: 20, prepare: snapshot::plan_one_changed },

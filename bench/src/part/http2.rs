@@ -14,7 +14,7 @@ const CALLS: usize = 20;
 /// Follows a piece of 100 frames; what it costs is that of all.
 pub(super) fn frames() -> Result<Run> {
     let call = [(1, 4, 30), (0, 1, 12), (8, 0, 4), (8, 0, 4), (6, 0, 8)];
-    let bytes: Vec<u8> = call.repeat(CALLS).into_iter().flat_map(|frame| self::frame(frame)).collect();
+    let bytes: Vec<u8> = call.repeat(CALLS).into_iter().flat_map(frame).collect();
     let now = Instant::now();
     let mut meter = FrameMeter::of_server(now);
     meter.follow(&bytes, now).map_err(|flood| anyhow!("a flood: {flood:?}"))?;
