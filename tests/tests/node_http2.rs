@@ -466,3 +466,34 @@ fn what_comes_too_early_is_told_when_to_come_again() {
     let refused = weir.metrics().sum("weir_http_requests_ended_total", &[("reason", "rate_limited")]);
     assert_eq!(refused, 5.0 + 1.0);
 }
+
+#[test]
+fn faults_happen_where_the_config_allows_them() {
+    let Some(world) = World::new() else { return };
+    let Some(curl) = world.program("curl") else { return };
+    let Some(_grpc) = Grpc::start(&world) else { return };
+    let mut config = speaking(&world, "http2", json!({"routes": ["calls"]}));
+    let backends = json!([{"service": "web"}]);
+    let meant = json!({"x-fault": "yes"});
+    let rules = json!([
+        {"match": {"path": {"prefix": "/slow"}}, "backends": backends,
+         "fault": {"delay": {"share": "100%", "time": "300ms"}, "abort": {"share": "100%", "status": 418}}},
+        {"match": {"grpc": {"service": "test.Service", "method": "Fail"}}, "backends": backends,
+         "fault": {"abort": {"share": "100%", "status": "unavailable"}}},
+        {"backends": backends, "fault": {"match": {"headers": meant}, "abort": {"share": "100%", "status": 500}}},
+    ]);
+    config["allow_faults"] = json!(true);
+    config["routes"] = json!([{"name": "calls", "rules": rules}]);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let url = format!("http://{}/slow", vip());
+        let more = ["-o", "/dev/null", "-w", "%{http_code} %{time_total}", version, &url];
+        let said = world.app().output(&curl, &[&["-sS", "--max-time", "30"], &more[..]].concat()).unwrap();
+        let (status, seconds) = said.split_once(' ').unwrap();
+        assert_eq!(status, "418");
+        assert!(seconds.parse::<f64>().unwrap() >= 0.3, "{seconds}");
+    }
+    grpc_steps(world.app(), vip(), "shapes,failed");
+    let injected = weir.metrics().sum("weir_http_requests_ended_total", &[("reason", "fault_injected")]);
+    assert_eq!(injected, 3.0);
+}

@@ -96,6 +96,12 @@ impl Failure {
         if let Self::Grpc { pushback, .. } = self { pushback } else { None }
     }
 
+    /// Tells whether the endpoint has said that it wants no other try.
+    #[must_use]
+    pub fn forbids_retry(self) -> bool {
+        self.pushback() == Some(Pushback::Never)
+    }
+
     /// Tells whether it is sure that no server worked on the request.
     #[must_use]
     pub fn is_unseen(self) -> bool {

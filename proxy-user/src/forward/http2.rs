@@ -14,6 +14,7 @@ pub use self::head::{
 };
 pub use self::io::{H2Io, Meter};
 use crate::tls::Stream;
+use crate::upstream::http2::SendRequest;
 use proxy_core::http::HttpLimits;
 
 /// Bytes that a peer may send ahead on one stream. What RFC 9113, 6.9.2 begins with: enough for one round trip on a node,
@@ -36,9 +37,7 @@ const FIRST_STREAMS: usize = 100;
 /// A client's connection.
 pub type ServerConnection = server::Connection<H2Io, Bytes>;
 /// An endpoint's connection.
-pub type ClientConnection = client::Connection<H2Io, Bytes>;
-/// Begins requests on an endpoint's connection.
-pub type SendRequest = client::SendRequest<Bytes>;
+type ClientConnection = client::Connection<H2Io, Bytes>;
 
 /// Begins a client's connection.
 ///

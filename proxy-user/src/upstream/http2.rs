@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::RequestReason;
 use proxy_core::pool::Life;
@@ -18,8 +19,10 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::pool::Key;
-use crate::forward::http2::{ClientConnection, SendRequest};
 use crate::tls::Client;
+
+/// Begins requests on a connection.
+pub type SendRequest = h2::client::SendRequest<Bytes>;
 
 /// Time that a connection without requests is kept. Servers of HTTP/2 wait longer than those of HTTP/1.1 (gRPC for ever, nginx
 /// 75 seconds), and one that goes says so.
@@ -140,7 +143,7 @@ impl Ticket {
     pub fn open(
         self,
         sender: SendRequest,
-        connection: ClientConnection,
+        connection: impl Future<Output = Result<(), h2::Error>> + 'static,
         life: Life,
         tls: Option<Arc<Client>>,
     ) -> Lease {

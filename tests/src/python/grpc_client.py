@@ -108,6 +108,11 @@ def exhausted():
     code_of("Unary", grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
+def failed():
+    # not by the server, who would say NOT_FOUND
+    code_of("Fail", grpc.StatusCode.UNAVAILABLE)
+
+
 def unavailable():
     code_of("Unary", grpc.StatusCode.UNAVAILABLE)
 

@@ -100,7 +100,7 @@ impl<'c> Check<'c, '_> {
                     "{name} needs requests, which protocol {} has none of",
                     resolved.protocol.as_str()
                 );
-                self.report(origin, Finding::new(problem).expected("protocol http or auto"));
+                self.report(origin, Finding::new(problem).expected("protocol http, http2 or auto"));
             }
         }
     }

@@ -169,7 +169,7 @@ fn rates_bound_rules_and_services_and_those_of_clients_come_first() {
     bad(
         &text("requests: 1/s").replace("protocol: http", "protocol: tcp"),
         &[
-            "w:1:95: services[0].limits.rate: rate needs requests, which protocol tcp has none of, expected protocol http or auto",
+            "w:1:95: services[0].limits.rate: rate needs requests, which protocol tcp has none of, expected protocol http, http2 or auto",
         ],
     );
 }

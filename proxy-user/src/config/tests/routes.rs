@@ -368,11 +368,11 @@ fn protocols_and_what_needs_them_fit_each_other() {
          routes:\n\
          - {name: r, rules: [{match: {path: {prefix: /}}, backends: [{service: a}]}, {backends: [{service: a}]}]}\n",
         &[
-            "w:2:47: services[0].routes: nothing in a stream of bytes says which route it goes by, expected protocol http, tls or auto",
-            "w:2:58: services[0].http: protocol tcp has no HTTP, expected protocol http or auto",
+            "w:2:47: services[0].routes: nothing in a stream of bytes says which route it goes by, expected protocol http, http2, tls or auto",
+            "w:2:58: services[0].http: protocol tcp has no HTTP, expected protocol http, http2 or auto",
             "w:2:69: services[0].http.max_head: wrong value: found 1B, expected a size from 1KiB to 1MiB",
-            "w:2:97: services[0].limits.max_requests: max_requests needs requests, which protocol tcp has none of, expected protocol http or auto",
-            "w:2:128: services[0].outlier.consecutive_5xx: consecutive_5xx needs requests, which protocol tcp has none of, expected protocol http or auto",
+            "w:2:97: services[0].limits.max_requests: max_requests needs requests, which protocol tcp has none of, expected protocol http, http2 or auto",
+            "w:2:128: services[0].outlier.consecutive_5xx: consecutive_5xx needs requests, which protocol tcp has none of, expected protocol http, http2 or auto",
             "w:3:74: services[1].tls: protocol: tls says that applications speak TLS themselves; it would be inside of this",
             "w:3:81: services[1].tls.cert: cert needs a key",
             "w:3:91: services[1].fail: fail: open is impossible with tls: the kernel would send in the clear what must be encrypted; write fail: closed",

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use proxy_core::grpc::Status;
 use proxy_core::outcome::RequestReason;
 use proxy_core::rate::TooEarly;
+use proxy_core::route::fault::{FaultAnswer, FaultEnd};
 use proxy_io::Chunk;
 
 use super::Client;
@@ -25,6 +26,8 @@ pub(super) struct Answer {
     pub(super) reason: RequestReason,
     /// Where else to ask.
     pub(super) location: Option<String>,
+    /// What a gRPC call is told, where the reason alone does not say it.
+    pub(super) grpc: Option<Status>,
     /// When to ask again.
     pub(super) early: Option<TooEarly>,
     /// Type and text of the body, where the config says them.
@@ -37,7 +40,7 @@ impl Answer {
     /// What a request is answered with that ends like this.
     pub(super) fn of_reason(reason: RequestReason) -> Self {
         let status = reason.status().unwrap_or(500);
-        Self { status, reason, location: None, early: None, body: None, is_head: false }
+        Self { status, reason, location: None, grpc: None, early: None, body: None, is_head: false }
     }
 
     /// What a request is answered with that came too early.
@@ -45,9 +48,33 @@ impl Answer {
         Self { early: Some(early), ..Self::of_reason(RequestReason::RateLimited) }
     }
 
+    /// What a request is answered with that fails on purpose.
+    pub(super) fn of_fault(end: FaultEnd) -> Self {
+        let reason = RequestReason::FaultInjected;
+        match end {
+            FaultEnd::Abort(FaultAnswer::Http(status)) => {
+                Self { grpc: Some(Status::from_http_status(status)), ..Self::of_config(reason, status) }
+            }
+            // Who does not speak gRPC gets what a client of gRPC would read as this.
+            FaultEnd::Abort(FaultAnswer::Grpc(status)) => {
+                Self { grpc: Some(status), ..Self::of_config(reason, 503) }
+            }
+            FaultEnd::RateLimited(wait) => Self {
+                grpc: Some(Status::ResourceExhausted),
+                early: Some(TooEarly { wait }),
+                ..Self::of_config(reason, 429)
+            },
+        }
+    }
+
+    /// What it is called in a gRPC call; none where the config says what is answered.
+    pub(super) fn grpc_status(&self) -> Option<Status> {
+        self.grpc.or_else(|| Status::of_reason(self.reason))
+    }
+
     /// What the config says is answered.
     pub(super) fn of_config(reason: RequestReason, status: u16) -> Self {
-        Self { status, reason, location: None, early: None, body: None, is_head: false }
+        Self { status, reason, location: None, grpc: None, early: None, body: None, is_head: false }
     }
 
     /// What the config asks for is no fault of anybody.
@@ -67,7 +94,7 @@ impl Answer {
     /// The answer in HTTP/2: head and body. To a gRPC call it is in gRPC's words, which are a head and nothing else
     /// ("Trailers-Only").
     pub(super) fn into_http2(self, is_grpc: bool) -> (Response<()>, Bytes) {
-        if is_grpc && let Some(status) = Status::of_reason(self.reason) {
+        if is_grpc && let Some(status) = self.grpc_status() {
             return (self.in_grpc(status), Bytes::new());
         }
         let (content_type, body) = self.content();

@@ -39,9 +39,12 @@ pub(super) async fn serve(
     let is_grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|value| grpc::is_grpc(value.as_bytes()));
     drop(parts);
     let active = story.begin(client);
+    if let Some(delay) = story.delay {
+        tokio::time::sleep(delay).await;
+    }
     let mut side = Side::Http2(Http2Side::of_client(recv, respond, meter));
     let refuse = |side: &mut Side<'_>, found: Answer| {
-        let status = Status::of_reason(found.reason).filter(|_| is_grpc);
+        let status = found.grpc_status().filter(|_| is_grpc);
         let outcome = Outcome::here(Then::Next, found.reason, answer(side, found, is_grpc));
         Outcome { grpc: status, ..outcome }
     };

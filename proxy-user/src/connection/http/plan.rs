@@ -10,6 +10,7 @@ use proxy_core::grpc;
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
 use proxy_core::outcome::RequestReason;
+use proxy_core::rate::RateLimits;
 use proxy_core::retry::{self, RetryPolicy};
 use proxy_core::route::{self, Action, Found, Rule};
 use proxy_core::service::{Protocol, Service};
@@ -233,6 +234,14 @@ fn choose(client: &Client<'_>, head: &impl Head, story: &mut Story) -> Result<Ch
     let way = find(client, &asked).ok_or_else(|| here(RequestReason::NoRoute))?;
     if let Some(found) = &way.found {
         story.set_rule(client, &found.rule);
+        pace(client, &found.rule.rates)?;
+        if let Some(faults) = &found.rule.faults {
+            let injected = faults.inject(&asked, || client.local.rng.borrow_mut().random());
+            story.delay = injected.delay;
+            if let Some(end) = injected.end {
+                return Err(Box::new(Answer::of_fault(end)));
+            }
+        }
         if let Some(answer) = answer_of_rule(client, &asked, found) {
             return Err(Box::new(answer));
         }
@@ -245,12 +254,17 @@ fn choose(client: &Client<'_>, head: &impl Head, story: &mut Story) -> Result<Ch
         (Arc::clone(&route.service), Arc::clone(&route.stats))
     };
     story.set_service(&service);
-    let of_rule = way.found.as_ref().map(|found| &found.rule.rates);
-    for rates in of_rule.into_iter().chain([&service.rates]).filter(|rates| !rates.is_empty()) {
-        let begun = rates.try_begin(client.accepted.client.0.ip(), clock::monotonic_ns());
-        begun.map_err(|early| Box::new(Answer::too_early(early)))?;
-    }
+    pace(client, &service.rates)?;
     Ok(Chosen { service, stats, found: way.found, time_left: time_left(head) })
+}
+
+/// Counts a request that begins now, unless requests come too fast.
+fn pace(client: &Client<'_>, rates: &RateLimits) -> Result<(), Box<Answer>> {
+    if rates.is_empty() {
+        return Ok(());
+    }
+    let begun = rates.try_begin(client.accepted.client.0.ip(), clock::monotonic_ns());
+    begun.map_err(|early| Box::new(Answer::too_early(early)))
 }
 
 /// What a head says of the time that is left: in the words of gRPC, or in those of Envoy, which HTTP has none of its own for.

@@ -70,6 +70,9 @@ pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usiz
     let decided = plan(client, &down.chunk[..head_bytes], &mut story);
     down.chunk.advance(head_bytes);
     let active = story.begin(client);
+    if let Some(delay) = story.delay {
+        boxed(|| tokio::time::sleep(delay)).await;
+    }
     let outcome = match decided {
         Ok(Decided::Forward(plan)) if matches!(plan.head, Outgoing::Request(_)) => {
             boxed(|| bridged::serve_http1(client, down, plan, &story, began)).await

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proxy_core::addr::EndpointAddr;
 use proxy_core::id::ServiceId;
@@ -22,6 +22,8 @@ pub(super) struct Story {
     began: Instant,
     pub(super) service: Option<Arc<Service>>,
     pub(super) rule: Option<Arc<Rule>>,
+    /// Time that it is held up on purpose.
+    pub(super) delay: Option<Duration>,
     /// Counters of its service, from when it began, and of its rule.
     stats: OnceCell<Arc<HttpStats>>,
     rule_stats: Option<Arc<HttpStats>>,
@@ -52,6 +54,7 @@ impl Story {
             began,
             service: client.service.cloned(),
             rule: None,
+            delay: None,
             stats: OnceCell::new(),
             rule_stats: None,
             texts: None,

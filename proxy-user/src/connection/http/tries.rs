@@ -75,10 +75,12 @@ impl<'a> Tries<'a> {
         let left = self.deadlines.left(Instant::now());
         let mut rng = client.local.rng.borrow_mut();
         let mut retries = self.retries;
+        // Every failure counts that the policy names, whether or not another try follows (A6).
+        let is_named = self.policy.on.names(failure) || failure.forbids_retry();
+        let throttle = self.policy.throttle.filter(|_| is_named && !failure.is_unseen());
+        let is_throttled = throttle.is_some_and(|throttle| !self.service.load.throttle_failure(throttle));
         let retry = retries.handle_failure(failure, self.kind, self.policy, left, &mut rng).ok()?;
-        if let Some(throttle) = self.policy.throttle.filter(|_| retry.is_charged)
-            && !self.service.load.throttle_failure(throttle)
-        {
+        if is_throttled && retry.is_charged {
             self.note(Event::RetryRefused);
             return None;
         }
