@@ -461,7 +461,7 @@ fn what_comes_too_early_is_told_when_to_come_again() {
         let seconds: u64 = after.trim().parse().unwrap();
         assert!((1..=360).contains(&seconds), "one in six minutes: {seconds}");
     }
-    // The application is another client, and its calls are told in their own words.
+    // The application has the same address; its calls are told in their own words.
     grpc_steps(world.app(), vip(), "exhausted");
     let refused = weir.metrics().sum("weir_http_requests_ended_total", &[("reason", "rate_limited")]);
     assert_eq!(refused, 5.0 + 1.0);
@@ -479,8 +479,8 @@ fn faults_happen_where_the_config_allows_them() {
         {"match": {"path": {"prefix": "/slow"}}, "backends": backends,
          "fault": {"delay": {"share": "100%", "time": "300ms"}, "abort": {"share": "100%", "status": 418}}},
         {"match": {"grpc": {"service": "test.Service", "method": "Fail"}}, "backends": backends,
-         "fault": {"abort": {"share": "100%", "status": "unavailable"}}},
-        {"backends": backends, "fault": {"match": {"headers": meant}, "abort": {"share": "100%", "status": 500}}},
+         "fault": {"abort": {"share": "100%", "grpc": "unavailable"}}},
+        {"backends": backends, "fault": {"headers": meant, "abort": {"share": "100%", "status": 500}}},
     ]);
     config["allow_faults"] = json!(true);
     config["routes"] = json!([{"name": "calls", "rules": rules}]);
