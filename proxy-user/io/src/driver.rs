@@ -262,6 +262,53 @@ impl Socket {
         }
     }
 
+    /// Stops receiving and sending, so that somebody else can go on with the descriptor: ready when the kernel holds no bytes of
+    /// this process, nor this process any that it has not given out. Take those then: of a send that was under way with
+    /// [`Socket::take_back`], of what was received with [`Socket::take_buffered`]. Whoever goes on receiving or sending here
+    /// undoes it.
+    ///
+    /// # Errors
+    /// If the driver has died.
+    pub fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            SocketInner::Ring(socket) => socket.poll_settle(cx),
+            // Nothing is ever in flight.
+            SocketInner::Epoll(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ends a send that is settled: `chunk`, the one that it was asked for with, holds exactly what the kernel has not accepted.
+    ///
+    /// # Errors
+    /// What the send failed with.
+    pub fn take_back(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+        match &mut self.inner {
+            SocketInner::Ring(socket) => socket.take_back(chunk),
+            SocketInner::Epoll(socket) => {
+                socket.forget_send();
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes all bytes that were received and not given out; empty if there are none.
+    #[must_use]
+    pub fn take_buffered(&mut self) -> Chunk {
+        match &mut self.inner {
+            SocketInner::Ring(socket) => socket.take_buffered(),
+            SocketInner::Epoll(_) => Chunk::default(),
+        }
+    }
+
+    /// Says whether an error has come that nobody has been told: the descriptor does not say it a second time.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        match &self.inner {
+            SocketInner::Ring(socket) => socket.has_failed(),
+            SocketInner::Epoll(_) => false,
+        }
+    }
+
     /// Says whether `poll_recv` has something to give out without asking the kernel.
     #[must_use]
     pub fn has_buffered(&self) -> bool {

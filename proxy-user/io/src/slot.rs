@@ -93,6 +93,8 @@ pub(crate) enum Send {
     Waiting(Chunk),
     /// The same on a non-blocking socket: waits for room and then sends again.
     Polling(Chunk),
+    /// Stopped before everything was accepted: what is left.
+    Held(Chunk),
     Done(io::Result<()>),
 }
 
@@ -135,6 +137,8 @@ pub(crate) struct Slot {
     pub(crate) is_nonblocking: bool,
     /// Do not receive ahead: somebody else is going to read from the descriptor.
     pub(crate) is_paused: bool,
+    /// Whoever has the socket wants it to stop: a send that the kernel has not accepted whole is not taken up again.
+    pub(crate) is_settling: bool,
     /// The slot is on the list of those that may hold leases.
     pub(crate) is_hoarding: bool,
     pub(crate) recv: Recv,
@@ -155,6 +159,7 @@ impl Slot {
             is_dropped: false,
             is_nonblocking: false,
             is_paused: false,
+            is_settling: false,
             is_hoarding: false,
             recv: Recv::Idle,
             readable: Watch::Idle,
@@ -182,13 +187,13 @@ impl Slot {
     }
 
     pub(crate) fn is_sending(&self) -> bool {
-        !matches!(self.send, Send::Idle | Send::Done(_))
+        !matches!(self.send, Send::Idle | Send::Held(_) | Send::Done(_))
     }
 
     /// Bytes of this socket that wait on the heap.
     pub(crate) fn held_bytes(&self) -> u64 {
         let sending = match &self.send {
-            Send::Waiting(chunk) | Send::Polling(chunk) => chunk.len(),
+            Send::Waiting(chunk) | Send::Polling(chunk) | Send::Held(chunk) => chunk.len(),
             _ => 0,
         };
         self.queue.heap_bytes + sending as u64

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use libc::c_int;
@@ -55,7 +55,7 @@ impl PipePool {
         let mut state = self.shared.borrow_mut();
         let ends = match state.idle.pop() {
             Some(ends) => ends,
-            None if state.count == state.most => return Ok(None),
+            None if state.count >= state.most => return Ok(None),
             None => {
                 let ends = Ends::open()?;
                 state.count += 1;
@@ -63,6 +63,18 @@ impl PipePool {
             }
         };
         Ok(Some(Pipe { ends: Some(ends), held: 0, pool: Rc::clone(&self.shared) }))
+    }
+
+    /// Takes over a pipe that came from another process with `held` bytes in it, as (read end, write end); it counts here, even
+    /// if that makes one more than there should be.
+    ///
+    /// # Errors
+    /// If the descriptors are no pipe.
+    pub fn adopt(&self, (reader, writer): (OwnedFd, OwnedFd), held: usize) -> io::Result<Pipe> {
+        let capacity = sys::pipe_bytes(writer.as_fd())?;
+        self.shared.borrow_mut().count += 1;
+        let ends = Ends { reader, writer, capacity };
+        Ok(Pipe { ends: Some(ends), held, pool: Rc::clone(&self.shared) })
     }
 
     /// Pipes that exist now, taken or idle.
@@ -120,6 +132,17 @@ impl Pipe {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.ends().capacity
+    }
+
+    /// The read end and the write end, for whoever takes the pipe over.
+    #[must_use]
+    pub fn fds(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.ends().reader.as_fd(), self.ends().writer.as_fd())
+    }
+
+    /// Forgets the bytes in it: they are another process's now, and so this end is closed and never used again.
+    pub fn give_up(mut self) {
+        self.held = self.held.max(1);
     }
 
     fn ends(&self) -> &Ends {

@@ -191,6 +191,13 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((owned(ends[0]), owned(ends[1])))
 }
 
+/// Size of a pipe.
+pub(crate) fn pipe_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    // SAFETY: F_GETPIPE_SZ takes no argument.
+    let bytes = call(Call::Fcntl, || unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETPIPE_SZ) })?;
+    Ok(bytes.unsigned_abs() as usize)
+}
+
 /// Asks for a pipe of at least `bytes` and returns the size that the kernel gave.
 pub(crate) fn set_pipe_bytes(fd: BorrowedFd<'_>, bytes: c_int) -> io::Result<usize> {
     // SAFETY: F_SETPIPE_SZ takes an integer.

@@ -216,6 +216,11 @@ impl EpollSocket {
         Poll::Ready(Ok(()))
     }
 
+    /// The next send begins anew: it tries before it waits.
+    pub(super) fn forget_send(&mut self) {
+        self.set_held(0);
+    }
+
     fn set_held(&mut self, bytes: u32) {
         let held = &self.driver.held_bytes;
         held.set(held.get() - u64::from(self.held_bytes) + u64::from(bytes));

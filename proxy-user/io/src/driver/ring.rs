@@ -153,6 +153,22 @@ impl RingSocket {
         self.ring.with(|core| core.pause_recv(self.index, cx))
     }
 
+    pub(super) fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ring.with(|core| core.poll_settle(self.index, cx))
+    }
+
+    pub(super) fn take_back(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+        self.ring.with(|core| core.take_back(self.index, chunk))
+    }
+
+    pub(super) fn take_buffered(&mut self) -> Chunk {
+        self.ring.with(|core| core.take_buffered(self.index))
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.ring.core.borrow().has_failed(self.index)
+    }
+
     pub(super) fn has_buffered(&self) -> bool {
         self.ring.core.borrow().has_buffered(self.index)
     }

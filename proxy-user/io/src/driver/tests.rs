@@ -16,6 +16,8 @@ use super::*;
 use crate::sock::{Connecting, Family};
 use crate::splice::PipePool;
 
+mod settle;
+
 /// Far above what any test takes: a test that hangs fails instead.
 const HANG: Duration = Duration::from_secs(60);
 

@@ -176,10 +176,10 @@ impl Core {
             wait(&mut slot.send_waker, cx, &mut self.litter);
             return Poll::Pending;
         }
-        if let Send::Done(outcome) = std::mem::replace(&mut slot.send, Send::Idle) {
-            if chunk.is_lent() {
-                *chunk = Chunk::default();
-            }
+        if !matches!(slot.send, Send::Idle) {
+            let held = slot.held_bytes();
+            let outcome = take_back(slot, chunk);
+            self.held_bytes -= held - slot.held_bytes();
             outcome?;
         }
         if chunk.is_empty() {
@@ -244,6 +244,46 @@ impl Core {
         }
         wait(&mut self.slots[index as usize].recv_waker, cx, &mut self.litter);
         Poll::Pending
+    }
+
+    /// Stops receiving and sending; ready when the kernel does neither.
+    pub(super) fn poll_settle(&mut self, index: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let paused = self.pause_recv(index, cx)?;
+        let slot = &mut self.slots[index as usize];
+        if slot.is_sending() {
+            wait(&mut slot.send_waker, cx, &mut self.litter);
+            if !std::mem::replace(&mut slot.is_settling, true) {
+                let generation = slot.generation;
+                self.push_cancel(Token { index, generation, op: Op::Send });
+            }
+            return Poll::Pending;
+        }
+        slot.is_settling = false;
+        paused.map(Ok)
+    }
+
+    /// Puts what a settled send has left over back into its chunk.
+    pub(super) fn take_back(&mut self, index: u32, chunk: &mut Chunk) -> io::Result<()> {
+        self.check_alive()?;
+        let slot = &mut self.slots[index as usize];
+        let held = slot.held_bytes();
+        let outcome = take_back(slot, chunk);
+        self.held_bytes -= held - slot.held_bytes();
+        outcome
+    }
+
+    /// Takes everything that was received and not given out, without asking for more.
+    pub(super) fn take_buffered(&mut self, index: u32) -> Chunk {
+        let slot = &mut self.slots[index as usize];
+        let held = slot.held_bytes();
+        let chunk = slot.queue.pop_all().unwrap_or_default();
+        self.held_bytes -= held - slot.held_bytes();
+        chunk
+    }
+
+    pub(super) fn has_failed(&self, index: u32) -> bool {
+        let slot = &self.slots[index as usize];
+        matches!(slot.end, End::Failed(_)) || matches!(slot.send, Send::Done(Err(_)))
     }
 
     pub(super) fn has_buffered(&self, index: u32) -> bool {
@@ -324,7 +364,7 @@ impl Core {
                 return self.push(index, Op::Send, entry.build());
             }
             Send::Polling(_) => return self.submit_poll(index, Op::Send, libc::POLLOUT),
-            Send::Idle | Send::Done(_) => return,
+            Send::Idle | Send::Held(_) | Send::Done(_) => return,
         };
         let len = u32::try_from(chunk.len()).expect("a chunk is far below 4 GiB");
         let entry = opcode::Send::new(fd, chunk.as_ptr(), len).flags(how | libc::MSG_NOSIGNAL).build();
@@ -401,6 +441,21 @@ impl Drop for Core {
             std::mem::forget(Rc::clone(&self.buffers));
         }
     }
+}
+
+/// Ends a send that the kernel does not hold: its chunk gets back what was not accepted.
+fn take_back(slot: &mut Slot, chunk: &mut Chunk) -> io::Result<()> {
+    match std::mem::replace(&mut slot.send, Send::Idle) {
+        Send::Held(left) => *chunk = left,
+        Send::Done(outcome) => {
+            if chunk.is_lent() {
+                *chunk = Chunk::default();
+            }
+            return outcome;
+        }
+        other => slot.send = other,
+    }
+    Ok(())
 }
 
 /// What is left of a dropped socket.

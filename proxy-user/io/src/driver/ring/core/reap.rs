@@ -112,7 +112,8 @@ impl Core {
         }
         let others = slot.is_dropped.then(|| slot.cancellable()).into_iter().flatten();
         let recv = (slot.recv == Recv::Cancelling).then_some(Op::Recv);
-        for op in others.chain(recv) {
+        let send = (!slot.is_dropped && slot.is_settling && slot.is_sending()).then_some(Op::Send);
+        for op in others.chain(recv).chain(send) {
             self.push_cancel(Token { index, generation, op });
         }
     }
@@ -201,6 +202,8 @@ impl Core {
         let slot = &mut self.slots[index as usize];
         let held = slot.held_bytes();
         let was = std::mem::replace(&mut slot.send, Send::Idle);
+        // A send that is cancelled after a part of it was accepted says how much that was.
+        let result = if slot.is_settling && result == -libc::ECANCELED { 0 } else { result };
         slot.send = match was {
             Send::Trying(chunk) | Send::Gathering(chunk, _) => sent(chunk, result, libc::EAGAIN),
             // A non-blocking socket does not wait in the kernel: poll.
@@ -208,8 +211,14 @@ impl Core {
             Send::Waiting(chunk) => sent(chunk, result, libc::EINTR),
             // Whatever the poll says: the send knows best.
             Send::Polling(chunk) => Send::Waiting(chunk),
-            Send::Idle | Send::Done(_) => was,
+            Send::Idle | Send::Held(_) | Send::Done(_) => was,
         };
+        if slot.is_settling {
+            slot.send = match std::mem::replace(&mut slot.send, Send::Idle) {
+                Send::Waiting(chunk) | Send::Polling(chunk) => Send::Held(chunk),
+                other => other,
+            };
+        }
         if slot.is_dropped {
             slot.send = Send::Idle;
         }
