@@ -8,6 +8,7 @@
 //! With a newer process to take over, it gets the lock, listeners and programs instead of their removal; see
 //! [`crate::takeover`].
 
+mod carry;
 mod lock;
 mod upgrade;
 
@@ -27,7 +28,7 @@ use proxy_bpf::probe;
 use proxy_core::id::Version;
 use proxy_core::snapshot::{Intercept, Snapshot};
 use proxy_io::{DriverKind, limit, sock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::admin;
 use crate::config::{Config, IoChoice, LogLevel, Source, Workers};
@@ -36,6 +37,7 @@ use crate::control::{self, Control, End, Handle, NamesFile, Parts, Phase, Publis
 use crate::listener::Listening;
 use crate::pods::Finder;
 use crate::record::access::{self, AccessSink};
+use crate::stats::carried::Counts;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::takeover::{self, Ask, Giver, NamedSockets, SocketName, Successor, Taking};
 use crate::tls::TlsCell;
@@ -123,10 +125,11 @@ async fn serve(source: Source, options: Options, start: &mut Start) -> anyhow::R
     let (drain_time, successor) = loop {
         match node.run(&mut signals).await? {
             End::Drain(time) => break (time, None),
-            End::HandOver(successor) if node.hand_over(&successor, &mut start.lock) => {
-                break (node.handle.status().drain_timeout, Some(successor));
+            End::HandOver(mut successor) => {
+                if node.hand_over(&mut successor, &admin, &mut start.lock).await {
+                    break (node.handle.status().drain_timeout, Some(successor));
+                }
             }
-            End::HandOver(_) => {}
         }
     };
     drop(giver);
@@ -168,6 +171,10 @@ struct Node {
     access_thread: Option<JoinHandle<()>>,
     asks: mpsc::Sender<Ask>,
     may_stay: bool,
+    /// What health has counted when a newer process took over.
+    health: Vec<Counts>,
+    /// Ends when the process has ended that this one has taken over from.
+    predecessor: Option<oneshot::Receiver<()>>,
 }
 
 impl Node {
@@ -190,7 +197,7 @@ impl Node {
             maps: Some(Arc::clone(&maps)),
             netns_cookie,
             stats: ConnStats::default(),
-            home_share: budget.share(),
+            home_share: budget.share(0),
             budget,
             attempts: attempts_in,
             access,
@@ -266,6 +273,8 @@ impl Node {
             access_thread,
             asks: asks_in,
             may_stay: options.stay,
+            health: Vec::new(),
+            predecessor: None,
         })
     }
 
@@ -274,15 +283,24 @@ impl Node {
         mut self,
         admin: admin::Server,
         drain_time: Duration,
-        successor: Option<Successor>,
+        mut successor: Option<Successor>,
         signals: &mut Signals,
     ) -> anyhow::Result<()> {
         let admin_socket = successor.as_ref().map(|successor| successor.admin_socket().to_owned());
+        let carrying = match &mut successor {
+            Some(successor) => self.carry(successor).await,
+            None => None,
+        };
+        let predecessor = self.predecessor.take();
         let drained = async {
             tell_to_drain(&self.workers, drain_time).await;
             if admin_socket.is_some() {
+                let deadline = tokio::time::Instant::now() + drain_time;
                 admin.stop(admin_socket.as_deref()).await;
                 wait_drained(&self.workers).await;
+                if let Some(carrying) = carrying {
+                    carrying.end(predecessor, deadline).await;
+                }
             } else {
                 wait_drained(&self.workers).await;
                 admin.stop(None).await;

@@ -11,6 +11,7 @@ mod endpoint;
 mod http;
 mod l4;
 mod local;
+pub mod moving;
 mod open;
 mod peers;
 mod routes;
@@ -22,7 +23,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
 use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::{EndpointId, ServiceId};
@@ -30,6 +31,7 @@ use proxy_core::outcome::Reason;
 use proxy_core::service::{Limits, Protocol, Service};
 use proxy_core::snapshot::{ExplicitListener, Serves};
 use proxy_core::tls::ServerTls;
+use proxy_io::clock::monotonic_ns;
 use proxy_io::netns::Netns;
 use proxy_io::{Chunk, sock};
 
@@ -60,6 +62,8 @@ pub(crate) struct Accepted {
     pub(crate) is_remote: bool,
     /// The application's network namespace, if it is not Weir's own.
     pub(crate) netns: Option<Arc<Netns>>,
+    /// When, on the machine's monotonic clock.
+    pub(crate) began_ns: u64,
     /// Counted as long as the connection lives: by its worker ...
     pub(crate) load: LoadGuard,
     /// ... and against the bound on descriptors.
@@ -93,43 +97,77 @@ const EARLY_BYTES: usize = 4 << 10;
 
 /// Serves one accepted connection to its end.
 ///
-/// No `async fn`, nor is what else a connection rests in: one keeps its arguments twice.
+/// No `async fn`, nor is what else a connection rests in.
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
 pub(crate) fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) -> impl Future<Output = ()> {
-    let began = Instant::now();
     async move {
         let (here, whose) = (&local, &accepted);
         let served = boxed(move || serve(here, fd, whose)).await;
-        tell(&local, &accepted, began, served);
+        if !served.ending.is_moved {
+            tell(&local, &accepted, served);
+        }
     }
 }
 
-/// Counts the end of a connection and writes it down.
-fn tell(local: &Local, accepted: &Accepted, began: Instant, served: Served) {
+fn tell(local: &Local, accepted: &Accepted, served: Served) {
     let Served { service, stats, endpoint, ending, is_told } = served;
-    stats.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
+    tell_end(
+        local,
+        End {
+            client: accepted.client,
+            original_dst: accepted.original_dst,
+            cgroup_id: accepted.cgroup_id,
+            service: service.as_ref().map(|service| Arc::clone(&service.name)),
+            stats: &stats,
+            endpoint: endpoint.map(|(_, address)| address),
+            ending: &ending,
+            duration: Duration::from_nanos(monotonic_ns().saturating_sub(accepted.began_ns)),
+            is_told,
+        },
+    );
+}
+
+/// The end of a connection, with all that is told of it.
+struct End<'a> {
+    client: ClientAddr,
+    original_dst: OriginalDst,
+    cgroup_id: u64,
+    service: Option<Arc<str>>,
+    stats: &'a ServiceStats,
+    endpoint: Option<EndpointAddr>,
+    ending: &'a Ending,
+    duration: Duration,
+    /// Its requests were written down one by one.
+    is_told: bool,
+}
+
+/// Counts the end of a connection and writes it down.
+fn tell_end(local: &Local, end: End<'_>) {
+    let End { ending, endpoint, .. } = end;
+    end.stats.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
     tracing::debug!(
-        client = %accepted.client,
-        original_dst = %accepted.original_dst,
-        service = service.as_ref().map(|s| &*s.name),
-        endpoint = endpoint.map(|e| tracing::field::display(e.1)),
+        client = %end.client,
+        original_dst = %end.original_dst,
+        service = end.service.as_deref(),
+        endpoint = endpoint.map(tracing::field::display),
         sent_bytes = ending.sent_bytes,
         received_bytes = ending.received_bytes,
         reason = ending.reason.as_str(),
         "connection closed",
     );
-    if is_told {
+    if end.is_told {
         return;
     }
     local.shared.access.record(|| AccessRecord {
-        client: accepted.client,
-        original_dst: accepted.original_dst,
-        endpoint: endpoint.map(|e| e.1),
-        service: service.as_ref().map(|s| Arc::clone(&s.name)),
+        client: end.client,
+        original_dst: end.original_dst,
+        endpoint,
+        service: end.service,
         lane: "proxy",
-        cgroup_id: accepted.cgroup_id,
+        cgroup_id: end.cgroup_id,
         sent_bytes: ending.sent_bytes,
         received_bytes: ending.received_bytes,
-        duration: began.elapsed(),
+        duration: end.duration,
         reason: ending.reason.as_str(),
     });
 }

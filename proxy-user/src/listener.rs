@@ -13,6 +13,7 @@ use proxy_bpf::abi::key::{Addr, OriginalDstKey};
 use proxy_core::addr::{ClientAddr, OriginalDst};
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
+use proxy_io::clock::monotonic_ns;
 use proxy_io::netns::Netns;
 use proxy_io::{sock, watch};
 
@@ -179,6 +180,7 @@ fn handle_accepted(
                 cgroup_id: 0,
                 is_remote: true,
                 netns: None,
+                began_ns: monotonic_ns(),
                 load,
                 _budget: budget,
             };
@@ -199,6 +201,7 @@ fn handle_accepted(
         cgroup_id: found.cgroup_id,
         is_remote: false,
         netns,
+        began_ns: monotonic_ns(),
         load,
         _budget: budget,
     };

@@ -146,7 +146,7 @@ impl Pods {
         self.next_owner += 1;
         let value =
             NetnsValue { owner: u32::try_from(owner).unwrap_or(0), ..sources(&netns, around.snapshot)? };
-        let share = around.shared.budget.share();
+        let share = around.shared.budget.share(cookie);
         let taken_over = &mut self.taken_over;
         let opened = netns.within(|| listeners(cookie, taken_over))??;
         let mut pod = Pod { name, netns, share, listeners: Vec::new(), owner, value };

@@ -21,8 +21,10 @@ use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use crate::connection::moving::{self, Exit, Parcel};
 use crate::connection::{Handed, Local, Routes, Shared, TICK};
 use crate::listener::{self, ListenerName, Listening};
+use crate::stats::conn::BudgetGuard;
 use crate::upstream::pool::UpstreamPool;
 
 /// Commands that may wait for a worker; they come at the pace of config and health, not of traffic.
@@ -45,6 +47,10 @@ pub enum Command {
     Unlisten(ListenerName),
     /// End every connection to an endpoint.
     ResetEndpoint(EndpointId),
+    /// Go on with a connection that another process had.
+    Resume(Box<(Parcel, BudgetGuard)>),
+    /// Let another process take the connections that it can go on with.
+    Leave(Exit),
     /// Stop accepting, let connections end, and end them after this time.
     Drain(Duration),
 }
@@ -97,6 +103,7 @@ pub fn spawn(
             rng: RefCell::new(SmallRng::from_os_rng()),
             copies: Rc::default(),
             is_draining: Cell::new(false),
+            exit: RefCell::default(),
         });
         let _ = ready.send(Ok(()));
         LocalSet::new().block_on(&runtime, run(local, commands, handed, shown))
@@ -146,6 +153,11 @@ async fn run(
                     local.pool.drop_endpoint(endpoint);
                     local.http2.drop_endpoint(endpoint);
                 }
+                Some(Command::Resume(moved)) => {
+                    let (parcel, budget) = *moved;
+                    tokio::task::spawn_local(moving::serve(Rc::clone(&local), parcel, budget));
+                }
+                Some(Command::Leave(exit)) => drop(tokio::task::spawn_local(moving::leave(Rc::clone(&local), exit))),
                 Some(Command::Drain(time)) => {
                     listeners.drain(..).for_each(|(_, task)| task.abort());
                     local.is_draining.set(true);

@@ -17,7 +17,7 @@ use proxy_tests::node;
 use proxy_tests::skip;
 use proxy_tests::stream::{self, Check};
 use proxy_tests::upstream::{End, Server};
-use proxy_user::forward::l4::{Early, Ending, Relay, Watch};
+use proxy_user::forward::l4::{Early, Ending, Relay, Turned, Watch};
 use proxy_user::tls::Stream;
 
 const SEEN: Duration = Duration::from_secs(20);
@@ -144,8 +144,9 @@ async fn relay(
     };
     let relayed = Relay::new(&mut downstream, &mut upstream, Early::default(), pipes, &owner);
     let ending = tokio::select! {
-        ending = relayed => ending,
+        Turned::Ended(ending) = relayed => ending,
         () = killed => unreachable!("it never ends"),
+        else => unreachable!("nobody wants it to stop"),
     };
     assert!(owner.moves.get() > 0 || ending.sent_bytes + ending.received_bytes == 0);
     Told { ending, half_closes: owner.half_closes.get() }

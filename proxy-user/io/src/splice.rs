@@ -134,15 +134,11 @@ impl Pipe {
         self.ends().capacity
     }
 
-    /// The read end and the write end, for whoever takes the pipe over.
+    /// The read end and the write end, for whoever takes the pipe over. The bytes are in it once: only one of the two processes may
+    /// go on with it.
     #[must_use]
     pub fn fds(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.ends().reader.as_fd(), self.ends().writer.as_fd())
-    }
-
-    /// Forgets the bytes in it: they are another process's now, and so this end is closed and never used again.
-    pub fn give_up(mut self) {
-        self.held = self.held.max(1);
     }
 
     fn ends(&self) -> &Ends {

@@ -61,7 +61,7 @@ impl FakeNode {
             maps: None,
             netns_cookie: 1,
             stats: ConnStats::default(),
-            home_share: budget.share(),
+            home_share: budget.share(0),
             budget,
             attempts: mpsc::channel(1).0,
             access: AccessSink::off(),

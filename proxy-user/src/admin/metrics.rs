@@ -3,12 +3,15 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use proxy_core::health::EndpointReport;
 use proxy_core::snapshot::Snapshot;
 
 use super::source::Source;
 use crate::control::Phase;
+use crate::stats::carried::{ACCESS_LOG_DROPPED, RELOAD_FAILURES, RELOADS};
 use crate::stats::family::{ConfigReading, Reading, TlsReading, render};
 use crate::stats::kernel::KernelReader;
 use crate::stats::label::{MOST_ENDPOINTS, Names};
@@ -22,6 +25,7 @@ pub(super) fn text(
     health: Vec<EndpointReport>,
 ) -> io::Result<String> {
     let (status, shared) = (source.status(), source.shared());
+    let carried = &shared.stats.carried;
     let services = shared.stats.all().into_iter().map(|(id, stats)| (Some(id), stats));
     Ok(render(Reading {
         names: names(&source.snapshot()),
@@ -29,17 +33,25 @@ pub(super) fn text(
         proxied: services.chain([(None, Arc::clone(&shared.stats.stray))]).collect(),
         http: shared.stats.http.read(),
         health,
-        drivers: source.driver_counters(),
+        carried_health: carried.health(),
+        drivers: (0..)
+            .zip(source.driver_counters())
+            .map(|(index, own)| carried.with_driver(index, own))
+            .collect(),
         config: ConfigReading {
             wanted: status.wanted,
             applied: status.applied,
-            reloads: status.reloads,
-            failures: status.failures,
+            reloads: status.reloads + carried.of_process(RELOADS),
+            failures: status.failures + carried.of_process(RELOAD_FAILURES),
             is_last_good: status.last_error.is_none(),
         },
         is_ready: status.phase == Phase::Ready,
         descriptors: (shared.budget.open(), shared.budget.most()),
-        access_log_dropped: shared.access.dropped(),
+        access_log_dropped: shared.access.dropped() + carried.of_process(ACCESS_LOG_DROPPED),
+        moved: (
+            shared.stats.moved.count.load(Ordering::Relaxed),
+            Duration::from_nanos(shared.stats.moved.longest_pause_ns.load(Ordering::Relaxed)),
+        ),
         tls: tls(&shared.tls.current()),
         process: ProcessReading::read(status.started),
     }))

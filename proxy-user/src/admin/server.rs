@@ -30,15 +30,29 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const CONNECTION_TIME: Duration = Duration::from_secs(120);
 /// Pause when no connection can be accepted (descriptors ran out).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time for the first request of a connection that came just before the server stops.
+const FIRST_TIME: Duration = Duration::from_millis(100);
 /// Time for answers under way when the server stops.
 const STOP_TIME: Duration = Duration::from_secs(1);
+
+/// Whether connections are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Closing {
+    #[default]
+    Open,
+    /// They wait in the queues of their sockets, for whoever accepts next.
+    Paused,
+    Stopped,
+}
 
 /// Everything that is being served; dropping it stops it.
 #[derive(Debug, Default)]
 pub struct Server {
     accepting: JoinSet<()>,
     /// Tells the connections to end after what they are about to answer.
-    closing: watch::Sender<bool>,
+    closing: watch::Sender<Closing>,
+    /// How many listeners have stopped accepting because of that.
+    parked: watch::Sender<usize>,
     /// What connections hold, of each listener.
     permits: Vec<Arc<Semaphore>>,
     /// Addresses of the TCP listeners in the order in which they were added.
@@ -53,11 +67,21 @@ impl Server {
         &self.addresses
     }
 
-    /// Stops accepting, removes the socket file unless it is that of a `successor`, and gives requests under way a moment:
-    /// who asked for the end wants to hear that it comes.
-    pub async fn stop(mut self, successor: Option<&Path>) {
-        self.accepting.abort_all();
-        self.closing.send_replace(true);
+    /// Lets everybody who asks wait, until [`Server::resume`] or for another process that has the same sockets. What is being
+    /// answered gets a moment.
+    pub async fn pause(&self) {
+        self.closing.send_replace(Closing::Paused);
+        let (mut parked, all) = (self.parked.subscribe(), self.permits.len());
+        let _ = tokio::time::timeout(STOP_TIME, parked.wait_for(|count| *count == all)).await;
+        self.wait_answered().await;
+    }
+
+    /// Goes on.
+    pub fn resume(&self) {
+        self.closing.send_replace(Closing::Open);
+    }
+
+    async fn wait_answered(&self) {
         let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
         let ended = async {
             for permits in &self.permits {
@@ -65,6 +89,14 @@ impl Server {
             }
         };
         let _ = tokio::time::timeout(STOP_TIME, ended).await;
+    }
+
+    /// Stops accepting, removes the socket file unless it is that of a `successor`, and gives requests under way a moment:
+    /// who asked for the end wants to hear that it comes.
+    pub async fn stop(mut self, successor: Option<&Path>) {
+        self.accepting.abort_all();
+        self.closing.send_replace(Closing::Stopped);
+        self.wait_answered().await;
         if let Some(socket) = &self.socket
             && successor != Some(socket)
         {
@@ -76,7 +108,7 @@ impl Server {
         let admin = Arc::clone(admin);
         let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         self.permits.push(Arc::clone(&permits));
-        let closing = self.closing.subscribe();
+        let closing = (self.closing.subscribe(), self.parked.clone());
         match listener {
             Listener::Tcp { listener, address, .. } => {
                 self.addresses.push(address);
@@ -152,10 +184,23 @@ async fn accept_all<S: Source, T: AsyncRead + AsyncWrite + Send + Unpin + 'stati
     access: Access,
     admin: Arc<Admin<S>>,
     permits: Arc<Semaphore>,
-    closing: watch::Receiver<bool>,
+    (mut closing, parked): (watch::Receiver<Closing>, watch::Sender<usize>),
 ) {
     loop {
-        match accept().await {
+        if *closing.borrow_and_update() != Closing::Open {
+            parked.send_modify(|count| *count += 1);
+            let opened = closing.wait_for(|closing| *closing == Closing::Open).await.is_ok();
+            parked.send_modify(|count| *count -= 1);
+            if !opened {
+                return;
+            }
+        }
+        let accepted = tokio::select! {
+            biased;
+            _ = closing.changed() => continue,
+            accepted = accept() => accepted,
+        };
+        match accepted {
             Ok(stream) => match Arc::clone(&permits).try_acquire_owned() {
                 Ok(permit) => {
                     let admin = Arc::clone(&admin);
@@ -177,10 +222,12 @@ async fn serve_one<S: Source, T: AsyncRead + AsyncWrite + Send + Unpin + 'static
     access: Access,
     admin: Arc<Admin<S>>,
     _permit: OwnedSemaphorePermit,
-    mut closing: watch::Receiver<bool>,
+    mut closing: watch::Receiver<Closing>,
 ) {
+    let (asked, mut is_asked) = watch::channel(false);
     let service = service_fn(move |request| {
         let admin = Arc::clone(&admin);
+        asked.send_replace(true);
         async move { Ok::<_, std::convert::Infallible>(admin.answer(access, request).await) }
     });
     let connection = http1::Builder::new()
@@ -192,8 +239,14 @@ async fn serve_one<S: Source, T: AsyncRead + AsyncWrite + Send + Unpin + 'static
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = &mut connection => return result,
-            _ = closing.wait_for(|is_closing| *is_closing) => connection.as_mut().graceful_shutdown(),
+            _ = closing.wait_for(|closing| *closing != Closing::Open) => {}
         }
+        tokio::select! {
+            result = &mut connection => return result,
+            // Who came just before has asked, and was not heard yet.
+            _ = tokio::time::timeout(FIRST_TIME, is_asked.wait_for(|is_asked| *is_asked)) => {}
+        }
+        connection.as_mut().graceful_shutdown();
         connection.await
     };
     if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, served).await {

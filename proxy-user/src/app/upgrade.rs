@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{AlreadyRunning, Node, Options, RUN_DIR, RunLock};
 use crate::admin;
 use crate::control::End;
+use crate::stats::carried::Counts;
 use crate::takeover::{self, Begun, NamedSockets, Outcome, SocketName, Sockets, Successor, Taking};
 
 /// Longest wait for a Weir that is starting or ending: a drain of the usual length, and then some.
@@ -115,9 +116,9 @@ impl Node {
         let wait = tokio::task::spawn_blocking(move || {
             let programs: Vec<(&str, BorrowedFd<'_>)> =
                 kernel.programs().map(|(hook, program)| (hook.name, program.as_fd())).collect();
-            taking.ready(&programs, &socket).map(|()| taking)
+            taking.ready(&programs, &socket).map(|counts| (taking, counts))
         });
-        let taking = tokio::select! {
+        let (taking, counts) = tokio::select! {
             taken = wait => taken?.context("the process that runs goes on")?,
             () = signals.end(false) => bail!("told to end before it had taken over"),
         };
@@ -125,10 +126,14 @@ impl Node {
         attach::attach(&self.kernel, &self.hierarchy.mount, &self.pins).context("cannot attach")?;
         self.control.take_over().await?;
         lock.as_mut().map_or(Ok(()), RunLock::announce).context("cannot write the process id")?;
+        // Before anybody can ask for them.
+        counts.iter().for_each(|counts| self.handle.shared().stats.import(counts));
         let server = admin.serve(self.handle.clone());
         tracing::info!(process = taking.process(), version = taking.version(), "took over");
         self.set_ready();
-        taking.serving();
+        if let Some(arrivals) = taking.serving() {
+            self.receive(arrivals);
+        }
         Ok(server)
     }
 
@@ -153,9 +158,22 @@ impl Node {
     }
 
     /// Hands everything over; false if that failed and this process goes on.
-    pub(super) fn hand_over(&mut self, successor: &Successor, lock: &mut Option<RunLock>) -> bool {
+    pub(super) async fn hand_over(
+        &mut self,
+        successor: &mut Successor,
+        admin: &admin::Server,
+        lock: &mut Option<RunLock>,
+    ) -> bool {
+        // Who asks for counters waits for the one who has them all.
+        tokio::select! {
+            () = admin.pause() => {}
+            // What was asked before gets its answer, which may need this.
+            () = self.control.answer() => {}
+        }
+        self.health = Counts::of_health(&self.control.health());
         let switch = |programs: &[(String, OwnedFd)]| attach::hand_over(programs, &self.pins);
-        let outcome = tokio::task::block_in_place(|| successor.hand_over(switch));
+        let counts = || super::carry::counts(&self.handle, &self.health);
+        let outcome = tokio::task::block_in_place(|| successor.hand_over(switch, counts));
         let Outcome::Failed(error) = outcome else {
             tracing::info!(process = successor.process(), "a newer process has taken over");
             return true;
@@ -167,6 +185,7 @@ impl Node {
         if let Some(Err(error)) = lock.as_mut().map(RunLock::announce) {
             tracing::warn!(%error, "cannot write the process id");
         }
+        admin.resume();
         self.control.resume();
         false
     }

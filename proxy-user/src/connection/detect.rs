@@ -21,6 +21,7 @@ use proxy_io::netns::Netns;
 
 use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
+use super::moving::Whose;
 use super::{Accepted, Known, Local, Served, boxed, http, l4};
 use crate::forward::http2;
 use crate::forward::l4::{Early, Watch as _, lost};
@@ -181,8 +182,11 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
     }
     let early = Early { downstream: down.chunk, upstream: up.chunk };
     let conn = Rc::clone(&guard.conn);
-    let ending = boxed(move || l4::relay(local, down.stream, up.stream, early, conn)).await;
-    l4::report(local, endpoint, &ending);
+    let whose = Some(Whose::Accepted(accepted, Arc::clone(&service), index));
+    let ending = boxed(move || l4::relay_for(local, down.stream, up.stream, early, conn, whose)).await;
+    if !ending.is_moved {
+        l4::report(local, endpoint, &ending);
+    }
     Served {
         endpoint: Some((endpoint.id, endpoint.address)),
         service: Some(Arc::clone(&service)),

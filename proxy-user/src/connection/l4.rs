@@ -11,6 +11,7 @@ use proxy_core::service::Endpoint;
 use proxy_io::{Chunk, sock};
 
 use super::endpoint::{Counted, Established, Wanted, establish, send_attempt};
+use super::moving::{Whose, run_relay};
 use super::{Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
 use crate::forward::wire::Wire;
@@ -48,7 +49,9 @@ pub(super) fn serve<'a>(
         };
         let ending = relaying.await;
         let endpoint = &service.endpoints[index];
-        report(local, endpoint, &ending);
+        if !ending.is_moved {
+            report(local, endpoint, &ending);
+        }
         let endpoint = Some((endpoint.id, endpoint.address));
         Served { endpoint, service: Some(Arc::clone(&service)), stats, ending, is_told: false }
     }
@@ -65,7 +68,7 @@ struct Connected<'a> {
 async fn connect<'a>(
     local: &'a Rc<Local>,
     downstream: Downstream,
-    known: Known<'_>,
+    known: Known<'a>,
     conn: Rc<OpenConn>,
 ) -> Result<Connected<'a>, Reason> {
     let Known { accepted, service, stats } = known;
@@ -88,7 +91,8 @@ async fn connect<'a>(
         };
     let downstream = downstream.into_stream(local).ok_or(Reason::Internal)?;
     let early = Early { downstream: early, upstream: Chunk::default() };
-    let relaying = boxed(move || relay(local, downstream, upstream, early, conn));
+    let whose = Some(Whose::Accepted(accepted, service, index));
+    let relaying = boxed(move || relay_for(local, downstream, upstream, early, conn, whose));
     Ok(Connected { relaying, index, _counted })
 }
 
@@ -118,28 +122,49 @@ impl Downstream {
     }
 }
 
-/// Relays to the end, and closes both sides as a connection without a proxy would have closed.
-#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+/// Relays to the end in this process, and closes both sides as a connection without a proxy would have closed.
 pub(super) fn relay(
     local: &Local,
+    downstream: Stream,
+    upstream: Stream,
+    early: Early,
+    conn: Rc<OpenConn>,
+) -> impl Future<Output = Ending> {
+    relay_for(local, downstream, upstream, early, conn, None)
+}
+
+/// The same for a connection that a newer process may go on with, if it is plain on both sides.
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+pub(super) fn relay_for<'a>(
+    local: &'a Local,
     mut downstream: Stream,
     mut upstream: Stream,
     early: Early,
     conn: Rc<OpenConn>,
-) -> impl Future<Output = Ending> {
+    whose: Option<Whose<'a>>,
+) -> impl Future<Output = Ending> + 'a {
     async move {
-        let ending = Relay::new(&mut downstream, &mut upstream, early, &local.pipes, &*conn).await;
-        // Both ends must learn that a stream is incomplete, and as without a proxy what came before a reset still arrives.
-        match ending.reason {
-            Reason::Fin => {}
-            Reason::UpstreamReset => boxed(|| reset_after_flush(downstream)).await,
-            Reason::DownstreamReset => boxed(|| reset_after_flush(upstream)).await,
-            _ => {
-                downstream.abort();
-                upstream.abort();
-            }
-        }
+        let is_plain = downstream.as_plain().is_some() && upstream.as_plain().is_some();
+        let whose = whose.filter(|_| is_plain);
+        let mut relay = Relay::new(&mut downstream, &mut upstream, early, &local.pipes, &*conn);
+        let ending = run_relay(local, &mut relay, &conn, whose).await;
+        boxed(|| finish(downstream, upstream, &ending)).await;
         ending
+    }
+}
+
+/// Closes both sides. Both must learn that a stream is incomplete, and as without a proxy what came before a reset still arrives.
+pub(super) async fn finish(downstream: Stream, upstream: Stream, ending: &Ending) {
+    match ending.reason {
+        // Another process has copies of both.
+        _ if ending.is_moved => {}
+        Reason::Fin => {}
+        Reason::UpstreamReset => reset_after_flush(downstream).await,
+        Reason::DownstreamReset => reset_after_flush(upstream).await,
+        _ => {
+            downstream.abort();
+            upstream.abort();
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use proxy_io::splice::PipePool;
 use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 
+use super::moving::Exit;
 use super::{OpenConns, Peers, Routes};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget, Share};
@@ -58,4 +59,6 @@ pub(crate) struct Local {
     /// Copies of requests under way.
     pub(crate) copies: Rc<Cell<u32>>,
     pub(crate) is_draining: Cell<bool>,
+    /// The way to a newer process, once there is one that takes connections.
+    pub(crate) exit: RefCell<Option<Exit>>,
 }

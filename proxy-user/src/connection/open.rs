@@ -8,7 +8,9 @@ use std::time::Duration;
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::Reason;
 use proxy_core::service::Limits;
+use proxy_io::clock::monotonic_ns;
 use slab::Slab;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::forward::l4::Watch;
 
@@ -20,6 +22,8 @@ pub const TICK: Duration = Duration::from_secs(1);
 pub struct OpenConns {
     conns: RefCell<Slab<Rc<OpenConn>>>,
     waiting: RefCell<Option<Waker>>,
+    /// Where those go that another process may take, once it asks for them. As many as there are connections.
+    leaving: RefCell<Option<mpsc::UnboundedSender<Rc<OpenConn>>>>,
 }
 
 /// One open connection. Small: an idle connection costs little more than this.
@@ -39,6 +43,11 @@ pub struct OpenConn {
     is_idle: Cell<bool>,
     /// Asked to end, it ends what is under way first.
     is_graceful: Cell<bool>,
+    /// It is a relay that another process could go on with.
+    is_movable: Cell<bool>,
+    /// It is to stop, and holds one of the few places for that;
+    /// since when, on the monotonic clock.
+    stopping: RefCell<Option<(OwnedSemaphorePermit, u64)>>,
 }
 
 /// "Never", in ticks.
@@ -58,6 +67,8 @@ impl OpenConn {
             is_resting: Cell::new(false),
             is_idle: Cell::new(false),
             is_graceful: Cell::new(false),
+            is_movable: Cell::new(false),
+            stopping: RefCell::new(None),
         }
     }
 
@@ -95,6 +106,37 @@ impl OpenConn {
         self.idle_ticks.set(0);
         self.idle_limit.set(ticks(limit));
         self.expiry.set(reason);
+    }
+
+    /// How long nothing has moved, in [`TICK`]s.
+    #[must_use]
+    pub fn idle_ticks(&self) -> u32 {
+        self.idle_ticks.get()
+    }
+
+    /// Goes on counting where another process had stopped.
+    pub fn set_idle_ticks(&self, ticks: u32) {
+        self.idle_ticks.set(ticks);
+    }
+
+    /// Asks the connection to stop, with the place that it takes among those that do at the same time.
+    pub fn stop(&self, permit: OwnedSemaphorePermit) {
+        if self.is_movable.get() {
+            *self.stopping.borrow_mut() = Some((permit, monotonic_ns()));
+            self.wake();
+        }
+    }
+
+    /// When it was asked to stop, on the machine's monotonic clock.
+    #[must_use]
+    pub fn stopping_since_ns(&self) -> u64 {
+        self.stopping.borrow().as_ref().map_or_else(monotonic_ns, |(_, since_ns)| *since_ns)
+    }
+
+    /// Goes on after a stop, for good.
+    pub fn go_on(&self) {
+        self.is_movable.set(false);
+        *self.stopping.borrow_mut() = None;
     }
 
     /// Asks the connection to end.
@@ -158,6 +200,14 @@ impl Watch for OpenConn {
     fn take_idle(&self) -> bool {
         self.is_idle.take()
     }
+
+    fn wants_stop(&self) -> bool {
+        self.stopping.borrow().is_some()
+    }
+
+    fn refuse_stop(&self) {
+        self.go_on();
+    }
 }
 
 /// Keeps a connection in the list for as long as it lives.
@@ -212,6 +262,25 @@ impl OpenConns {
     /// Ends all connections.
     pub fn kill_all(&self, reason: Reason) {
         self.conns.borrow().iter().for_each(|(_, conn)| conn.kill(reason));
+    }
+
+    /// Begins to give out the connections that another process could go on with: those that there are, and those that come to be so.
+    #[must_use]
+    pub fn leave(&self) -> mpsc::UnboundedReceiver<Rc<OpenConn>> {
+        let (leaving, movable) = mpsc::unbounded_channel();
+        for (_, conn) in self.conns.borrow().iter().filter(|(_, conn)| conn.is_movable.get()) {
+            let _ = leaving.send(Rc::clone(conn));
+        }
+        *self.leaving.borrow_mut() = Some(leaving);
+        movable
+    }
+
+    /// Says that a connection has become one that another process could go on with.
+    pub fn set_movable(&self, conn: &Rc<OpenConn>) {
+        conn.is_movable.set(true);
+        if let Some(leaving) = &*self.leaving.borrow() {
+            let _ = leaving.send(Rc::clone(conn));
+        }
     }
 
     /// Waits until there is none.

@@ -6,8 +6,12 @@
 //!                      └──(error)──────────> broken: the other direction goes on to its own end or error
 //! ```
 //!
+//! A relay between plain sockets can be stopped at any byte: [`Relay::stopped`] tells exactly what another one needs to go on.
+//!
 //! Nothing is read that cannot be passed on: a chunk is sent before the next one is asked for, so a slow reader holds
 //! its sender back and not our memory.
+
+mod stop;
 
 use std::future::Future;
 use std::io;
@@ -18,6 +22,7 @@ use proxy_core::outcome::Reason;
 use proxy_io::splice::{Pipe, PipePool};
 use proxy_io::{Chunk, Socket};
 
+pub use self::stop::{Flow, Rest};
 use crate::tls::Stream;
 
 /// Full buffers in a row that make a stream bulk.
@@ -41,6 +46,21 @@ pub trait Watch {
     fn poll_kill(&self, cx: &mut Context<'_>) -> Option<Reason>;
     /// Whether nothing moved for so long that a pipe is worth giving back. Once asked, it is forgotten.
     fn take_idle(&self) -> bool;
+    /// Whether the owner wants the relay to stop, to let somebody else go on with it.
+    fn wants_stop(&self) -> bool {
+        false
+    }
+    /// It cannot: an error has come that only this process knows of, and the connection ends here.
+    fn refuse_stop(&self) {}
+}
+
+/// Why a relay gave the word back to its owner.
+#[derive(Debug)]
+pub enum Turned {
+    /// It is over.
+    Ended(Ending),
+    /// It has stopped, as its owner wanted: neither the kernel nor a driver holds a byte of it. Polled again, it goes on.
+    Stopped,
 }
 
 /// How a relay ended.
@@ -52,17 +72,25 @@ pub struct Ending {
     pub sent_bytes: u64,
     /// Bytes from the endpoint to the client.
     pub received_bytes: u64,
+    /// Nothing has ended: another process goes on with it, and tells of it.
+    pub is_moved: bool,
 }
 
 impl Ending {
     /// An end before the first byte.
     #[must_use]
     pub fn of(reason: Reason) -> Self {
-        Self { reason, sent_bytes: 0, received_bytes: 0 }
+        Self { reason, sent_bytes: 0, received_bytes: 0, is_moved: false }
+    }
+
+    /// No end here: another process goes on.
+    #[must_use]
+    pub fn moved() -> Self {
+        Self { is_moved: true, ..Self::of(Reason::Drained) }
     }
 }
 
-/// Both directions of a connection; a future that ends with the connection.
+/// Both directions of a connection; a future that ends with the connection, or stops because its owner wants that.
 ///
 /// The streams stay with the caller, who closes them in order or with a reset.
 pub struct Relay<'a, W> {
@@ -139,7 +167,7 @@ impl<'a, W: Watch> Relay<'a, W> {
     }
 
     fn ending(&self, reason: Reason) -> Ending {
-        Ending { reason, sent_bytes: self.out.bytes, received_bytes: self.back.bytes }
+        Ending { reason, sent_bytes: self.out.bytes, received_bytes: self.back.bytes, is_moved: false }
     }
 
     /// The reason, once both directions are over.
@@ -177,12 +205,21 @@ pub(crate) fn lost(kind: io::ErrorKind, reset: Reason) -> Reason {
 }
 
 impl<W: Watch> Future for Relay<'_, W> {
-    type Output = Ending;
+    type Output = Turned;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Turned> {
         let this = self.get_mut();
         if let Some(reason) = this.watch.poll_kill(cx) {
-            return Poll::Ready(this.ending(reason));
+            return Poll::Ready(Turned::Ended(this.ending(reason)));
+        }
+        if this.watch.wants_stop() {
+            if this.is_movable() && ready!(this.poll_stop(cx)) {
+                return Poll::Ready(Turned::Stopped);
+            }
+            // An end that is just being passed on is over in a moment; everything else ends here.
+            if !this.is_ending() {
+                this.watch.refuse_stop();
+            }
         }
         let is_idle = this.watch.take_idle();
         let (over_before, moved_before) = (this.over_count(), this.out.bytes + this.back.bytes);
@@ -206,7 +243,7 @@ impl<W: Watch> Future for Relay<'_, W> {
             this.watch.handle_progress();
         }
         if let Some(reason) = this.reason() {
-            return Poll::Ready(this.ending(reason));
+            return Poll::Ready(Turned::Ended(this.ending(reason)));
         }
         if this.over_count() != over_before {
             this.watch.handle_half_close();

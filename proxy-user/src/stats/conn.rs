@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
 
+use super::carried::{Carried, Named};
 use super::http::HttpRegistry;
 
 /// Counters of every service that was ever connected to in the proxy lane. They only grow, but for `active`.
@@ -17,6 +18,19 @@ pub struct ConnStats {
     pub stray: Arc<ServiceStats>,
     /// Counters of requests.
     pub http: HttpRegistry,
+    /// What processes before this one have counted of other things.
+    pub carried: Carried,
+    /// How connections came over from an older process.
+    pub moved: Moved,
+}
+
+/// Connections that were taken over from an older process.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// How many.
+    pub count: AtomicU64,
+    /// The longest time that one of them stood still for it, in nanoseconds.
+    pub longest_pause_ns: AtomicU64,
 }
 
 impl ConnStats {
@@ -68,6 +82,19 @@ impl ServiceStats {
     }
 }
 
+impl Named for ServiceStats {
+    fn visit(&self, look: &mut dyn FnMut(&dyn Fn() -> String, &AtomicU64)) {
+        look(&|| "opened".to_owned(), &self.opened);
+        for (reason, count) in Reason::ALL.iter().zip(&self.closed) {
+            look(&|| format!("closed/{}", reason.as_str()), count);
+        }
+        look(&|| "sent_bytes".to_owned(), &self.sent_bytes);
+        look(&|| "received_bytes".to_owned(), &self.received_bytes);
+        look(&|| "connect_failures".to_owned(), &self.connect_failures);
+        look(&|| "retried".to_owned(), &self.retried);
+    }
+}
+
 /// Process-wide bound on descriptors: refuse politely before the kernel refuses everything.
 ///
 /// Connections come from sharers: Weir's own network namespace, and each other one that is served. While there is plenty
@@ -80,6 +107,8 @@ pub struct DescriptorBudget {
     /// Connections.
     open: AtomicU64,
     sharers: AtomicU64,
+    /// The sharers by the cookies of their network namespaces; Weir's own has 0.
+    shares: Mutex<HashMap<u64, Weak<Share>>>,
 }
 
 /// Descriptors kept for everything that is not a proxied connection: listeners, maps, pipes, logs, admin.
@@ -96,7 +125,7 @@ impl DescriptorBudget {
     #[must_use]
     pub fn new(nofile_limit: u64) -> Self {
         let descriptors = nofile_limit.saturating_sub(RESERVED_DESCRIPTORS.min(nofile_limit / 2));
-        Self { descriptors, open: AtomicU64::new(0), sharers: AtomicU64::new(0) }
+        Self { descriptors, open: AtomicU64::new(0), sharers: AtomicU64::new(0), shares: Mutex::default() }
     }
 
     /// Most proxied connections at once.
@@ -113,11 +142,21 @@ impl DescriptorBudget {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Makes a sharer; it is one until it and its last connection are gone.
+    /// Makes a sharer for the network namespace with this cookie, 0 for Weir's own; it is one until it and its last connection are gone.
     #[must_use]
-    pub fn share(self: &Arc<Self>) -> Arc<Share> {
+    pub fn share(self: &Arc<Self>, netns_cookie: u64) -> Arc<Share> {
         self.sharers.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Share { budget: Arc::clone(self), open: AtomicU64::new(0) })
+        let share = Arc::new(Share { budget: Arc::clone(self), open: AtomicU64::new(0) });
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, share| share.strong_count() > 0);
+        shares.insert(netns_cookie, Arc::downgrade(&share));
+        share
+    }
+
+    /// The sharer of a network namespace, if there is one.
+    #[must_use]
+    pub fn find(&self, netns_cookie: u64) -> Option<Arc<Share>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).get(&netns_cookie)?.upgrade()
     }
 
     fn has_room(&self, own: u64, open: u64) -> bool {
@@ -171,7 +210,7 @@ mod tests {
     #[test]
     fn the_budget_keeps_descriptors_back_and_is_given_back() {
         let budget = Arc::new(DescriptorBudget::new(1024));
-        let home = budget.share();
+        let home = budget.share(0);
         assert_eq!(budget.most(), 256);
         let guards: Vec<_> = std::iter::from_fn(|| home.try_acquire()).collect();
         assert_eq!(guards.len(), 256, "alone it may have everything");
@@ -183,7 +222,7 @@ mod tests {
     #[test]
     fn a_flood_leaves_room_for_the_others() {
         let budget = Arc::new(DescriptorBudget::new(1024));
-        let (_home, flood, quiet) = (budget.share(), budget.share(), budget.share());
+        let (_home, flood, quiet) = (budget.share(0), budget.share(1), budget.share(2));
         assert_eq!(budget.most(), 253, "namespaces cost descriptors, too");
         let guards: Vec<_> = std::iter::from_fn(|| flood.try_acquire()).collect();
         assert_eq!(guards.len(), 189, "three quarters");

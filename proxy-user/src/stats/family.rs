@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
@@ -22,6 +23,7 @@ use proxy_core::id::{EndpointId, ServiceId, Version};
 use proxy_core::outcome::Reason;
 use proxy_io::DriverCounters;
 
+use super::carried::Values;
 use super::conn::ServiceStats;
 use super::http::HttpReading;
 use super::kernel::KernelReading;
@@ -43,6 +45,8 @@ pub struct Reading {
     pub http: HttpReading,
     /// Health of every endpoint.
     pub health: Vec<EndpointReport>,
+    /// What processes before this one have counted of it.
+    pub carried_health: Vec<(ServiceId, Values)>,
     /// What each worker's driver says of itself.
     pub drivers: Vec<DriverCounters>,
     /// Where configuration stands.
@@ -53,6 +57,8 @@ pub struct Reading {
     pub descriptors: (u64, u64),
     /// Records that the access log lost.
     pub access_log_dropped: u64,
+    /// Connections that were taken over from an older process, and the longest time that one stood still for it.
+    pub moved: (u64, Duration),
     /// Certificates in force.
     pub tls: TlsReading,
     /// What the process uses.
@@ -239,6 +245,16 @@ impl Reading {
                 }
             }
         }
+        for (service, values) in self.carried_health.iter().filter(|(id, _)| self.names.knows(*id)) {
+            let service = self.names.service(*service);
+            let [all, bad, ejected] =
+                ["checks", "failures", "ejections"].map(|name| values.get(name).copied().unwrap_or(0));
+            *ejections.entry([service]).or_default() += ejected;
+            if all > 0 {
+                *checks.entry([service, "good"]).or_default() += all.saturating_sub(bad);
+                *checks.entry([service, "bad"]).or_default() += bad;
+            }
+        }
         table.gauge("weir_endpoints", "Endpoints by state of health", ["service", "state"], states)?;
         let (name, help) = ("weir_endpoint_ejections", "Ejections of endpoints after failed connections");
         table.counter(name, help, ["service"], ejections)?;
@@ -353,6 +369,13 @@ impl Reading {
         table.gauge(name, help, [], [([], open)])?;
         let (name, help) = ("weir_access_log_dropped", "Connections and requests that the access log lost");
         table.counter(name, help, [], [([], self.access_log_dropped)])?;
+        let (moved, pause) = self.moved;
+        let (name, help) =
+            ("weir_takeover_connections", "Connections that this process has taken over from an older one");
+        table.gauge(name, help, [], [([], moved)])?;
+        let (name, help) =
+            ("weir_takeover_pause_seconds", "Longest time that one of them stood still to be taken over");
+        table.seconds_gauge(name, help, pause.as_secs_f64())?;
         let ProcessReading { resident_bytes, cpu_seconds, open_fds, max_fds, start_seconds } = self.process;
         let (name, help) = ("process_resident_memory_bytes", "Memory in RAM");
         table.gauge(name, help, [], [([], resident_bytes)])?;

@@ -12,6 +12,8 @@ use proxy_core::grpc::Status;
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::RequestReason;
 
+use super::carried::{Counts, Named, Owner, Values};
+
 /// Bounds of the histogram of durations in microseconds: those that Prometheus' clients have by default, from half a
 /// millisecond to a minute. Longer ones are in a bucket of their own.
 pub const BOUNDS_US: [u64; 16] = [
@@ -52,7 +54,19 @@ pub enum Event {
 }
 
 impl Event {
-    const COUNT: usize = Self::ConnectionReused as usize + 1;
+    const ALL: [Self; 10] = [
+        Self::Retry,
+        Self::FreshRetry,
+        Self::RetryRefused,
+        Self::ConnectTimeout,
+        Self::PerTryTimeout,
+        Self::RequestTimeout,
+        Self::Mirrored,
+        Self::MirrorDropped,
+        Self::ConnectionOpened,
+        Self::ConnectionReused,
+    ];
+    const COUNT: usize = Self::ALL.len();
 }
 
 /// One worker's counters of one service or rule. They only grow.
@@ -120,6 +134,35 @@ impl HttpStats {
     }
 }
 
+impl Named for HttpStats {
+    fn visit(&self, look: &mut dyn FnMut(&dyn Fn() -> String, &AtomicU64)) {
+        // By name, so that a counter that is added is not forgotten here.
+        let Self { begun, ends, classes, durations, duration_us, sent_bytes, received_bytes, events, grpc } =
+            self;
+        // Ends before begins, as for a scrape.
+        for (reason, count) in RequestReason::ALL.iter().zip(ends) {
+            look(&|| format!("ended/{}", reason.as_str()), count);
+        }
+        for (class, count) in CLASSES.iter().zip(classes) {
+            look(&|| format!("class/{class}"), count);
+        }
+        let bounds = BOUNDS_US.iter().map(Some).chain([None]);
+        for (bound, count) in bounds.zip(durations) {
+            look(&|| bound.map_or("took/longer".to_owned(), |bound| format!("took/{bound}us")), count);
+        }
+        for event in Event::ALL {
+            look(&|| format!("event/{event:?}"), &events[event as usize]);
+        }
+        for (status, count) in Status::ALL.iter().zip(grpc) {
+            look(&|| format!("grpc/{}", status.as_str()), count);
+        }
+        look(&|| "duration_us".to_owned(), duration_us);
+        look(&|| "sent_bytes".to_owned(), sent_bytes);
+        look(&|| "received_bytes".to_owned(), received_bytes);
+        look(&|| "begun".to_owned(), begun);
+    }
+}
+
 impl Default for HttpStats {
     fn default() -> Self {
         fn zeros<const N: usize>() -> [AtomicU64; N] {
@@ -175,26 +218,39 @@ struct Rules {
     others: Shards,
 }
 
-/// Counters of each worker, by its index.
+/// Counters of each worker, by its index, and what earlier processes have counted.
 #[derive(Debug, Default)]
-struct Shards(Vec<Option<Arc<HttpStats>>>);
+struct Shards {
+    workers: Vec<Option<Arc<HttpStats>>>,
+    carried: Option<Arc<HttpStats>>,
+}
 
 impl Shards {
     fn of_worker(&mut self, worker: usize) -> Arc<HttpStats> {
-        if self.0.len() <= worker {
-            self.0.resize(worker + 1, None);
+        if self.workers.len() <= worker {
+            self.workers.resize(worker + 1, None);
         }
-        Arc::clone(self.0[worker].get_or_insert_default())
+        Arc::clone(self.workers[worker].get_or_insert_default())
     }
 
     /// Tells whether a worker has them in hand.
     fn is_used(&self) -> bool {
-        self.0.iter().flatten().any(|stats| Arc::strong_count(stats) > 1)
+        self.workers.iter().flatten().any(|stats| Arc::strong_count(stats) > 1)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<HttpStats>> {
+        self.workers.iter().flatten().chain(&self.carried)
+    }
+
+    fn export(&self) -> Values {
+        let mut values = Values::new();
+        self.all().for_each(|stats| stats.add_to(&mut values));
+        values
     }
 
     fn sum(&self) -> HttpTotals {
         let mut totals = HttpTotals::default();
-        self.0.iter().flatten().for_each(|stats| totals.add(stats));
+        self.all().for_each(|stats| totals.add(stats));
         totals
     }
 }
@@ -224,6 +280,34 @@ impl HttpRegistry {
         rules.own.entry(key).or_default().of_worker(worker)
     }
 
+    /// Everything that was counted, here and before.
+    pub(super) fn export(&self) -> Vec<Counts> {
+        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_services = services.iter().map(|(id, shards)| (Owner::Requests(id.0), shards));
+        let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_rules =
+            rules.own.iter().map(|((route, index), shards)| (Owner::Rule(Arc::clone(route), *index), shards));
+        let all = of_services.chain(of_rules).chain([(Owner::OtherRules, &rules.others)]);
+        all.map(|(owner, shards)| Counts { owner, values: shards.export() }).collect()
+    }
+
+    /// Adds what another process has counted.
+    pub(super) fn import(&self, owner: &Owner, values: &Values) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let Rules { own, others } = &mut *rules;
+        let shards = match owner {
+            Owner::Requests(id) => services.entry(ServiceId(*id)).or_default(),
+            Owner::Rule(route, index) => {
+                let key = (Arc::clone(route), *index);
+                let has_room = own.len() < MOST_RULES || own.contains_key(&key);
+                if has_room { own.entry(key).or_default() } else { others }
+            }
+            _ => others,
+        };
+        shards.carried.get_or_insert_default().take(values);
+    }
+
     /// Adds everything up.
     #[must_use]
     pub fn read(&self) -> HttpReading {
@@ -236,7 +320,7 @@ impl HttpRegistry {
             .map(|((route, index), shards)| (Arc::clone(route), index.to_string(), shards.sum()))
             .collect();
         own.sort_unstable_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
-        if !rules.others.0.is_empty() {
+        if rules.others.all().next().is_some() {
             own.push((OTHERS.into(), String::new(), rules.others.sum()));
         }
         HttpReading { services, rules: own }

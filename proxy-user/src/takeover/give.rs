@@ -13,11 +13,15 @@ use tokio::net::UnixListener;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{mpsc, oneshot};
 
-use super::protocol::{Answer, Hello, Offer, PROTOCOL, Ready, Serving, Verdict, borrow, recv, send};
+use super::carry::{Carrier, say_counters};
+use super::protocol::{
+    Answer, CARRIAGE, Carried, Hello, Offer, PROTOCOL, Ready, Serving, Verdict, borrow, recv, send,
+};
 use super::sockets::{NamedSockets, SocketName};
+use crate::stats::carried::{Counts, Ledger};
 
 /// Time for the newer process to say a word that it need not think about.
-const WORD_TIME: Duration = Duration::from_secs(5);
+pub(super) const WORD_TIME: Duration = Duration::from_secs(5);
 /// Time for it to get ready: verifying the programs takes a fraction of a second, reading 100,000 services one, and a
 /// machine may be busy.
 const READY_TIME: Duration = Duration::from_secs(60);
@@ -138,6 +142,7 @@ fn talk(stream: UnixStream, place: &Place, runtime: &Runtime) -> io::Result<Prep
         process: std::process::id(),
         pins: place.pins.clone(),
         sockets: names,
+        carriage: CARRIAGE,
     };
     send(&stream, &Answer::Offer(offer), &borrow(&fds))?;
     drop(fds);
@@ -157,6 +162,7 @@ fn talk(stream: UnixStream, place: &Place, runtime: &Runtime) -> io::Result<Prep
         process: hello.process,
         programs,
         admin_socket: ready.admin_socket,
+        ledger: (hello.carriage == CARRIAGE).then(Ledger::default),
         _resolve: resolve,
     };
     Ok(Some((successor, resolved)))
@@ -192,6 +198,8 @@ pub struct Successor {
     process: u32,
     programs: Vec<(String, OwnedFd)>,
     admin_socket: PathBuf,
+    /// What it knows of this process's counters; none if it does not understand them, nor connections.
+    ledger: Option<Ledger>,
     /// Its end tells the [`Giver`] that this is over.
     _resolve: oneshot::Sender<()>,
 }
@@ -218,16 +226,35 @@ impl Successor {
         &self.admin_socket
     }
 
-    /// Hands over: `switch` gives each hook to the programs of the other, then that is told, and it says that it serves.
+    /// What goes on after the hand-over: connections move to the other, if it understands them.
+    ///
+    /// # Errors
+    /// If this process may have no more descriptors.
+    pub fn carrier(&mut self) -> io::Result<Option<Carrier>> {
+        let Some(ledger) = self.ledger.take() else { return Ok(None) };
+        Ok(Some(Carrier::new(self.stream.try_clone()?, ledger)))
+    }
+
+    /// Hands over: `switch` gives each hook to the programs of the other, then that is told together with all counters, and it says
+    /// that it serves. From `counts` on nobody may be shown this process's own counters any more.
     ///
     /// Blocks for some milliseconds; if the other hangs just then, for seconds: it has everything then, as a process that
     /// hangs later has.
-    pub fn hand_over(&self, switch: impl FnOnce(&[(String, OwnedFd)]) -> io::Result<()>) -> Outcome {
+    pub fn hand_over(
+        &mut self,
+        switch: impl FnOnce(&[(String, OwnedFd)]) -> io::Result<()>,
+        counts: impl FnOnce() -> Vec<Counts>,
+    ) -> Outcome {
         if let Err(error) = switch(&self.programs) {
             let _ = send(&self.stream, &Verdict::Refused(error.to_string()), &[]);
             return Outcome::Failed(error);
         }
-        let told = send(&self.stream, &Verdict::Yours, &[]);
+        let mut told = send(&self.stream, &Verdict::Yours, &[]);
+        if let Some(ledger) = &mut self.ledger {
+            told = told
+                .and_then(|()| say_counters(&self.stream, ledger.difference(counts())))
+                .and_then(|()| send(&self.stream, &Carried::Counted, &[]));
+        }
         let served = told
             .and_then(|()| self.stream.set_read_timeout(Some(WORD_TIME)))
             .and_then(|()| recv::<Serving>(&self.stream));
@@ -250,10 +277,12 @@ impl Successor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::carried::Owner;
 
     #[test]
     fn another_abi_or_protocol_is_refused_by_name() {
-        let hello = |protocol, abi| Hello { protocol, abi, version: "9.9.9".into(), process: 1 };
+        let hello =
+            |protocol, abi| Hello { protocol, abi, version: "9.9.9".into(), process: 1, carriage: CARRIAGE };
         assert_eq!(objection(&hello(PROTOCOL, ABI_VERSION)), None);
         assert!(objection(&hello(PROTOCOL, 999)).unwrap().contains("ABI 999"));
         assert!(objection(&hello(999, ABI_VERSION)).unwrap().contains("not 999"));
@@ -265,13 +294,14 @@ mod tests {
         let programs = vec![("a".to_owned(), std::fs::File::open("/dev/null").unwrap().into())];
         let (resolve, _) = oneshot::channel();
         let admin_socket = PathBuf::from("/x");
-        (Successor { stream, process: 1, programs, admin_socket, _resolve: resolve }, other)
+        let ledger = Some(Ledger::default());
+        (Successor { stream, process: 1, programs, admin_socket, ledger, _resolve: resolve }, other)
     }
 
     #[test]
     fn programs_that_cannot_be_switched_to_are_refused() {
-        let (successor, other) = successor();
-        let outcome = successor.hand_over(|_| Err(io::Error::other("no such link")));
+        let (mut successor, other) = successor();
+        let outcome = successor.hand_over(|_| Err(io::Error::other("no such link")), Vec::new);
         assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
         let (verdict, _) = recv::<Verdict>(&other).unwrap();
         assert_eq!(verdict, Verdict::Refused("no such link".to_owned()));
@@ -280,16 +310,19 @@ mod tests {
     #[test]
     fn a_process_that_dies_before_it_serves_has_taken_nothing_over() {
         for hears_it in [false, true] {
-            let (successor, other) = successor();
+            let (mut successor, other) = successor();
             let dying = std::thread::spawn(move || {
                 if hears_it {
                     assert_eq!(recv::<Verdict>(&other).unwrap().0, Verdict::Yours);
                 }
             });
-            let outcome = successor.hand_over(|programs| {
-                assert_eq!(programs[0].0, "a");
-                Ok(())
-            });
+            let outcome = successor.hand_over(
+                |programs| {
+                    assert_eq!(programs[0].0, "a");
+                    Ok(())
+                },
+                Vec::new,
+            );
             assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
             dying.join().unwrap();
         }
@@ -297,8 +330,25 @@ mod tests {
 
     #[test]
     fn a_process_that_serves_has_everything() {
-        let (successor, other) = successor();
+        let (mut successor, other) = successor();
         send(&other, &Serving {}, &[]).unwrap();
-        assert!(matches!(successor.hand_over(|_| Ok(())), Outcome::HandedOver));
+        let counts = || vec![Counts::new(Owner::Process, &[("reloads", 3)])];
+        assert!(matches!(successor.hand_over(|_| Ok(()), counts), Outcome::HandedOver));
+        assert_eq!(recv::<Verdict>(&other).unwrap().0, Verdict::Yours);
+        assert_eq!(recv::<Carried>(&other).unwrap().0, Carried::Counters(counts()));
+        assert_eq!(recv::<Carried>(&other).unwrap().0, Carried::Counted);
+    }
+
+    #[test]
+    fn a_process_that_understands_no_counters_hears_none_and_gets_no_connections() {
+        let (mut successor, other) = successor();
+        successor.ledger = None;
+        send(&other, &Serving {}, &[]).unwrap();
+        let counts = || -> Vec<Counts> { panic!("nobody wants them") };
+        assert!(matches!(successor.hand_over(|_| Ok(()), counts), Outcome::HandedOver));
+        assert!(successor.carrier().unwrap().is_none());
+        drop(successor);
+        assert_eq!(recv::<Verdict>(&other).unwrap().0, Verdict::Yours);
+        assert_eq!(recv::<Carried>(&other).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

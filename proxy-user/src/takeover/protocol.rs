@@ -10,9 +10,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::sockets::SocketName;
+use crate::connection::moving::Identity;
+use crate::stats::carried::Counts;
 
 /// Version of what is said here. The first message of each side is understood by every version.
 pub(super) const PROTOCOL: u32 = 1;
+/// Format of what the older process says after `Yours`: counters, and connections with their bytes. A process that knows another
+/// format, or none, is told nothing, and the connections end where they are.
+pub(super) const CARRIAGE: u32 = 1;
 /// Longest message: a few dozen bytes for each socket, two sockets for each of 4,096 namespaces.
 const MESSAGE_BYTES: u32 = 16 << 20;
 /// Most descriptors: the same, and as many listeners of the config.
@@ -26,6 +31,9 @@ pub(super) struct Hello {
     pub(super) abi: u32,
     pub(super) version: String,
     pub(super) process: u32,
+    /// The [`CARRIAGE`] that it understands; 0 is none.
+    #[serde(default)]
+    pub(super) carriage: u32,
 }
 
 /// The older process's answer to it.
@@ -51,6 +59,9 @@ pub(super) struct Offer {
     /// Folder of the pinned maps.
     pub(super) pins: PathBuf,
     pub(super) sockets: Vec<SocketName>,
+    /// The [`CARRIAGE`] that it speaks; 0 is none.
+    #[serde(default)]
+    pub(super) carriage: u32,
 }
 
 /// The newer process could serve. Descriptors of its programs follow in the order of `programs`.
@@ -74,6 +85,50 @@ pub(super) enum Verdict {
 /// The newer process's last word: it accepts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Serving {}
+
+/// What the older process says after `Yours`, if both speak the same [`CARRIAGE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Carried {
+    /// Counters to be added.
+    Counters(Vec<Counts>),
+    /// Those were all; only now the newer one may show its own.
+    Counted,
+    /// Connections; their descriptors come along, and after these their bytes. It waits for [`Taken`].
+    Connections(Vec<Moving>),
+}
+
+/// A connection. Its descriptors are the client's socket, the endpoint's, and the two ends of each pipe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Moving {
+    pub(super) identity: Identity,
+    /// From the client to the endpoint, and back.
+    pub(super) flows: [MovingFlow; 2],
+    pub(super) stopping_since_ns: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MovingFlow {
+    pub(super) rest: MovingRest,
+    /// Bytes received so far.
+    pub(super) bytes: u64,
+}
+
+/// Where the bytes between the two sockets are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum MovingRest {
+    /// So many among those that follow the message.
+    Bytes(usize),
+    /// So many in a pipe.
+    Pipe(usize),
+    Ended,
+}
+
+/// The newer process's answer: which of the connections it has from now on, in their order. Short enough to be written in one
+/// piece: it is there as a whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Taken(pub(super) Vec<bool>);
 
 /// Sends a message.
 ///
@@ -142,7 +197,8 @@ mod tests {
         let sender = std::thread::spawn(move || {
             let sockets: Vec<_> =
                 (0..count).map(|n| SocketName::Pod { netns_cookie: n as u64, family: 1 }).collect();
-            let offer = Offer { abi: 1, version: "1".into(), process: 2, pins: "/x".into(), sockets };
+            let (version, pins) = ("1".into(), "/x".into());
+            let offer = Offer { abi: 1, version, process: 2, pins, sockets, carriage: CARRIAGE };
             send(&here, &Answer::Offer(offer), &borrow(&sent)).unwrap();
             send(&here, &Serving {}, &[]).unwrap();
         });
@@ -167,6 +223,7 @@ mod tests {
     #[test]
     fn a_later_version_may_say_more_in_its_first_word() {
         let said = br#"{"protocol":9,"abi":7,"version":"9.0","process":1,"wishes":["all"]}"#;
-        assert_eq!(serde_json::from_slice::<Hello>(said).unwrap().protocol, 9);
+        let hello = serde_json::from_slice::<Hello>(said).unwrap();
+        assert_eq!((hello.protocol, hello.carriage), (9, 0));
     }
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use proxy_bpf::abi::ABI_VERSION;
 
-use super::protocol::{Answer, Hello, PROTOCOL, Ready, Serving, Verdict, recv, send};
+use super::arrive::Arrivals;
+use super::protocol::{Answer, CARRIAGE, Carried, Hello, PROTOCOL, Ready, Serving, Verdict, recv, send};
 use super::sockets::Sockets;
+use crate::stats::carried::Counts;
 
 /// Time for the older process to answer; it may be talking with another one.
 const ANSWER_TIME: Duration = Duration::from_secs(90);
@@ -29,6 +31,8 @@ pub struct Taking {
     process: u32,
     version: String,
     pins: PathBuf,
+    /// It says its counters, and hands connections over.
+    carries: bool,
 }
 
 /// Asks the process that serves a socket to hand over.
@@ -43,7 +47,8 @@ pub fn begin(socket: &Path) -> io::Result<Begun> {
     stream.set_write_timeout(Some(ANSWER_TIME))?;
     stream.set_read_timeout(Some(ANSWER_TIME))?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let hello = Hello { protocol: PROTOCOL, abi: ABI_VERSION, version, process: std::process::id() };
+    let process = std::process::id();
+    let hello = Hello { protocol: PROTOCOL, abi: ABI_VERSION, version, process, carriage: CARRIAGE };
     let answered = send(&stream, &hello, &[]).and_then(|()| recv::<Answer>(&stream));
     let offer = match answered {
         Ok((Answer::Offer(offer), fds)) if offer.sockets.len() == fds.len() => Ok((offer, fds)),
@@ -62,7 +67,8 @@ pub fn begin(socket: &Path) -> io::Result<Begun> {
         return Err(io::Error::other(text));
     }
     let sockets = offer.sockets.into_iter().zip(fds).collect();
-    let taking = Taking { stream, process: offer.process, version: offer.version, pins: offer.pins };
+    let carries = offer.carriage == CARRIAGE;
+    let taking = Taking { stream, process: offer.process, version: offer.version, pins: offer.pins, carries };
     Ok(Begun::Taking(taking, sockets))
 }
 
@@ -85,11 +91,12 @@ impl Taking {
         &self.pins
     }
 
-    /// Says that everything is prepared, and waits until the other has let go: the kernel runs these programs then.
+    /// Says that everything is prepared, and waits until the other has let go: the kernel runs these programs then. Gives what the
+    /// other has counted so far.
     ///
     /// # Errors
     /// If the other keeps everything, or is gone.
-    pub fn ready(&self, programs: &[(&str, BorrowedFd<'_>)], admin_socket: &Path) -> io::Result<()> {
+    pub fn ready(&self, programs: &[(&str, BorrowedFd<'_>)], admin_socket: &Path) -> io::Result<Vec<Counts>> {
         let ready = Ready {
             programs: programs.iter().map(|(name, _)| (*name).to_owned()).collect(),
             admin_socket: admin_socket.to_owned(),
@@ -97,14 +104,31 @@ impl Taking {
         let fds: Vec<BorrowedFd<'_>> = programs.iter().map(|(_, fd)| *fd).collect();
         send(&self.stream, &ready, &fds)?;
         match recv::<Verdict>(&self.stream)?.0 {
-            Verdict::Yours => Ok(()),
+            Verdict::Yours if self.carries => self.counters(),
+            Verdict::Yours => Ok(Vec::new()),
             Verdict::Refused(reason) => Err(io::Error::other(reason)),
         }
     }
 
-    /// Says that this process accepts; the other drains and ends.
-    pub fn serving(self) {
+    fn counters(&self) -> io::Result<Vec<Counts>> {
+        let mut all = Vec::new();
+        loop {
+            match recv::<Carried>(&self.stream)?.0 {
+                Carried::Counters(some) => all.extend(some),
+                Carried::Counted => return Ok(all),
+                Carried::Connections(_) => {
+                    let text = "connections before anybody serves them";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                }
+            }
+        }
+    }
+
+    /// Says that this process accepts; the other drains and ends. What it hands over until then comes through what this gives.
+    #[must_use]
+    pub fn serving(self) -> Option<Arrivals> {
         // If it is gone, it has nothing left to do.
         let _ = send(&self.stream, &Serving {}, &[]);
+        self.carries.then(|| Arrivals::new(self.stream))
     }
 }

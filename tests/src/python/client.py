@@ -407,6 +407,48 @@ def load(address, threads="4"):
     say(good=good[0], errors=errors)
 
 
+def creep(address, count):
+    """A download at the pace of a slow line until told to hurry: whether it was whole, and how long it stood still at most."""
+    s = connect(address)
+    s.sendall(f"source {count}\n".encode())
+    data, got, intact, longest = pattern(), 0, True, 0.0
+    hurry = threading.Event()
+    threading.Thread(target=lambda: (wait(), hurry.set()), daemon=True).start()
+    say(started=True)
+    while got < int(count) and not hurry.is_set():
+        began = time.monotonic()
+        piece = s.recv(min(1 << 15, int(count) - got))
+        longest = max(longest, time.monotonic() - began)
+        at = got % PATTERN_BYTES
+        intact = intact and piece == data[at:at + len(piece)]
+        got += len(piece)
+        if not piece:
+            break
+        hurry.wait(0.004)
+    rest = 0
+    while got < int(count):
+        piece = s.recv(1 << 18)
+        at = got % PATTERN_BYTES
+        intact = intact and piece == data[at:at + len(piece)]
+        got += len(piece)
+        rest += len(piece)
+        if not piece:
+            break
+    end = s.recv(1)
+    say(bytes=got, intact=intact, hurried=rest, ended="EOF" if end == b"" else "more", longest_ms=int(longest * 1000))
+
+
+def half_closed(address, sent, count):
+    """Says all that it has to say and hears nothing of the answer before it is told to."""
+    s = connect(address)
+    s.sendall(f"sink-then-source {count}\n".encode())
+    send_pattern(s, int(sent))
+    s.shutdown(socket.SHUT_WR)
+    say(sent=True)
+    wait()
+    say(**read_pattern(s))
+
+
 def push(address, most):
     """Writes to a reader that does not read until nothing more is taken; then, when told, the rest."""
     s = connect(address)

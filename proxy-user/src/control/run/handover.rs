@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use proxy_core::health::EndpointReport;
 use proxy_core::id::EndpointId;
 
 use super::{Control, Phase};
@@ -55,6 +56,19 @@ impl Control {
         self.listeners.close_taken_over();
         self.pods.close_taken_over();
         Ok(())
+    }
+
+    /// Answers those who ask the control side, and does nothing else.
+    pub async fn answer(&mut self) {
+        while let Some(request) = self.requests.recv().await {
+            self.handle_request(request).await;
+        }
+    }
+
+    /// What is known about every endpoint's health.
+    #[must_use]
+    pub fn health(&self) -> Vec<EndpointReport> {
+        self.tracker.report().collect()
     }
 
     /// Answers a newer process.

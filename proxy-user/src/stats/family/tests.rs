@@ -159,6 +159,8 @@ fn reading() -> Reading {
         proxied: vec![(Some(ServiceId(2)), worker_stats()), (None, stray())],
         http: http(),
         health: vec![report(10, EndpointState::Healthy), report(11, EndpointState::Unhealthy)],
+        carried_health: Vec::new(),
+        moved: (0, Duration::ZERO),
         drivers: vec![
             DriverCounters { submissions: 20, ..DriverCounters::default() },
             DriverCounters { submissions: 21, ..DriverCounters::default() },

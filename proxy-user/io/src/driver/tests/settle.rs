@@ -138,7 +138,7 @@ fn a_pipe_moves_with_the_bytes_in_it() {
         let (reader, writer) = pipe.fds();
         let ends = (reader.try_clone_to_owned().unwrap(), writer.try_clone_to_owned().unwrap());
         let mut moved = newer.adopt(ends, pipe.len()).unwrap();
-        pipe.give_up();
+        drop(pipe);
         assert_eq!((older.count(), newer.count(), moved.len()), (0, 1, 11));
         poll_fn(|cx| outlet.poll_splice_out(cx, &mut moved)).await.unwrap();
         let mut text = [0; 11];
