@@ -43,12 +43,18 @@ struct Owner {
     half_closes: Cell<u32>,
     moves: Cell<u32>,
     kill: Cell<bool>,
+    /// Moves between two stops; 0 is never.
+    stop_every: u32,
+    is_stopping: Cell<bool>,
     waker: Cell<Option<Waker>>,
 }
 
 impl Watch for Owner {
     fn handle_progress(&self) {
         self.moves.set(self.moves.get() + 1);
+        if self.stop_every > 0 && self.moves.get().is_multiple_of(self.stop_every) {
+            self.is_stopping.set(true);
+        }
     }
 
     fn handle_half_close(&self) {
@@ -62,6 +68,14 @@ impl Watch for Owner {
 
     fn take_idle(&self) -> bool {
         false
+    }
+
+    fn wants_stop(&self) -> bool {
+        self.is_stopping.get()
+    }
+
+    fn refuse_stop(&self) {
+        self.is_stopping.set(false);
     }
 }
 
@@ -78,7 +92,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(kind: DriverKind, to: SocketAddr, kill_after: Option<Duration>) -> Self {
+    fn start(kind: DriverKind, to: SocketAddr, kill_after: Option<Duration>, stop_every: u32) -> Self {
         let local: SocketAddr =
             if to.is_ipv4() { (Ipv4Addr::LOCALHOST, 0).into() } else { (Ipv6Addr::LOCALHOST, 0).into() };
         let listener = TcpListener::bind(local).unwrap();
@@ -94,7 +108,9 @@ impl Proxy {
                 listener.set_nonblocking(true).unwrap();
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 while let Ok((downstream, _)) = listener.accept().await {
-                    let told = relay(&driver, &pipes, downstream.into_std().unwrap(), to, kill_after).await;
+                    let owner = Owner { stop_every, ..Owner::default() };
+                    let told =
+                        relay(&driver, &pipes, downstream.into_std().unwrap(), to, kill_after, owner).await;
                     if sender.send(told).is_err() {
                         return;
                     }
@@ -123,6 +139,7 @@ async fn relay(
     downstream: TcpStream,
     to: SocketAddr,
     kill_after: Option<Duration>,
+    owner: Owner,
 ) -> Told {
     let upstream = TcpStream::connect(to).unwrap();
     upstream.set_nonblocking(true).unwrap();
@@ -130,7 +147,6 @@ async fn relay(
     downstream.set_nodelay(true).unwrap();
     let socket = |stream: TcpStream| Stream::Plain(driver.socket(OwnedFd::from(stream)).unwrap());
     let (mut downstream, mut upstream) = (socket(downstream), socket(upstream));
-    let owner = Owner::default();
     let killed = async {
         match kill_after {
             Some(time) => tokio::time::sleep(time).await,
@@ -142,11 +158,26 @@ async fn relay(
         }
         std::future::pending::<()>().await;
     };
-    let relayed = Relay::new(&mut downstream, &mut upstream, Early::default(), pipes, &owner);
+    let relayed = async {
+        let mut flows = None;
+        loop {
+            let mut relay = match flows.take() {
+                None => Relay::new(&mut downstream, &mut upstream, Early::default(), pipes, &owner),
+                Some(flows) => Relay::go_on(&mut downstream, &mut upstream, flows, pipes, &owner).unwrap(),
+            };
+            if let Turned::Ended(ending) = (&mut relay).await {
+                return ending;
+            }
+            // As another process would: with copies of the descriptors, and nothing else.
+            let (sockets, rest) = relay.stopped().unwrap();
+            flows = Some(rest);
+            [downstream, upstream] = sockets.map(|fd| Stream::Plain(driver.socket(fd).unwrap()));
+            owner.is_stopping.set(false);
+        }
+    };
     let ending = tokio::select! {
-        Turned::Ended(ending) = relayed => ending,
+        ending = relayed => ending,
         () = killed => unreachable!("it never ends"),
-        else => unreachable!("nobody wants it to stop"),
     };
     assert!(owner.moves.get() > 0 || ending.sent_bytes + ending.received_bytes == 0);
     Told { ending, half_closes: owner.half_closes.get() }
@@ -157,11 +188,11 @@ fn servers() -> [Server; 2] {
         .map(|ip: std::net::IpAddr| Server::start_local((ip, 0).into(), "server").unwrap())
 }
 
-/// Every driver with a server of each family.
+/// Every driver with a server of each family, and a relay that moves to other sockets all the time.
 fn each(test: impl Fn(&Proxy, &Server)) {
-    for kind in drivers() {
+    for (kind, stop_every) in drivers().into_iter().flat_map(|kind| [0, 1, 7].map(|every| (kind, every))) {
         for server in servers() {
-            test(&Proxy::start(kind, server.address(), None), &server);
+            test(&Proxy::start(kind, server.address(), None, stop_every), &server);
         }
     }
 }
@@ -307,7 +338,7 @@ fn a_reset_is_told_from_an_end_and_from_which_side_it_came() {
 fn an_owner_can_end_a_connection_that_waits() {
     for kind in drivers() {
         for server in servers() {
-            let proxy = Proxy::start(kind, server.address(), Some(Duration::from_millis(50)));
+            let proxy = Proxy::start(kind, server.address(), Some(Duration::from_millis(50)), 0);
             let mut client = proxy.connect();
             client.write_all(b"sink\n").unwrap();
             assert_eq!(proxy.told().ending.reason, Reason::IdleTimeout);
