@@ -258,6 +258,10 @@ fn kill_in_the_middle(weir: &Weir, config: &str, delay: Duration) {
     std::thread::sleep(delay);
     child.kill().unwrap();
     child.wait().unwrap();
+    let count = |text| weir.log().matches(text).count();
+    wait::until_true("the older one to have noticed", SOON, || {
+        count("prepares to take over") == count("a takeover failed")
+    });
 }
 
 /// Says one message as the protocol has it.
