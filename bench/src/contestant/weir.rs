@@ -139,14 +139,15 @@ pub fn edge_config(front: Front, scratch: &Path) -> Value {
             "resumption": false,
         });
     }
-    let endpoint = if front == Front::Grpc { Ports::BACKEND.grpc } else { Ports::BACKEND.http };
+    let (protocol, endpoint) =
+        if front == Front::Grpc { ("http2", Ports::BACKEND.grpc) } else { ("http", Ports::BACKEND.http) };
     let rule = json!({"match": {"path": {"prefix": "/"}}, "backends": [{"service": "bench/http"}]});
     json!({
         "listeners": [listener],
         "routes": [{"name": "bench", "hosts": [HOST], "rules": [rule]}],
         "services": [{
             "name": "bench/http",
-            "protocol": "http",
+            "protocol": protocol,
             "endpoints": [{"address": endpoint.to_string()}],
         }],
         "workers": 1,

@@ -363,7 +363,7 @@ fn protocols_and_what_needs_them_fit_each_other() {
          - {name: e, addresses: [10.0.0.5:80], tls: {}, endpoints: [], lane: direct}\n\
          listeners:\n\
          - {address: '10.0.0.9:80', protocol: tls, tls: {certificates: []}, routes: [r], service: a}\n\
-         - {address: '10.0.0.9:81', protocol: http}\n\
+         - {address: '10.0.0.9:81', protocol: http2}\n\
          - {address: '10.0.0.9:82', protocol: tls, tls: {certificates: [{cert: c, key: k}], min_version: 1.2, resumption: yes}, routes: [r]}\n\
          routes:\n\
          - {name: r, rules: [{match: {path: {prefix: /}}, backends: [{service: a}]}, {backends: [{service: a}]}]}\n",
@@ -384,6 +384,7 @@ fn protocols_and_what_needs_them_fit_each_other() {
             "w:8:63: listeners[0].tls.certificates: wrong value: found an empty list, expected a list that is not empty",
             "w:8:76: listeners[0].routes: both service and routes are given; a listener has one of them",
             "w:9:3: listeners[1]: nobody answers here, expected service or routes",
+            "w:9:3: listeners[1]: http2 is how endpoints are spoken to; clients choose their version, expected protocol http, which has both",
             "w:10:48: listeners[2].tls: protocol: tls passes TLS on as it is, so it cannot end here",
             "w:10:97: listeners[2].tls.min_version: wrong type: found the number 1.2, expected 1.2 or 1.3; write it in quotes: \"1.2\"",
             "w:10:114: listeners[2].tls.resumption: wrong type: found 'yes', expected true or false; write true",
