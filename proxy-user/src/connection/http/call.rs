@@ -35,9 +35,8 @@ pub(super) async fn serve(
     let (parts, recv) = request.into_parts();
     let framing = framing(&parts.headers, recv.is_end_stream());
     let mut story = Story::new(client, began);
-    let decided = plan_http2(client, &parts, framing, &mut story);
     let is_grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|value| grpc::is_grpc(value.as_bytes()));
-    drop(parts);
+    let decided = plan_http2(client, parts, framing, &mut story);
     let active = story.begin(client);
     if let Some(delay) = story.delay {
         tokio::time::sleep(delay).await;

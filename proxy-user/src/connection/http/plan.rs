@@ -160,11 +160,11 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
 /// What is wrong with it.
 pub(super) fn plan_http2(
     client: &Client<'_>,
-    parts: &Parts,
+    parts: Parts,
     framing: Framing,
     story: &mut Story,
 ) -> Result<Decided, Fault> {
-    let head = http2::Asked::of(parts)?;
+    let head = http2::Asked::of(&parts)?;
     let question = Question::of(&head);
     let id = begin(client, &head, framing, story)?;
     // A tunnel inside a stream is not offered.
@@ -180,7 +180,8 @@ pub(super) fn plan_http2(
     };
     let version = chosen.version(client);
     let edited = Edited::new(client, &head, id, chosen.found.as_ref());
-    let out = edited.with(|edits| http2::of_http2(parts, head.host(), edits))?;
+    let host = head.host().to_owned();
+    let out = edited.with(|edits| http2::of_http2(parts, &host, edits))?;
     Ok(Decided::Forward(Box::new(chosen.plan(Outgoing::Request(Box::new(out)), framing, question, version))))
 }
 

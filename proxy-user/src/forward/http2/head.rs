@@ -94,12 +94,12 @@ impl Head for Asked<'_> {
 ///
 /// # Errors
 /// `Target` if a rewritten path is none.
-pub fn of_http2(parts: &request::Parts, host: &str, edits: &RequestEdits<'_>) -> Result<Request<()>, Fault> {
-    let mut headers = parts.headers.clone();
+pub fn of_http2(parts: request::Parts, host: &str, edits: &RequestEdits<'_>) -> Result<Request<()>, Fault> {
+    let mut headers = parts.headers;
     let takes_trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
     strip(&mut headers);
     join_cookies(&mut headers);
-    build(parts.method.clone(), parts.uri.path_and_query(), host, headers, takes_trailers, edits)
+    build(parts.method, parts.uri.path_and_query(), host, headers, takes_trailers, edits)
 }
 
 /// Makes the head that an HTTP/2 endpoint gets of one that came in HTTP/1.1.

@@ -8,7 +8,7 @@ fn parts(head: request::Builder) -> request::Parts {
 fn to_http1(head: request::Builder) -> String {
     let parts = parts(head);
     let host = Asked::of(&parts).unwrap().host().to_owned();
-    let request = of_http2(&parts, &host, &RequestEdits::default()).unwrap();
+    let request = of_http2(parts, &host, &RequestEdits::default()).unwrap();
     String::from_utf8(write_request(&request, Framing::Chunked)).unwrap()
 }
 
