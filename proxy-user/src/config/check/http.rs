@@ -30,7 +30,8 @@ impl<'c> Check<'c, '_> {
         for (at, resolved) in self.file.listeners.iter().zip(&config.listeners) {
             let listener = &at.value;
             if resolved.protocol == Protocol::Http2 {
-                let finding = Finding::new("http2 is how endpoints are spoken to; clients choose their version");
+                let finding =
+                    Finding::new("http2 is how endpoints are spoken to; clients choose their version");
                 self.report(at.origin, finding.expected("protocol http, which has both"));
             }
             let problem = "protocol: tls passes TLS on as it is, so it cannot end here";

@@ -9,13 +9,14 @@ use crate::forward::head::Head;
 use crate::forward::http1::{Fault, Framing, MOST_FIELDS, RequestEdits, RequestHead, ResponseHead};
 
 /// Fields that are for one hop only. `h2` refuses most of them; a proxy must not depend on that.
-const HOP_BY_HOP: [HeaderName; 6] = [
+const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::TE,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
 ];
 
 /// A request of an HTTP/2 client.
@@ -48,6 +49,13 @@ impl<'a> Asked<'a> {
         }
         if parts.uri.path().is_empty() && parts.method != Method::CONNECT {
             return Err(Fault::Target);
+        }
+        // One, and digits: what goes on to HTTP/1.1 must not be read in two ways there.
+        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+        let is_number =
+            |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+        if lengths.next().is_some_and(|length| !is_number(length)) || lengths.next().is_some() {
+            return Err(Fault::ContentLength);
         }
         if parts.headers.get(header::EXPECT).is_some_and(|value| value != "100-continue") {
             return Err(Fault::Expectation);

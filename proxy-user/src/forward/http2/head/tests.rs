@@ -47,6 +47,11 @@ fn a_host_that_two_say_differently_is_refused() {
         assert_eq!(of(head), Err(Fault::Host));
     }
     assert_eq!(of(Request::get("http://a/").header("expect", "x")), Err(Fault::Expectation));
+    for lengths in [&["1", "1"][..], &["+1"], &[""], &["1 "]] {
+        let head = Request::post("http://a/");
+        let head = lengths.iter().fold(head, |head, length| head.header("content-length", *length));
+        assert_eq!(of(head), Err(Fault::ContentLength), "{lengths:?}");
+    }
 }
 
 #[test]
