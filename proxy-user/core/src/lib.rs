@@ -26,6 +26,7 @@ pub mod loss;
 pub mod outcome;
 pub mod pod;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod rate;
 pub mod retry;
 pub mod route;
