@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_core::http::HttpLimits;
+use proxy_core::proxy_protocol;
 use proxy_core::rate::RateLimit;
 use proxy_core::service::{EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Protocol};
 use proxy_core::snapshot::Intercept;
@@ -88,6 +89,8 @@ pub struct ListenerConfig {
     pub protocol: Protocol,
     /// Whom to serve.
     pub serves: ServesConfig,
+    /// Every connection begins with a header of the PROXY protocol.
+    pub expects_proxy_header: bool,
     /// TLS that ends here.
     pub tls: Option<ServerTls>,
     /// Bounds on HTTP.
@@ -114,6 +117,8 @@ pub struct ServiceConfig {
     pub protocol: Protocol,
     /// TLS to endpoints.
     pub tls: Option<ClientTls>,
+    /// Header of the PROXY protocol for endpoints.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     /// Names of routes in [`Config::routes`] that requests to the service go by.
     pub routes: Vec<String>,
     /// Bounds on HTTP.

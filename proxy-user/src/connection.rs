@@ -6,6 +6,7 @@
 //!                   └────────────┴────────────┴────────────┴───> reset, with a reason
 //! ```
 
+mod announce;
 mod detect;
 mod endpoint;
 mod http;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::Reason;
+use proxy_core::proxy_protocol::Header;
 use proxy_core::service::{Limits, Protocol, Service};
 use proxy_core::snapshot::{ExplicitListener, Serves};
 use proxy_core::tls::ServerTls;
@@ -38,6 +40,7 @@ use proxy_io::{Chunk, sock};
 use self::endpoint::count;
 use self::l4::Downstream;
 use crate::forward::l4::Ending;
+use crate::forward::wire::Wire;
 use crate::record::access::AccessRecord;
 use crate::stats::conn::{BudgetGuard, ServiceStats};
 use crate::tls::Stream;
@@ -99,9 +102,9 @@ const EARLY_BYTES: usize = 4 << 10;
 ///
 /// No `async fn`, nor is what else a connection rests in.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
-pub(crate) fn run(local: Rc<Local>, fd: OwnedFd, accepted: Accepted) -> impl Future<Output = ()> {
+pub(crate) fn run(local: Rc<Local>, fd: OwnedFd, mut accepted: Accepted) -> impl Future<Output = ()> {
     async move {
-        let (here, whose) = (&local, &accepted);
+        let (here, whose) = (&local, &mut accepted);
         let served = boxed(move || serve(here, fd, whose)).await;
         if !served.ending.is_moved {
             tell(&local, &accepted, served);
@@ -196,7 +199,7 @@ struct Known<'a> {
     stats: Arc<ServiceStats>,
 }
 
-async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
+async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Served {
     let Admitted { service, stats, _counted } = match admit(local, &fd, accepted) {
         Ok(admitted) => admitted,
         Err(refused) => {
@@ -204,16 +207,16 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &Accepted) -> Served {
             return refused;
         }
     };
-    let listener = match &accepted.entry {
-        Entry::Listener(listener) => Some(listener),
-        Entry::Intercepted(_) => None,
-    };
-    let downstream = match listener.and_then(|listener| Some((listener, listener.tls.as_ref()?))) {
-        None => Downstream::Fd(fd),
-        Some((listener, tls)) => match boxed(move || secure(local, fd, listener, tls)).await {
-            Ok(stream) => Downstream::Stream(stream, Chunk::default()),
-            Err(reason) => return Served::nowhere(service, stats, reason),
-        },
+    let downstream = match &accepted.entry {
+        Entry::Listener(listener) if listener.expects_proxy_header || listener.tls.is_some() => {
+            let listener = Arc::clone(listener);
+            let (listener, whose) = (&*listener, &mut *accepted);
+            match boxed(move || unwrap(local, fd, listener, whose)).await {
+                Ok(downstream) => downstream,
+                Err(reason) => return Served::nowhere(service, stats, reason),
+            }
+        }
+        Entry::Listener(_) | Entry::Intercepted(_) => Downstream::Fd(fd),
     };
     serve_as_spoken(local, downstream, accepted, service, stats).await
 }
@@ -276,17 +279,43 @@ fn serve_as_spoken<'a>(
     }
 }
 
+/// Takes off what a connection to a listener is wrapped in: a header that says who the client is, then TLS.
+async fn unwrap(
+    local: &Local,
+    fd: OwnedFd,
+    listener: &ExplicitListener,
+    accepted: &mut Accepted,
+) -> Result<Downstream, Reason> {
+    let downstream = if listener.expects_proxy_header {
+        let (header, downstream) = announce::receive(local, fd).await?;
+        if let Header::Proxied { source, destination } = header {
+            (accepted.client, accepted.original_dst) = (ClientAddr(source), OriginalDst(destination));
+        }
+        downstream
+    } else {
+        Downstream::Fd(fd)
+    };
+    match &listener.tls {
+        None => Ok(downstream),
+        Some(tls) => {
+            let stream = secure(local, downstream, listener, tls).await?;
+            Ok(Downstream::Stream(stream, Chunk::default()))
+        }
+    }
+}
+
 /// Ends the client's TLS here.
 async fn secure(
     local: &Local,
-    fd: OwnedFd,
+    downstream: Downstream,
     listener: &ExplicitListener,
     tls: &ServerTls,
 ) -> Result<Stream, Reason> {
     let config =
         local.shared.tls.current().server(tls, listener.protocol).cloned().ok_or(Reason::Internal)?;
-    let socket = local.driver.accepted(fd).map_err(|_| Reason::Internal)?;
-    let accepting = crate::tls::accept(&config, socket, Chunk::default(), listener.http.head_timeout);
+    let wire = downstream.into_wire(local).ok_or(Reason::Internal)?;
+    let Wire { stream: Stream::Plain(socket), chunk, .. } = wire else { return Err(Reason::Internal) };
+    let accepting = crate::tls::accept(&config, socket, chunk, listener.http.head_timeout);
     accepting.await.map_err(|error| {
         tracing::debug!(listener = %listener.address, %error, "no TLS session");
         error.reason()

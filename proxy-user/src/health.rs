@@ -14,6 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use proxy_bpf::abi::config::WEIR_MARK;
 use proxy_core::health::Check;
+use proxy_core::proxy_protocol::{self, Header};
 use proxy_core::service::Probe;
 use proxy_io::sock;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -106,7 +107,11 @@ impl Rest {
 }
 
 async fn ask(check: &Check, tls: Option<&Tls>) -> Result<Rest, CheckError> {
-    let stream = connect(check.address).await.map_err(CheckError::Connect)?;
+    let mut stream = connect(check.address).await.map_err(CheckError::Connect)?;
+    if let Some(version) = check.proxy_protocol {
+        let header = proxy_protocol::encode(version, &Header::Local);
+        stream.write_all(&header).await.map_err(CheckError::Connect)?;
+    }
     let stream: Box<dyn Transport> = match tls {
         None => Box::new(stream),
         Some((client, alpn)) => {
@@ -420,6 +425,7 @@ mod tests {
                 is_tls: false,
                 port: None,
             },
+            proxy_protocol: None,
         }
     }
 }

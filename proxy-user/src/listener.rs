@@ -173,9 +173,10 @@ fn handle_accepted(
             let explicit = local.routes.borrow().listener(listener);
             // Between two versions a connection may come for a listener that is about to be closed.
             let Some(explicit) = explicit else { return refuse(local, &fd, client, Reason::NoEndpoint) };
+            let asked = if listener.ip().is_unspecified() { sock::local_addr(&fd).ok() } else { None };
             let accepted = Accepted {
                 client,
-                original_dst: OriginalDst(listener),
+                original_dst: OriginalDst(asked.map_or(listener, proxy_core::addr::canonical)),
                 entry: Entry::Listener(explicit),
                 cgroup_id: 0,
                 is_remote: true,

@@ -23,6 +23,7 @@ pub(crate) fn service(id: u32, policy: Policy, weights: &[u32]) -> Service {
         protocol: Protocol::Tcp,
         tls: None,
         routes: Vec::new(),
+        proxy_protocol: None,
         http: HttpLimits::DEFAULT,
         lane: LaneChoice::Auto,
         endpoints,

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 pub use self::tracker::Tracker;
 use crate::id::{EndpointId, ServiceId};
+use crate::proxy_protocol;
 use crate::service::{EndpointState, HealthCheck};
 
 /// A check to carry out now.
@@ -26,6 +27,8 @@ pub struct Check {
     pub address: SocketAddr,
     /// What to ask and how long to wait.
     pub check: HealthCheck,
+    /// Header that the connection begins with, on behalf of nobody: of checks that go where connections go.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 /// What is known about one endpoint's health.

@@ -40,6 +40,8 @@ pub enum LaneReason {
     Protocol(Protocol),
     /// Endpoints are spoken to in TLS.
     Tls,
+    /// Endpoints are told of the client by a header.
+    ProxyProtocol,
 }
 
 impl std::fmt::Display for LaneReason {
@@ -52,6 +54,7 @@ impl std::fmt::Display for LaneReason {
             Self::Family(family) => write!(f, "not every endpoint can be reached from an {family} socket"),
             Self::Protocol(protocol) => write!(f, "protocol {} is spoken by workers only", protocol.as_str()),
             Self::Tls => f.write_str("TLS to endpoints is spoken by workers only"),
+            Self::ProxyProtocol => f.write_str("PROXY headers are sent by workers only"),
         }
     }
 }
@@ -84,6 +87,9 @@ pub fn obstacle(service: &Service, family: Family) -> Option<LaneReason> {
     }
     if service.tls.is_some() {
         return Some(LaneReason::Tls);
+    }
+    if service.proxy_protocol.is_some() {
+        return Some(LaneReason::ProxyProtocol);
     }
     if !is_kernel_policy(service.policy) {
         return Some(LaneReason::Policy(service.policy));
@@ -143,6 +149,9 @@ mod tests {
             min_version: crate::tls::TlsVersion::V1_2,
         }));
         assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::Tls));
+        service.tls = None;
+        service.proxy_protocol = Some(crate::proxy_protocol::Version::V2);
+        assert_eq!(choose(&service, Family::V4), (Lane::Proxy, LaneReason::ProxyProtocol));
     }
 
     #[test]

@@ -49,13 +49,17 @@ pub enum Reason {
     TlsTimeout,
     /// A certificate was refused, by us or by the other side.
     TlsCertificate,
+    /// A connection to a listener that expects a header of the PROXY protocol began with something else.
+    ProxyHeader,
+    /// The header did not come in time.
+    ProxyHeaderTimeout,
     /// A system call of ours failed unexpectedly.
     Internal,
 }
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -77,6 +81,8 @@ impl Reason {
         Self::TlsHandshake,
         Self::TlsTimeout,
         Self::TlsCertificate,
+        Self::ProxyHeader,
+        Self::ProxyHeaderTimeout,
         Self::Internal,
     ];
 
@@ -105,6 +111,8 @@ impl Reason {
             Self::TlsHandshake => "tls_handshake",
             Self::TlsTimeout => "tls_timeout",
             Self::TlsCertificate => "tls_certificate",
+            Self::ProxyHeader => "proxy_header",
+            Self::ProxyHeaderTimeout => "proxy_header_timeout",
             Self::Internal => "internal",
         }
     }

@@ -9,6 +9,7 @@ use crate::addr::{EndpointAddr, Family};
 use crate::http::HttpLimits;
 use crate::id::{EndpointId, ServiceId};
 use crate::load::RequestLimits;
+use crate::proxy_protocol;
 use crate::rate::RateLimits;
 use crate::tls::ClientTls;
 
@@ -30,6 +31,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// TLS to endpoints, if they speak it.
     pub tls: Option<Arc<ClientTls>>,
+    /// Header that tells endpoints who the client is, before anything else, TLS included.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     /// Names of the routes that requests to this service go by; all go to its own endpoints if empty.
     pub routes: Vec<Arc<str>>,
     /// Bounds on HTTP.

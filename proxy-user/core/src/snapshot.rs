@@ -162,6 +162,8 @@ pub struct ExplicitListener {
     pub protocol: Protocol,
     /// Whom to serve.
     pub serves: Serves,
+    /// A header of the PROXY protocol is what every connection begins with, and says who the client is.
+    pub expects_proxy_header: bool,
     /// TLS that ends here.
     pub tls: Option<Arc<ServerTls>>,
     /// Bounds on HTTP.

@@ -110,6 +110,16 @@ pub fn recv_now(fd: &impl AsFd, into: &mut [u8]) -> io::Result<Option<usize>> {
     }
 }
 
+/// Sends what there is room for without waiting on any socket, and says how much that was. With `follows` it stays until more
+/// is sent, so that both go in one packet, or for 200 ms.
+///
+/// # Errors
+/// What the connection died of; `WouldBlock` if there is no room.
+pub fn send_now(fd: &impl AsFd, bytes: &[u8], follows: bool) -> io::Result<usize> {
+    let more = if follows { libc::MSG_MORE } else { 0 };
+    sys::send(fd.as_fd(), bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more)
+}
+
 /// Bytes that were sent but are not acknowledged by the peer yet (SIOCOUTQ).
 ///
 /// # Errors

@@ -42,6 +42,7 @@ fn fill(config: &mut Config, snapshot: &Snapshot) {
             Serves::Service(id) => ServesConfig::Service(name(*id)),
             Serves::Routes(routes) => ServesConfig::Routes(names(routes)),
         },
+        expects_proxy_header: listener.expects_proxy_header,
         tls: listener.tls.as_deref().cloned(),
         http: listener.http,
     };
@@ -63,6 +64,7 @@ fn service(service: &Service) -> ServiceConfig {
         addresses: service.addresses.clone(),
         protocol: service.protocol,
         tls: service.tls.as_deref().cloned(),
+        proxy_protocol: service.proxy_protocol,
         routes: service.routes.iter().map(ToString::to_string).collect(),
         http: service.http,
         lane: service.lane,

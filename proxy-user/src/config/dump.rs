@@ -5,6 +5,7 @@ mod route;
 
 use std::time::Duration;
 
+use proxy_core::proxy_protocol::Version;
 use proxy_core::rate::RateLimit;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
@@ -71,6 +72,7 @@ fn listener(listener: &ListenerConfig) -> file::Listener {
         protocol: Some(protocol(listener.protocol)),
         service,
         routes,
+        proxy_protocol: listener.expects_proxy_header.then_some(file::ProxyHeader::Required),
         tls: listener.tls.as_ref().map(http::server_tls),
         http: http::limits(&listener.http),
     }
@@ -129,6 +131,10 @@ fn service(service: &ServiceConfig) -> file::Service {
         addresses: service.addresses.iter().map(|address| At::nowhere(Address(*address))).collect(),
         protocol: Some(protocol(service.protocol)),
         tls: service.tls.as_ref().map(http::client_tls),
+        proxy_protocol: service.proxy_protocol.map(|version| match version {
+            Version::V1 => file::ProxyProtocol::V1,
+            Version::V2 => file::ProxyProtocol::V2,
+        }),
         routes: names(&service.routes),
         http: http::limits(&service.http),
         lane: Some(At::nowhere(match service.lane {

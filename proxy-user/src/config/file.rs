@@ -81,12 +81,24 @@ pub(super) struct Listener {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub(super) routes: Option<At<Vec<At<Name>>>>,
+    /// `required`: every connection begins with a header of the PROXY protocol (version 1 or 2) that says who the client is;
+    /// one without is ended. Whoever can connect can name any client, so nobody but proxies should. Absent: no header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) proxy_protocol: Option<ProxyHeader>,
     /// TLS that ends here. With `protocol: tls` it is passed on instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tls: Option<At<ServerTls>>,
     /// Bounds on HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) http: Option<At<HttpLimits>>,
+}
+
+/// Headers of the PROXY protocol that come in.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ProxyHeader {
+    /// Every connection has one.
+    Required,
 }
 
 /// Interception.
@@ -153,6 +165,9 @@ pub(super) struct Service {
     /// TLS to the endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tls: Option<At<ClientTls>>,
+    /// Version of the PROXY protocol whose header tells the endpoints who the client is. None if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) proxy_protocol: Option<ProxyProtocol>,
     /// Names of the routes that requests go by which are caught on their way to this service, or come by a listener that
     /// names it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,7 +200,8 @@ pub(super) struct Service {
     /// Time that open connections get with `on_endpoint_loss: drain`. Default: `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) drain_timeout: Option<TimeOrZero>,
-    /// What happens to new connections while Weir is not running. Default: `open`, or `closed` with `tls`.
+    /// What happens to new connections while Weir is not running. Default: `open`, or `closed` with `tls` or
+    /// `proxy_protocol`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fail: Option<At<Fail>>,
 }
@@ -219,6 +235,16 @@ pub(super) enum Protocol {
     Http2,
     /// Whatever the first bytes say.
     Auto,
+}
+
+/// Versions of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// Lanes.

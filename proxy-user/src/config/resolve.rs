@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_core::http::HttpLimits;
+use proxy_core::proxy_protocol;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
@@ -65,6 +66,7 @@ fn listener(listener: &file::Listener, folder: &Path) -> ListenerConfig {
             Some(service) => ServesConfig::Service(service.value.0.clone()),
             None => ServesConfig::Routes(names(listener.routes.as_ref())),
         },
+        expects_proxy_header: listener.proxy_protocol.is_some(),
         tls: listener.tls.as_ref().map(|tls| http::server_tls(&tls.value, folder)),
         http: listener.http.as_ref().map_or(HttpLimits::DEFAULT, |limits| http::limits(&limits.value)),
     }
@@ -107,6 +109,7 @@ fn service(service: &file::Service, folder: &Path) -> ServiceConfig {
         addresses: service.addresses.iter().map(|address| address.value.0).collect(),
         protocol: protocol(service.protocol),
         tls: service.tls.as_ref().map(|tls| http::client_tls(&tls.value, folder)),
+        proxy_protocol: service.proxy_protocol.map(proxy_protocol),
         routes: names(service.routes.as_ref()),
         http: service.http.as_ref().map_or(HttpLimits::DEFAULT, |limits| http::limits(&limits.value)),
         lane: match service.lane.as_ref().map(|lane| lane.value) {
@@ -128,11 +131,19 @@ fn service(service: &file::Service, folder: &Path) -> ServiceConfig {
             Some(file::EndpointLoss::Reset) => EndpointLoss::Reset,
         },
         fail: match service.fail.as_ref().map(|fail| fail.value) {
-            // The kernel cannot speak TLS, and what was to be encrypted must not go out as it is.
-            None if service.tls.is_some() => Fail::Closed,
+            // The kernel cannot speak TLS, and what was to be encrypted must not go out as it is. Nor can it send a header, and
+            // who expects one would take what comes instead for it.
+            None if service.tls.is_some() || service.proxy_protocol.is_some() => Fail::Closed,
             None | Some(file::Fail::Open) => Fail::Open,
             Some(file::Fail::Closed) => Fail::Closed,
         },
+    }
+}
+
+fn proxy_protocol(version: file::ProxyProtocol) -> proxy_protocol::Version {
+    match version {
+        file::ProxyProtocol::V1 => proxy_protocol::Version::V1,
+        file::ProxyProtocol::V2 => proxy_protocol::Version::V2,
     }
 }
 

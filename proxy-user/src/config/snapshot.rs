@@ -65,6 +65,7 @@ impl ListenerConfig {
                 ServesConfig::Service(name) => Serves::Service(registry.service(name)),
                 ServesConfig::Routes(names) => Serves::Routes(shared(names)),
             },
+            expects_proxy_header: self.expects_proxy_header,
             tls: self.tls.clone().map(Arc::new),
             http: self.http,
         };
@@ -102,6 +103,7 @@ impl ServiceConfig {
             addresses: self.addresses.clone(),
             protocol: self.protocol,
             tls: self.tls.clone().map(Arc::new),
+            proxy_protocol: self.proxy_protocol,
             routes: shared(&self.routes),
             http: self.http,
             lane: self.lane,
@@ -137,6 +139,7 @@ impl ServiceConfig {
             addresses,
             protocol,
             tls,
+            proxy_protocol,
             routes,
             http,
             lane,
@@ -153,6 +156,7 @@ impl ServiceConfig {
             && *addresses == service.addresses
             && *protocol == service.protocol
             && tls.as_ref() == service.tls.as_deref()
+            && *proxy_protocol == service.proxy_protocol
             && routes.iter().map(String::as_str).eq(service.routes.iter().map(|name| &**name))
             && *http == service.http
             && *lane == service.lane

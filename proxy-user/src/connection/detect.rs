@@ -22,7 +22,7 @@ use proxy_io::netns::Netns;
 use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
 use super::moving::Whose;
-use super::{Accepted, Known, Local, Served, boxed, http, l4};
+use super::{Accepted, Known, Local, Served, announce, boxed, http, l4};
 use crate::forward::http2;
 use crate::forward::l4::{Early, Watch as _, lost};
 use crate::forward::wire::Wire;
@@ -144,8 +144,9 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
         return Served::nowhere(Some(service), stats, Reason::Internal);
     };
     let guard = local.open.add(&service.limits);
-    let (client, netns) = (accepted.client, accepted.netns.as_ref());
-    let wants = Wanted { client, netns, service: &service, has_early: false };
+    let Accepted { client, original_dst, ref netns, .. } = *accepted;
+    let netns = netns.as_ref();
+    let wants = Wanted { client, original_dst, netns, service: &service, has_early: false };
     let established = boxed(|| establish(local, &wants, &stats, &guard.conn)).await;
     let Established { stream, index, _counted } = match established {
         Ok(established) => established,
@@ -158,7 +159,9 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             // The connection is there already, and the first request is going to want it.
             let tls = endpoint::tls_client(local, &service);
             let netns = endpoint::netns(local, accepted.netns.as_ref()).map_or(0, Netns::cookie);
-            let key = Key::new(endpoint.id, netns, tls.as_ref());
+            let header = announce::header(&service, client, original_dst);
+            let sent_bytes = announce::encode(&service, header).map_or(0, |header| header.len() as u64);
+            let key = Key::new(endpoint.id, netns, tls.as_ref()).announced_by(header);
             let life = local.pool.begin(&mut local.rng.borrow_mut());
             match (spoken, local.http2.find(key, Instant::now())) {
                 (First::Http2, upstream::http2::Found::Missing(ticket)) => {
@@ -169,7 +172,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
                 // There is one.
                 (First::Http2, _) => {}
                 _ => {
-                    let kept = Kept { stream: up.stream, sent_bytes: 0, tls, life };
+                    let kept = Kept { stream: up.stream, sent_bytes, tls, life };
                     local.pool.put(key, kept, Instant::now());
                 }
             }

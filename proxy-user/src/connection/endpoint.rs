@@ -4,14 +4,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use proxy_core::addr::ClientAddr;
+use proxy_core::addr::{ClientAddr, OriginalDst};
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::{Attempt, Reason};
 use proxy_core::service::{Endpoint, Load, Service};
 use proxy_core::snapshot::Source;
 use proxy_io::netns::Netns;
+use proxy_io::{Socket, sock};
 
-use super::{Local, OpenConn};
+use super::{Local, OpenConn, announce};
 use crate::stats::conn::ServiceStats;
 use crate::tls::{self, Alpn, Stream, TlsError};
 use crate::upstream::connect::{self, ConnectError, Target};
@@ -36,6 +37,8 @@ pub(super) fn count(load: &Arc<Load>, most: Option<u32>) -> Option<Counted> {
 pub(super) struct Wanted<'a> {
     /// For whom: the address, and the network namespace if it is not Weir's own.
     pub(super) client: ClientAddr,
+    /// What the client asked for.
+    pub(super) original_dst: OriginalDst,
     pub(super) netns: Option<&'a Arc<Netns>>,
     pub(super) service: &'a Service,
     /// The client has spoken.
@@ -101,6 +104,7 @@ pub(super) async fn open(
         client_netns_cookie: wants.netns.map_or(local.shared.netns_cookie, |netns| netns.cookie()),
     };
     let connected = connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await;
+    let connected = connected.and_then(|socket| announce_client(wants, target.has_early, socket));
     let socket = connected.map_err(|error| handle_failure(local, stats, &endpoint.load, &target, &error))?;
     let Some(client) = tls_client(local, service) else { return Ok(Stream::Plain(socket)) };
     // A hello is small and answered at once by whoever accepts connections at all: as long as for connecting.
@@ -120,6 +124,19 @@ pub(super) async fn open(
     endpoint.load.set_suspect();
     send_attempt(local, endpoint.id, Attempt::Bad);
     Err(failed)
+}
+
+/// Tells an endpoint who the client is, if its service says so. More that `follows` at once goes in the same packet.
+fn announce_client(wants: &Wanted<'_>, follows: bool, socket: Socket) -> Result<Socket, ConnectError> {
+    let header = announce::header(wants.service, wants.client, wants.original_dst);
+    if let Some(bytes) = announce::encode(wants.service, header) {
+        // The buffer of a new socket has room for that.
+        let sent = sock::send_now(&socket.fd(), &bytes, follows)?;
+        if sent < bytes.len() {
+            return Err(ConnectError::Local(std::io::ErrorKind::WriteZero.into()));
+        }
+    }
+    Ok(socket)
 }
 
 /// How a service's endpoints are spoken to inside TLS, if they are.

@@ -12,7 +12,7 @@ use proxy_io::{Chunk, sock};
 
 use super::endpoint::{Counted, Established, Wanted, establish, send_attempt};
 use super::moving::{Whose, run_relay};
-use super::{Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
+use super::{Accepted, Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
 use crate::forward::wire::Wire;
 use crate::tls::Stream;
@@ -79,8 +79,9 @@ async fn connect<'a>(
         },
         Downstream::Stream(stream, early) => (Downstream::Stream(stream, Chunk::default()), early),
     };
-    let (client, netns) = (accepted.client, accepted.netns.as_ref());
-    let wants = Wanted { client, netns, service: &service, has_early: !early.is_empty() };
+    let Accepted { client, original_dst, ref netns, .. } = *accepted;
+    let (netns, has_early) = (netns.as_ref(), !early.is_empty());
+    let wants = Wanted { client, original_dst, netns, service: &service, has_early };
     let Established { stream: upstream, index, _counted } =
         match boxed(|| establish(local, &wants, &stats, &conn)).await {
             Ok(established) => established,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use proxy_core::id::EndpointId;
 use proxy_core::pool::{Life, Pool, PoolLimits};
+use proxy_core::proxy_protocol::Header;
 use rand::rngs::SmallRng;
 
 use crate::tls::{Client, Stream};
@@ -20,13 +21,22 @@ pub struct Key {
     pub netns_cookie: u64,
     /// Where the way to speak TLS that it was made with lives, which [`Kept::tls`] keeps from being somebody else's; 0 is none.
     pub tls_address: usize,
+    /// What the endpoint was told of a client: the connection is that one's for ever.
+    pub header: Option<Header>,
 }
 
 impl Key {
     /// A connection to an endpoint.
     #[must_use]
     pub fn new(endpoint: EndpointId, netns_cookie: u64, tls: Option<&Arc<Client>>) -> Self {
-        Self { endpoint, netns_cookie, tls_address: tls.map_or(0, |tls| Arc::as_ptr(tls).addr()) }
+        let tls_address = tls.map_or(0, |tls| Arc::as_ptr(tls).addr());
+        Self { endpoint, netns_cookie, tls_address, header: None }
+    }
+
+    /// The same with a header of the PROXY protocol in front of everything.
+    #[must_use]
+    pub fn announced_by(self, header: Option<Header>) -> Self {
+        Self { header, ..self }
     }
 }
 

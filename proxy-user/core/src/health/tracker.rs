@@ -202,11 +202,13 @@ impl Tracker {
 
     fn begin_check(&mut self, id: EndpointId) -> Option<Check> {
         let entry = self.endpoints.get_mut(&id)?;
-        let check = self.services.get(&entry.service)?.service.health.clone()?;
+        let service = &self.services.get(&entry.service)?.service;
+        let check = service.health.clone()?;
+        let proxy_protocol = service.proxy_protocol.filter(|_| check.port.is_none());
         entry.checks.begin();
         let port = check.port.unwrap_or(entry.address.port());
         let address = SocketAddr::new(entry.address.ip(), port);
-        Some(Check { service: entry.service, endpoint: id, address, check })
+        Some(Check { service: entry.service, endpoint: id, address, check, proxy_protocol })
     }
 
     /// Changes one endpoint, and with it the counts of its service and the note that something changed.

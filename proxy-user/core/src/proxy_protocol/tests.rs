@@ -118,8 +118,9 @@ fn header() -> impl Strategy<Value = Header> {
 /// Bytes near enough to a header to get far.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let line = "PROXY (TCP4|TCP6|UNKNOWN)( [0-9a-f.:]{0,12}){0,5}\r?\n?.{0,4}".prop_map(String::into_bytes);
-    let binary = (prop_oneof![Just(0x21), any::<u8>()], any::<u8>(), prop::collection::vec(any::<u8>(), 0..60))
-        .prop_map(|(command, family, rest)| binary(command, family, &rest));
+    let binary =
+        (prop_oneof![Just(0x21), any::<u8>()], any::<u8>(), prop::collection::vec(any::<u8>(), 0..60))
+            .prop_map(|(command, family, rest)| binary(command, family, &rest));
     let mutated = (version(), header(), any::<prop::sample::Index>(), any::<u8>()).prop_map(
         |(version, header, at, byte)| {
             let mut bytes = encode(version, &header).to_vec();

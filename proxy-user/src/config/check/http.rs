@@ -117,13 +117,20 @@ impl<'c> Check<'c, '_> {
                 (None, Some(key)) => self.report(key.origin, Finding::new("key needs a cert")),
                 _ => {}
             }
-            if let Some(fail) = service.fail.as_ref().filter(|fail| fail.value == file::Fail::Open) {
-                let problem = "fail: open is impossible with tls: the kernel would send in the clear what must be encrypted";
-                self.report(
-                    fail.origin,
-                    Finding::new(problem).suggest(Some("write fail: closed".to_owned())),
-                );
+        }
+        let problem = match (&service.tls, service.proxy_protocol) {
+            (Some(_), _) => Some(
+                "fail: open is impossible with tls: the kernel would send in the clear what must be encrypted",
+            ),
+            (None, Some(_)) => {
+                Some("fail: open is impossible with proxy_protocol: the kernel sends no header")
             }
+            (None, None) => None,
+        };
+        let open = service.fail.as_ref().filter(|fail| fail.value == file::Fail::Open);
+        if let (Some(problem), Some(fail)) = (problem, open) {
+            let suggestion = Some("write fail: closed".to_owned());
+            self.report(fail.origin, Finding::new(problem).suggest(suggestion));
         }
         let Some(is_tls) = service.health.as_ref().and_then(|health| health.value.tls.as_ref()) else {
             return;

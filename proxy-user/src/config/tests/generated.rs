@@ -178,6 +178,7 @@ fn service() -> impl Strategy<Value = ServiceConfig> {
                         .collect(),
                     protocol: Protocol::Tcp,
                     tls: None,
+                    proxy_protocol: None,
                     routes: Vec::new(),
                     http: HttpLimits::DEFAULT,
                     lane,
@@ -260,6 +261,7 @@ fn config() -> impl Strategy<Value = Config> {
                     address: unique(12, is_v6, 0, i),
                     protocol: Protocol::Tcp,
                     serves: ServesConfig::Service(services[of.index(services.len())].name.clone()),
+                    expects_proxy_header: false,
                     tls: None,
                     http: HttpLimits::DEFAULT,
                 };

@@ -104,7 +104,7 @@ fn traps_of_yaml_are_refused() {
         &with("zone: !x y"),
         &[
             "w:5:3: services[0].zone: unknown key, expected addresses, balance, drain_timeout, endpoints, fail, \
-         health, http, lane, limits, name, on_endpoint_loss, outlier, protocol, routes or tls",
+         health, http, lane, limits, name, on_endpoint_loss, outlier, protocol, proxy_protocol, routes or tls",
             "w:5:9: YAML tags (!...) are not supported; quote a text that begins with '!'",
         ],
     );
@@ -115,6 +115,30 @@ fn traps_of_yaml_are_refused() {
          \"[fd00::10]:80\"",
         ],
     );
+}
+
+#[test]
+fn headers_of_the_proxy_protocol_need_a_worker() {
+    bad(
+        "listeners:\n\
+         - {address: 0.0.0.0:80, service: a, proxy_protocol: true}\n\
+         - {address: 0.0.0.0:81, service: a, proxy_protocol: require}\n\
+         services:\n\
+         - {name: a, endpoints: [{address: 10.1.0.1:80}], proxy_protocol: v3}\n\
+         - {name: b, addresses: [10.0.0.1:80], endpoints: [], proxy_protocol: v1, fail: open, lane: direct}\n",
+        &[
+            "w:2:53: listeners[0].proxy_protocol: wrong type: found true, expected required; write it in quotes: \"true\"",
+            "w:3:53: listeners[1].proxy_protocol: wrong value: found 'require', expected required; did you mean \
+             'required'?",
+            "w:5:66: services[0].proxy_protocol: wrong value: found 'v3', expected v1 or v2; did you mean 'v1'?",
+            "w:6:80: services[1].fail: fail: open is impossible with proxy_protocol: the kernel sends no header; \
+             write fail: closed",
+            "w:6:92: services[1].lane: lane: direct is impossible: PROXY headers are sent by workers only; write \
+             lane: auto",
+        ],
+    );
+    let config = good(&with("proxy_protocol: v2"));
+    assert_eq!(config.services[0].fail, Fail::Closed, "by default");
 }
 
 #[test]

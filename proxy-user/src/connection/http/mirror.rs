@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::addr::ClientAddr;
+use proxy_core::addr::{ClientAddr, OriginalDst};
 use proxy_core::outcome::Reason;
 use proxy_core::route::Rule;
 use proxy_core::service::{Limits, Protocol, Service};
@@ -16,8 +16,8 @@ use rand::Rng as _;
 
 use super::Client;
 use super::story::Story;
-use crate::connection::Local;
 use crate::connection::endpoint::{Established, Wanted, establish};
+use crate::connection::{Accepted, Local};
 use crate::forward::wire::Wire;
 use crate::stats::conn::ServiceStats;
 use crate::stats::http::Event;
@@ -52,9 +52,9 @@ pub(super) fn send_copies(
         let target = target.filter(|(service, _)| service.protocol != Protocol::Http2);
         let event = match (target, copy(), room) {
             (Some((service, stats)), Some(request), Some(room)) => {
-                let netns = client.accepted.netns.clone();
-                let copy =
-                    Copy { request, client: client.accepted.client, netns, service, stats, _room: room };
+                let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
+                let netns = netns.clone();
+                let copy = Copy { request, client: whose, original_dst, netns, service, stats, _room: room };
                 let local = Rc::clone(client.local);
                 tokio::task::spawn_local(async move {
                     let _ = tokio::time::timeout(COPY_TIME, copy.send(&local)).await;
@@ -89,6 +89,7 @@ struct Copy {
     request: Vec<u8>,
     /// Whose request it is.
     client: ClientAddr,
+    original_dst: OriginalDst,
     netns: Option<Arc<Netns>>,
     service: Arc<Service>,
     stats: Arc<ServiceStats>,
@@ -100,6 +101,7 @@ impl Copy {
         let guard = local.open.add(&Limits::DEFAULT);
         let wants = Wanted {
             client: self.client,
+            original_dst: self.original_dst,
             netns: self.netns.as_ref(),
             service: &self.service,
             has_early: true,

@@ -17,8 +17,8 @@ use super::attempt::Broken;
 use super::plan::Plan;
 use super::tries::Tries;
 use super::upstream::{of_connect, place};
-use crate::connection::boxed;
 use crate::connection::endpoint::{self, Counted, Wanted};
+use crate::connection::{Accepted, announce, boxed};
 use crate::forward::bridge::Http2Side;
 use crate::forward::http2;
 use crate::tls;
@@ -81,7 +81,8 @@ pub(super) async fn reach(
     client.conn.set_endpoint(endpoint.id);
     let netns = endpoint::netns(client.local, client.accepted.netns.as_ref()).map_or(0, Netns::cookie);
     let tls = endpoint::tls_client(client.local, &plan.service);
-    let key = Key::new(endpoint.id, netns, tls.as_ref());
+    let header = announce::header(&plan.service, client.accepted.client, client.accepted.original_dst);
+    let key = Key::new(endpoint.id, netns, tls.as_ref()).announced_by(header);
     let is_tls = tls.is_some();
     let lease = match client.local.http2.find(key, tries.began) {
         Found::Lease(lease) => lease,
@@ -126,8 +127,9 @@ async fn connect(
 ) -> Result<Lease, RequestReason> {
     let limits = plan.service.limits.requests();
     let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
-    let netns = client.accepted.netns.as_ref();
-    let wants = Wanted { client: client.accepted.client, netns, service: &plan.service, has_early: true };
+    let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
+    let netns = netns.as_ref();
+    let wants = Wanted { client: whose, original_dst, netns, service: &plan.service, has_early: true };
     let endpoint = &plan.service.endpoints[index];
     let opened = endpoint::open(client.local, &wants, endpoint, &plan.stats).await.map_err(of_connect);
     let opened = opened.and_then(|stream| {

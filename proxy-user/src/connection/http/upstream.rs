@@ -14,6 +14,8 @@ use proxy_io::{Chunk, sock};
 use super::Client;
 use super::plan::Plan;
 use super::tries::Tries;
+use crate::connection::Accepted;
+use crate::connection::announce;
 use crate::connection::endpoint::{self, Counted, Wanted, count, pick};
 use crate::forward::wire::Wire;
 use crate::tls;
@@ -130,7 +132,8 @@ fn acquire_of(
     client.conn.set_endpoint(endpoint.id);
     let netns = endpoint::netns(client.local, client.accepted.netns.as_ref());
     let tls = endpoint::tls_client(client.local, &plan.service);
-    let key = Key::new(endpoint.id, netns.map_or(0, Netns::cookie), tls.as_ref());
+    let header = announce::header(&plan.service, client.accepted.client, client.accepted.original_dst);
+    let key = Key::new(endpoint.id, netns.map_or(0, Netns::cookie), tls.as_ref()).announced_by(header);
     let kept = if tries.is_fresh { None } else { client.local.pool.checkout(key, tries.began) };
     match kept {
         Some(Kept { stream, sent_bytes, life, .. }) => {
@@ -166,14 +169,16 @@ async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Up
     let Place { index, key, tls, counted } = place;
     let limits = plan.service.limits.requests();
     let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
-    let netns = client.accepted.netns.as_ref();
-    let wants = Wanted { client: client.accepted.client, netns, service: &plan.service, has_early: true };
+    let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
+    let netns = netns.as_ref();
+    let wants = Wanted { client: whose, original_dst, netns, service: &plan.service, has_early: true };
     let endpoint = &plan.service.endpoints[index];
     let opening = endpoint::open(client.local, &wants, endpoint, &plan.stats);
     let stream = opening.await.map_err(of_connect)?;
     let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
     let wire = Wire::new(stream, Chunk::default());
-    Ok(Upstream { wire, index, is_reused: false, sent_bytes: 0, key, life, tls, _counted: counted })
+    let sent_bytes = announce::encode(&plan.service, key.header).map_or(0, |header| header.len() as u64);
+    Ok(Upstream { wire, index, is_reused: false, sent_bytes, key, life, tls, _counted: counted })
 }
 
 /// What a connection that could not be made is called for a request.

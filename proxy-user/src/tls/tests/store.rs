@@ -168,6 +168,7 @@ fn snapshot(servers: &[&ServerTls]) -> Snapshot {
             protocol: Protocol::Http,
             serves: Serves::Routes(Vec::new()),
             tls: Some(Arc::new((*tls).clone())),
+            expects_proxy_header: false,
             http: HttpLimits::DEFAULT,
         })
     };

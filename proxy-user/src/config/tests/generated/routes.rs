@@ -2,6 +2,7 @@
 
 use proxy_core::grpc::Status;
 use proxy_core::load::RetryThrottle;
+use proxy_core::proxy_protocol;
 use proxy_core::rate::{Per, RateLimits};
 use proxy_core::retry::{RetryOn, RetryPolicy};
 use proxy_core::route::fault::{Abort, Delay, FaultAnswer, FaultPolicy, RateLimited};
@@ -330,6 +331,7 @@ struct Speaker {
     rates: Vec<RateLimit>,
     consecutive_5xx: u32,
     is_health_tls: bool,
+    proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 impl Speaker {
@@ -349,14 +351,17 @@ impl Speaker {
             service.limits.is_set |= self.limits.iter().any(Option::is_some) || !service.rates.is_empty();
             service.outlier.consecutive_5xx = self.consecutive_5xx;
         }
-        if service.tls.is_some() {
+        service.proxy_protocol = self.proxy_protocol;
+        if service.tls.is_some() || service.proxy_protocol.is_some() {
             service.fail = Fail::Closed;
         }
         if let Some(health) = &mut service.health {
             health.is_tls = self.is_health_tls && service.tls.is_some() && health.probe != Probe::Tcp;
         }
-        let needs_worker =
-            service.protocol != Protocol::Tcp || service.tls.is_some() || service.limits.is_set;
+        let needs_worker = service.protocol != Protocol::Tcp
+            || service.tls.is_some()
+            || service.proxy_protocol.is_some()
+            || service.limits.is_set;
         if needs_worker && service.lane == LaneChoice::Direct {
             service.lane = LaneChoice::Auto;
         }
@@ -364,6 +369,7 @@ impl Speaker {
 
     fn listen(self, tls: Option<ServerTls>, routes: &[String], listener: &mut ListenerConfig) {
         listener.protocol = self.protocol;
+        listener.expects_proxy_header = self.proxy_protocol.is_some();
         listener.tls = tls.filter(|_| self.protocol != Protocol::Tls);
         if self.speaks_http() {
             listener.http = self.http;
@@ -380,15 +386,19 @@ fn speaker() -> impl Strategy<Value = Speaker> {
     let protocol = select(vec![Protocol::Tcp, Protocol::Tls, Protocol::Http, Protocol::Auto]);
     let limit = || of(1_u32..);
     let limits = (limit(), limit(), limit()).prop_map(|(a, b, c)| [a, b, c]);
-    (protocol, http(), any::<bool>(), limits, rates(), 0_u32..=1_000_000, any::<bool>()).prop_map(
-        |(protocol, http, has_routes, limits, rates, consecutive_5xx, is_health_tls)| Speaker {
-            protocol,
-            http,
-            has_routes,
-            limits,
-            rates,
-            consecutive_5xx,
-            is_health_tls,
+    let version = select(vec![None, Some(proxy_protocol::Version::V1), Some(proxy_protocol::Version::V2)]);
+    (protocol, http(), any::<bool>(), limits, rates(), 0_u32..=1_000_000, any::<bool>(), version).prop_map(
+        |(protocol, http, has_routes, limits, rates, consecutive_5xx, is_health_tls, proxy_protocol)| {
+            Speaker {
+                protocol,
+                http,
+                has_routes,
+                limits,
+                rates,
+                consecutive_5xx,
+                is_health_tls,
+                proxy_protocol,
+            }
         },
     )
 }
