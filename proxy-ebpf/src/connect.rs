@@ -233,7 +233,7 @@ fn live_listener(listeners: &Listeners, facts: &Facts, family: u32, is_v4: bool)
 
 /// Whether a worker has given a sign of life of late: one of a process that was stopped keeps its sockets.
 #[inline(always)]
-fn is_awake(worker: u32, now_ns: u64) -> bool {
+pub fn is_awake(worker: u32, now_ns: u64) -> bool {
     let beat_ns = HEARTBEATS.get(worker).copied().unwrap_or(0);
     // It may have come since the time was taken.
     now_ns.saturating_sub(beat_ns) < HUNG_NS
@@ -328,9 +328,10 @@ fn store(ctx: &SockAddrContext, facts: &Facts) -> Result<(), Skip> {
     Ok(())
 }
 
-/// Address that getpeername() must show: what the application asked for, if it was changed.
+/// Address that getpeername() must show: what the application asked for, if it was changed; or the client on whose behalf a
+/// worker connected to the application. accept() asks in the same way for the address that it returns.
 #[inline(always)]
-pub fn asked(ctx: &SockAddrContext) -> Option<Addr> {
+pub fn peer(ctx: &SockAddrContext) -> Option<Addr> {
     // SAFETY: the context is a live sock_addr context.
     let stored = unsafe { FACTS.get_ptr_mut(ctx) };
     if stored.is_null() {
@@ -338,5 +339,9 @@ pub fn asked(ctx: &SockAddrContext) -> Option<Addr> {
     }
     // SAFETY: `stored` points to the storage of this socket.
     let facts = unsafe { &*stored };
-    (facts.lane == lane::DIRECT || facts.lane == lane::PROXY).then_some(facts.asked)
+    match facts.lane {
+        lane::DIRECT | lane::PROXY => Some(facts.asked),
+        lane::INBOUND => Some(facts.source),
+        _ => None,
+    }
 }

@@ -9,9 +9,9 @@ use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use proxy_ebpf_common::key::Addr;
 
 /// include/linux/socket.h
-const AF_INET: u32 = 2;
+pub const AF_INET: u32 = 2;
 /// include/uapi/linux/in.h
-const IPPROTO_TCP: u32 = 6;
+pub const IPPROTO_TCP: u32 = 6;
 /// include/uapi/linux/in.h
 const IPPROTO_MPTCP: u32 = 262;
 

@@ -1,14 +1,15 @@
 //! The hooks: attribute, one call, one match from answer to verdict.
 
+use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::helpers::generated::bpf_set_retval;
-use aya_ebpf::macros::{cgroup_sock_addr, sock_ops};
-use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 use proxy_ebpf_common::counter::Counter;
 
 use crate::connect::{self, Answer};
 use crate::counters::count;
 use crate::error::Skip;
-use crate::{flow, sock_ops};
+use crate::{flow, inbound, sock_ops};
 
 /// Verdict of a cgroup hook: go on.
 const ALLOW: i32 = 1;
@@ -65,16 +66,16 @@ fn pass(counter: Counter) -> i32 {
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn weir_getpeername4(ctx: SockAddrContext) -> i32 {
-    if let Some(asked) = connect::asked(&ctx) {
-        flow::set_target_v4(&ctx, &asked);
+    if let Some(peer) = connect::peer(&ctx) {
+        flow::set_target_v4(&ctx, &peer);
     }
     ALLOW
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn weir_getpeername6(ctx: SockAddrContext) -> i32 {
-    if let Some(asked) = connect::asked(&ctx) {
-        flow::set_target_v6(&ctx, &asked);
+    if let Some(peer) = connect::peer(&ctx) {
+        flow::set_target_v6(&ctx, &peer);
     }
     ALLOW
 }
@@ -83,6 +84,12 @@ pub fn weir_getpeername6(ctx: SockAddrContext) -> i32 {
 pub fn weir_sock_ops(ctx: SockOpsContext) -> u32 {
     sock_ops::handle(&ctx);
     1
+}
+
+#[sk_lookup]
+pub fn weir_sk_lookup(ctx: SkLookupContext) -> u32 {
+    inbound::steer(&ctx);
+    SK_PASS
 }
 
 #[panic_handler]

@@ -19,6 +19,8 @@ mod flow;
 #[cfg(target_arch = "bpf")]
 mod hooks;
 #[cfg(target_arch = "bpf")]
+mod inbound;
+#[cfg(target_arch = "bpf")]
 mod iter;
 #[cfg(target_arch = "bpf")]
 mod maps;

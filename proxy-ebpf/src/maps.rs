@@ -11,7 +11,8 @@ use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::key::{Addr, ExcludedNet, ListenerKey, OriginalDstKey, SlotKey, TotalsKey};
 use proxy_ebpf_common::map;
 use proxy_ebpf_common::value::{
-    AddressValue, Facts, HistogramValue, NetnsValue, OriginalDst, ServiceValue, SlotValue, TotalsValue,
+    AddressValue, Facts, HistogramValue, InboundValue, NetnsValue, OriginalDst, ServiceValue, SlotValue,
+    TotalsValue,
 };
 
 #[map]
@@ -59,6 +60,11 @@ pub static HISTOGRAMS: PerCpuHashMap<TotalsKey, HistogramValue> =
 pub static ZERO_HISTOGRAM: Array<HistogramValue> = Array::with_max_entries(1, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
+/// Stands for a map of the same shape that each namespace with such ports has: userspace puts that one in its place in the
+/// program of the namespace.
+#[map]
+pub static INBOUND: HashMap<u16, InboundValue> =
+    HashMap::with_max_entries(map::INBOUND_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static NEWCOMERS: RingBuf = RingBuf::with_byte_size(map::NEWCOMERS_BYTES, 0);
 /// An evicted entry costs one more event.

@@ -6,12 +6,13 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_SK_STORAGE_GET_F_CREATE,
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
+    bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_storage_delete, bpf_sk_storage_get,
-    bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock,
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_storage_delete,
+    bpf_sk_storage_get, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::programs::SockOpsContext;
 use proxy_ebpf_common::counter::Counter;
@@ -45,13 +46,21 @@ pub fn handle(ctx: &SockOpsContext) {
     let op = ctx_u32!(ctx.ops, bpf_sock_ops, op);
     // Most calls are of no interest, and the socket's storage is not looked up for them.
     let is_close = op == BPF_SOCK_OPS_STATE_CB && state_after(ctx) == BPF_TCP_CLOSE;
-    if op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && !is_close {
+    let is_accept = op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB;
+    if op != BPF_SOCK_OPS_TCP_CONNECT_CB
+        && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
+        && !is_accept
+        && !is_close
+    {
         return;
     }
     // SAFETY: the context is live.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     if sk.is_null() {
         return;
+    }
+    if is_accept {
+        return handle_accept(ctx, sk);
     }
     let stored = facts_of(sk, 0);
     if stored.is_null() {
@@ -113,6 +122,10 @@ fn handle_syn(ctx: &SockOpsContext, sk: *mut bpf_sock, facts: &mut Facts) {
         }
         use_cubic(ctx);
     }
+    if facts.flags & facts_flag::TO_APPLICATION != 0 {
+        announce(facts);
+        use_cubic(ctx);
+    }
     if facts.lane == lane::PROXY || facts.lane == lane::DIRECT {
         show_to_mptcp(sk, facts);
     }
@@ -128,6 +141,64 @@ fn handle_syn(ctx: &SockOpsContext, sk: *mut bpf_sock, facts: &mut Facts) {
     let flags = ctx_u32!(ctx.ops, bpf_sock_ops, bpf_sock_ops_cb_flags);
     // Other programs' flags stay: they are OR-ed, not replaced.
     let _ = ctx.set_cb_flags((flags | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// Tells the socket that an application is about to accept whose connection it is.
+#[inline(always)]
+fn announce(facts: &Facts) {
+    let key = OriginalDstKey::to_application(facts.netns_cookie, facts.source, facts.real);
+    let value = OriginalDst {
+        cgroup_id: facts.cgroup_id,
+        opened_ns: facts.opened_ns,
+        address: facts.asked,
+        service: facts.service,
+    };
+    if ORIGINAL_DST.insert(&key, &value, 0).is_err() {
+        count(Counter::ClientNotShown);
+    }
+}
+
+/// A socket has accepted a connection: if it is one that a worker made for a client, that client is its peer.
+///
+/// The application cannot have asked before: its accept() waits for the lock that is held here.
+#[inline(always)]
+fn handle_accept(ctx: &SockOpsContext, sk: *mut bpf_sock) {
+    let (own, other) = flow::ends(ctx);
+    // Workers connect to an application from its own address. Others are not looked up.
+    if own.ip_be != other.ip_be {
+        return;
+    }
+    // SAFETY: the helper takes the context.
+    let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let key = OriginalDstKey::to_application(netns_cookie, other, own);
+    // SAFETY: elements of a preallocated map; only this socket's handshake uses this one.
+    let Some(client) = (unsafe { ORIGINAL_DST.get(&key) }).copied() else { return };
+    let _ = ORIGINAL_DST.remove(&key);
+    use_cubic(ctx);
+    let stored = facts_of(sk, BPF_SK_STORAGE_GET_F_CREATE.into());
+    if stored.is_null() {
+        return count(Counter::ClientNotShown);
+    }
+    let facts = Facts {
+        cgroup_id: client.cgroup_id,
+        netns_cookie,
+        // SAFETY: the helper takes the context.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        opened_ns: client.opened_ns,
+        // SAFETY: a plain helper call.
+        established_ns: unsafe { bpf_ktime_get_ns() },
+        source: client.address,
+        asked: own,
+        real: own,
+        service: client.service,
+        endpoint: 0,
+        lane: lane::INBOUND,
+        // It is never counted: the worker counts its connection.
+        flags: 0,
+        pad: 0,
+    };
+    // SAFETY: `stored` points to the storage of this socket, which is locked by the caller of the hook.
+    unsafe { *stored = facts };
 }
 
 /// Local hops do not want bbr: it paces loopback to a fraction of what cubic gives.

@@ -51,9 +51,11 @@ counters! {
     SourceNotKept = 13, "source_not_kept";
     /// Passed untouched: the socket is bound to a device (SO_BINDTODEVICE) from which the target may not be reachable.
     PassedBoundToDevice = 14, "passed_bound_to_device";
+    /// Connections to applications whose client getpeername() does not show: no room for it in a map or with the socket.
+    ClientNotShown = 15, "client_not_shown";
 }
 
 /// Length of the array.
-pub const COUNTER_COUNT: u32 = 15;
+pub const COUNTER_COUNT: u32 = 16;
 
 const _: () = assert!(Counter::ALL.len() == COUNTER_COUNT as usize);

@@ -129,6 +129,15 @@ impl OriginalDstKey {
         Self { netns_cookie: socket_cookie, source: none, listener: none }
     }
 
+    /// Makes the key under which the socket that an application accepts finds the client behind a worker's connection.
+    ///
+    /// What is otherwise zero keeps it apart from the keys of connections to listeners.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_application(netns_cookie: u64, worker: Addr, application: Addr) -> Self {
+        Self { netns_cookie, source: worker, listener: Addr { pad: 1, ..application } }
+    }
+
     /// Tells whether the key only holds a place.
     #[must_use]
     pub const fn is_reservation(&self) -> bool {

@@ -36,6 +36,8 @@ pub const HISTOGRAMS: &str = "HISTOGRAMS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Ring buffer of [`Record`](crate::record::Record)s of closed connections.
 pub const RECORDS: &str = "RECORDS";
+/// Port (host order) -> [`InboundValue`](crate::value::InboundValue); one for each network namespace.
+pub const INBOUND: &str = "INBOUND";
 /// Ring buffer of [`Newcomer`](crate::newcomer::Newcomer)s.
 pub const NEWCOMERS: &str = "NEWCOMERS";
 /// Cookie of a namespace -> when it was last told of, in nanoseconds of CLOCK_MONOTONIC.
@@ -69,6 +71,8 @@ pub const ALL: [&str; 20] = [
 pub const SCOPE_MAX: u32 = 4096;
 /// Most namespaces in which Weir listens: twenty times the pods of a large node.
 pub const NETNS_MAX: u32 = 4096;
+/// Most ports of one namespace whose connections are taken; a pod has a handful.
+pub const INBOUND_MAX: u32 = 256;
 /// Bytes of the ring buffer of newcomers: a thousand pods at once.
 pub const NEWCOMERS_BYTES: u32 = 32 << 10;
 /// Time before a namespace is told of again.

@@ -20,6 +20,8 @@ pub mod lane {
     pub const PROXY: u32 = 2;
     /// Worker to endpoint.
     pub const UPSTREAM: u32 = 3;
+    /// Worker to application, as the application's socket sees it.
+    pub const INBOUND: u32 = 4;
 }
 
 /// How the kernel draws a slot, as a number.
@@ -94,7 +96,8 @@ pub struct SlotValue {
 }
 layout!(SlotValue, 60, 4);
 
-/// What a worker learns of a connection that it accepted.
+/// What a worker learns of a connection that it accepted; or what the socket of an application learns of one that a worker
+/// made: whose it is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct OriginalDst {
@@ -102,9 +105,9 @@ pub struct OriginalDst {
     pub cgroup_id: u64,
     /// Time of connect() on CLOCK_MONOTONIC, in nanoseconds; leftovers are swept by it.
     pub opened_ns: u64,
-    /// What the application asked for.
+    /// What the application asked for, or the client.
     pub address: Addr,
-    /// Service that the kernel found for it.
+    /// Service that the kernel found for it, or that the port is a part of.
     pub service: u32,
 }
 layout!(OriginalDst, 40, 8);
@@ -113,7 +116,8 @@ layout!(OriginalDst, 40, 8);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Facts {
-    /// Cgroup of the task that called connect(); 0 for Weir's own sockets.
+    /// Cgroup of the task that called connect(); 0 for Weir's own sockets, but for those to an application, which have that of
+    /// its pod.
     pub cgroup_id: u64,
     /// Network namespace of the application; for one of Weir's own sockets, that of the client that it serves.
     pub netns_cookie: u64,
@@ -123,9 +127,10 @@ pub struct Facts {
     pub opened_ns: u64,
     /// Time at which the handshake was complete, or 0.
     pub established_ns: u64,
-    /// The socket's own end; zeros until the SYN.
+    /// The socket's own end; zeros until the SYN. For [`lane::INBOUND`], the client, where getpeername() shows the other end.
     pub source: Addr,
-    /// What the application asked for; for [`lane::UPSTREAM`], the client that it is done for.
+    /// What the application asked for; for [`lane::UPSTREAM`], the client that it is done for; for [`lane::INBOUND`], the
+    /// socket's own end.
     pub asked: Addr,
     /// Where the connection really goes.
     pub real: Addr,
@@ -150,6 +155,9 @@ pub mod facts_flag {
     pub const OPENED: u32 = 2;
     /// It takes the direct lane only because no worker was there.
     pub const FAIL_OPEN: u32 = 4;
+    /// A worker's connection to an application, which is to be shown the client ([`Facts::asked`](super::Facts::asked)) as
+    /// its peer.
+    pub const TO_APPLICATION: u32 = 8;
 }
 
 /// Number of reasons in [`TotalsValue::closed`].
@@ -190,6 +198,19 @@ pub struct NetnsValue {
     pub owner: u32,
 }
 layout!(NetnsValue, 36, 4);
+
+/// Who takes the connections to a port of a network namespace that come from outside of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct InboundValue {
+    /// The namespace: that of the listeners that take them.
+    pub netns_cookie: u64,
+    /// Worker that accepts there.
+    pub owner: u32,
+    /// Zero.
+    pub pad: u32,
+}
+layout!(InboundValue, 16, 8);
 
 /// Totals of one service, endpoint and lane on one CPU; they only grow.
 #[repr(C)]
