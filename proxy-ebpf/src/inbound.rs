@@ -19,8 +19,10 @@ const LINK_LOCAL_MASK_BE: u32 = u32::to_be(0xffc0_0000);
 /// Gives a connection to Weir's listener in its namespace, if that is what its port is for and a worker is alive. All others
 /// are looked up as ever.
 ///
-/// What comes by the loopback interface stays as it is: the worker's own connections to the application, and what the
-/// applications of a pod say to each other. So does what needs an interface to be answered.
+/// What comes by the loopback interface stays as it is, and what comes from the very address that it goes to: the worker's own
+/// connections to the application, which are bound that way, and what the applications of a pod say to each other. (IPv4 tells
+/// the interface that has the address and not the one of the packet, see ip_route_output_key_hash_rcu.) So does what needs an
+/// interface to be answered.
 #[inline(always)]
 pub fn steer(ctx: &SkLookupContext) {
     let lookup = ctx.lookup;
@@ -33,9 +35,20 @@ pub fn steer(ctx: &SkLookupContext) {
     // SAFETY: elements are replaced as a whole (BPF_F_NO_PREALLOC), never written in place.
     let Some(inbound) = (unsafe { INBOUND.get(&port) }) else { return };
     let family = if ctx_u32!(lookup, bpf_sk_lookup, family) == AF_INET { FAMILY_V4 } else { FAMILY_V6 };
-    if family == FAMILY_V6
-        && ctx_u32!(lookup, bpf_sk_lookup, local_ip6[0]) & LINK_LOCAL_MASK_BE == LINK_LOCAL_BE
-    {
+    let is_own = if family == FAMILY_V4 {
+        ctx_u32!(lookup, bpf_sk_lookup, remote_ip4) == ctx_u32!(lookup, bpf_sk_lookup, local_ip4)
+    } else {
+        let first = ctx_u32!(lookup, bpf_sk_lookup, local_ip6[0]);
+        let differs = (ctx_u32!(lookup, bpf_sk_lookup, remote_ip6[0]) ^ first)
+            | (ctx_u32!(lookup, bpf_sk_lookup, remote_ip6[1])
+                ^ ctx_u32!(lookup, bpf_sk_lookup, local_ip6[1]))
+            | (ctx_u32!(lookup, bpf_sk_lookup, remote_ip6[2])
+                ^ ctx_u32!(lookup, bpf_sk_lookup, local_ip6[2]))
+            | (ctx_u32!(lookup, bpf_sk_lookup, remote_ip6[3])
+                ^ ctx_u32!(lookup, bpf_sk_lookup, local_ip6[3]));
+        differs == 0 || first & LINK_LOCAL_MASK_BE == LINK_LOCAL_BE
+    };
+    if is_own {
         return;
     }
     // SAFETY: a plain helper call.

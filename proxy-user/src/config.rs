@@ -37,7 +37,7 @@ use proxy_core::http::HttpLimits;
 use proxy_core::proxy_protocol;
 use proxy_core::rate::RateLimit;
 use proxy_core::service::{EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Protocol};
-use proxy_core::snapshot::Intercept;
+use proxy_core::snapshot::{Intercept, Scope};
 use proxy_core::tls::{ClientTls, ServerTls};
 use serde::Deserialize;
 
@@ -58,6 +58,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Whose connections are caught, and which of them never.
     pub intercept: Intercept,
+    /// Ports of applications in the order of the file, names unique among these and services.
+    pub inbound: Vec<InboundConfig>,
     /// Routes in the order of the file, names unique.
     pub routes: Vec<RouteConfig>,
     /// Services in the order of the file, names unique.
@@ -78,6 +80,23 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Whether rules may have faults.
     pub allow_faults: bool,
+}
+
+/// Ports of applications whose connections workers take on their way in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundConfig {
+    /// Name.
+    pub name: String,
+    /// Ports, in the order of the file.
+    pub ports: Vec<u16>,
+    /// Whose; every served namespace's if empty.
+    pub scopes: Vec<Scope>,
+    /// Bounds; those of several endpoints and of requests are the defaults.
+    pub limits: Limits,
+    /// Every connection begins with a header of the PROXY protocol.
+    pub expects_proxy_header: bool,
+    /// Header of the PROXY protocol for applications.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 /// A port opened for clients that are not intercepted.

@@ -31,7 +31,7 @@ use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::Reason;
 use proxy_core::proxy_protocol::Header;
 use proxy_core::service::{Limits, Protocol, Service};
-use proxy_core::snapshot::{ExplicitListener, Serves};
+use proxy_core::snapshot::{ExplicitListener, Inbound, Serves};
 use proxy_core::tls::ServerTls;
 use proxy_io::clock::monotonic_ns;
 use proxy_io::netns::Netns;
@@ -79,6 +79,8 @@ pub(crate) enum Entry {
     Intercepted(ServiceId),
     /// The client connected to a listener of the config.
     Listener(Arc<ExplicitListener>),
+    /// The client connected to an application.
+    Inbound(Arc<Inbound>),
 }
 
 impl Entry {
@@ -91,6 +93,11 @@ impl Entry {
             return names;
         }
         service.map_or(&[], |service| &service.routes)
+    }
+
+    /// Word of the lane.
+    fn lane(&self) -> &'static str {
+        if matches!(self, Self::Inbound(_)) { "inbound" } else { "proxy" }
     }
 }
 
@@ -119,6 +126,7 @@ fn tell(local: &Local, accepted: &Accepted, served: Served) {
         End {
             client: accepted.client,
             original_dst: accepted.original_dst,
+            lane: accepted.entry.lane(),
             cgroup_id: accepted.cgroup_id,
             service: service.as_ref().map(|service| Arc::clone(&service.name)),
             stats: &stats,
@@ -134,6 +142,8 @@ fn tell(local: &Local, accepted: &Accepted, served: Served) {
 struct End<'a> {
     client: ClientAddr,
     original_dst: OriginalDst,
+    /// Word of the lane.
+    lane: &'static str,
     cgroup_id: u64,
     service: Option<Arc<str>>,
     stats: &'a ServiceStats,
@@ -166,7 +176,7 @@ fn tell_end(local: &Local, end: End<'_>) {
         original_dst: end.original_dst,
         endpoint,
         service: end.service,
-        lane: "proxy",
+        lane: end.lane,
         cgroup_id: end.cgroup_id,
         sent_bytes: ending.sent_bytes,
         received_bytes: ending.received_bytes,
@@ -216,7 +226,14 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Serve
                 Err(reason) => return Served::nowhere(service, stats, reason),
             }
         }
-        Entry::Listener(_) | Entry::Intercepted(_) => Downstream::Fd(fd),
+        Entry::Inbound(inbound) if inbound.expects_proxy_header => {
+            let whose = &mut *accepted;
+            match boxed(move || learn_client(local, fd, whose)).await {
+                Ok(downstream) => downstream,
+                Err(reason) => return Served::nowhere(service, stats, reason),
+            }
+        }
+        Entry::Listener(_) | Entry::Inbound(_) | Entry::Intercepted(_) => Downstream::Fd(fd),
     };
     serve_as_spoken(local, downstream, accepted, service, stats).await
 }
@@ -262,7 +279,9 @@ fn serve_as_spoken<'a>(
 ) -> Pin<Box<dyn Future<Output = Served> + 'a>> {
     let protocol = match &accepted.entry {
         Entry::Listener(listener) => listener.protocol,
-        Entry::Intercepted(_) => service.as_ref().map_or(Protocol::Tcp, |service| service.protocol),
+        Entry::Intercepted(_) | Entry::Inbound(_) => {
+            service.as_ref().map_or(Protocol::Tcp, |service| service.protocol)
+        }
     };
     match (protocol, service) {
         (Protocol::Tcp, Some(service)) => {
@@ -287,11 +306,7 @@ async fn unwrap(
     accepted: &mut Accepted,
 ) -> Result<Downstream, Reason> {
     let downstream = if listener.expects_proxy_header {
-        let (header, downstream) = announce::receive(local, fd).await?;
-        if let Header::Proxied { source, destination } = header {
-            (accepted.client, accepted.original_dst) = (ClientAddr(source), OriginalDst(destination));
-        }
-        downstream
+        learn_client(local, fd, accepted).await?
     } else {
         Downstream::Fd(fd)
     };
@@ -302,6 +317,15 @@ async fn unwrap(
             Ok(Downstream::Stream(stream, Chunk::default()))
         }
     }
+}
+
+/// Learns who the client is, and what it asked for, from the header that its connection begins with.
+async fn learn_client(local: &Local, fd: OwnedFd, accepted: &mut Accepted) -> Result<Downstream, Reason> {
+    let (header, downstream) = announce::receive(local, fd).await?;
+    if let Header::Proxied { source, destination } = header {
+        (accepted.client, accepted.original_dst) = (ClientAddr(source), OriginalDst(destination));
+    }
+    Ok(downstream)
 }
 
 /// Ends the client's TLS here.
@@ -323,14 +347,18 @@ async fn secure(
 }
 
 fn find(local: &Local, accepted: &Accepted) -> Option<(Arc<Service>, Arc<ServiceStats>)> {
-    let mut routes = local.routes.borrow_mut();
     let service = match &accepted.entry {
         Entry::Intercepted(service) => *service,
         Entry::Listener(listener) => match &listener.serves {
             Serves::Service(service) => *service,
             Serves::Routes(_) => return None,
         },
+        Entry::Inbound(inbound) => {
+            let service = endpoint::application(&inbound.service, accepted.original_dst);
+            return Some((Arc::new(service), local.shared.stats.service(inbound.service.id)));
+        }
     };
+    let mut routes = local.routes.borrow_mut();
     let route = routes.route(service, Some(accepted.original_dst.0), &local.shared.stats)?;
     Some((Arc::clone(&route.service), Arc::clone(&route.stats)))
 }

@@ -1,18 +1,20 @@
 //! Accepting connections and finding out where they wanted to go.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use proxy_bpf::abi::config::WEIR_MARK;
 use proxy_bpf::abi::key::{Addr, OriginalDstKey};
-use proxy_core::addr::{ClientAddr, OriginalDst};
+use proxy_core::addr::{ClientAddr, OriginalDst, canonical};
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
+use proxy_core::snapshot::Inbound;
 use proxy_io::clock::monotonic_ns;
 use proxy_io::netns::Netns;
 use proxy_io::{sock, watch};
@@ -51,9 +53,42 @@ pub enum Purpose {
         share: Arc<Share>,
         /// The listener's part of the key.
         listener: Addr,
+        /// What comes to applications there.
+        inbound: Arc<InboundPorts>,
     },
     /// By what the config says of the listener.
     Explicit,
+}
+
+/// Ports of the applications of a network namespace; shared by who decides about them and who accepts there.
+#[derive(Debug, Default)]
+pub struct InboundPorts {
+    /// Cgroup of the pod, or 0.
+    cgroup_id: u64,
+    ports: RwLock<HashMap<u16, Arc<Inbound>>>,
+}
+
+impl InboundPorts {
+    /// Begins with none.
+    #[must_use]
+    pub fn new(cgroup_id: u64) -> Self {
+        Self { cgroup_id, ports: RwLock::default() }
+    }
+
+    /// Says what the ports are from now on.
+    pub fn set(&self, ports: HashMap<u16, Arc<Inbound>>) {
+        *self.ports.write().unwrap_or_else(PoisonError::into_inner) = ports;
+    }
+
+    /// Tells what a connection that was accepted came to, if not to the listener itself.
+    fn of(&self, fd: &OwnedFd, listener: Addr) -> Option<(SocketAddr, Option<Arc<Inbound>>)> {
+        let ports = self.ports.read().unwrap_or_else(PoisonError::into_inner);
+        if ports.is_empty() {
+            return None;
+        }
+        let own = canonical(sock::local_addr(fd).ok()?);
+        (Addr::from(own) != listener).then(|| (own, ports.get(&own.port()).cloned()))
+    }
 }
 
 /// What tells one listener of a worker from the others.
@@ -159,7 +194,7 @@ fn handle_accepted(
     peer: SocketAddr,
     listener: SocketAddr,
 ) {
-    let client = ClientAddr(proxy_core::addr::canonical(peer));
+    let client = ClientAddr(canonical(peer));
     let share = match purpose {
         Purpose::InterceptedIn { share, .. } => share,
         Purpose::Intercepted(_) | Purpose::Explicit => &local.shared.home_share,
@@ -176,7 +211,7 @@ fn handle_accepted(
             let asked = if listener.ip().is_unspecified() { sock::local_addr(&fd).ok() } else { None };
             let accepted = Accepted {
                 client,
-                original_dst: OriginalDst(asked.map_or(listener, proxy_core::addr::canonical)),
+                original_dst: OriginalDst(asked.map_or(listener, canonical)),
                 entry: Entry::Listener(explicit),
                 cgroup_id: 0,
                 is_remote: true,
@@ -188,7 +223,24 @@ fn handle_accepted(
             return start(local, fd, accepted);
         }
         Purpose::Intercepted(listener) => (*listener, None),
-        Purpose::InterceptedIn { netns, listener, .. } => (*listener, Some(Arc::clone(netns))),
+        Purpose::InterceptedIn { netns, listener, inbound, .. } => {
+            if let Some((own, rule)) = inbound.of(&fd, *listener) {
+                let Some(rule) = rule else { return refuse(local, &fd, client, Reason::NoEndpoint) };
+                let accepted = Accepted {
+                    client,
+                    original_dst: OriginalDst(own),
+                    entry: Entry::Inbound(rule),
+                    cgroup_id: inbound.cgroup_id,
+                    is_remote: true,
+                    netns: Some(Arc::clone(netns)),
+                    began_ns: monotonic_ns(),
+                    load,
+                    _budget: budget,
+                };
+                return spread(local, fd, accepted);
+            }
+            (*listener, Some(Arc::clone(netns)))
+        }
     };
     let netns_cookie = netns.as_ref().map_or(local.shared.netns_cookie, |netns| netns.cookie());
     let Some(found) = take_original_dst(local, netns_cookie, client, listener) else {
@@ -209,6 +261,11 @@ fn handle_accepted(
     if !is_shared {
         return start(local, fd, accepted);
     }
+    spread(local, fd, accepted);
+}
+
+/// Serves a connection here, or gives it to a worker that has clearly fewer.
+fn spread(local: &Rc<Local>, fd: OwnedFd, accepted: Accepted) {
     if let Some(Handed { fd, accepted }) = local.shared.peers.hand(local.index, Handed { fd, accepted }) {
         start(local, fd, accepted);
     }

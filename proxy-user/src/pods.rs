@@ -4,6 +4,7 @@
 //! namespace alive: everything here is let go then, and what open connections hold ends with them.
 
 mod find;
+mod steer;
 
 use std::collections::HashMap;
 use std::io;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 use proxy_bpf::abi::config::listener;
 use proxy_bpf::abi::key::{Addr, ListenerKey};
 use proxy_bpf::abi::value::{FAMILY_V4, FAMILY_V6, NetnsValue};
+use proxy_bpf::load::Kernel;
 use proxy_bpf::maps::Maps;
-use proxy_core::snapshot::Snapshot;
+use proxy_core::snapshot::{Scope, Snapshot};
 use proxy_io::netns::{self, Netns};
 use proxy_io::sock;
 
@@ -31,6 +33,7 @@ const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 pub use self::find::Finder;
+use self::steer::Steered;
 
 /// A namespace that is to be served.
 #[derive(Clone, Debug)]
@@ -41,6 +44,10 @@ pub struct Wanted {
     pub file: PathBuf,
     /// Its cookie (SO_NETNS_COOKIE).
     pub cookie: u64,
+    /// The scopes that it is known by: the file that the config names, the cgroup that it was found in.
+    pub known_as: Vec<Scope>,
+    /// Cgroup of its pod, or 0.
+    pub cgroup_id: u64,
 }
 
 /// What is needed to serve them.
@@ -54,6 +61,10 @@ pub struct Surroundings<'a> {
     pub maps: &'a Maps,
     /// The workers.
     pub workers: &'a [Worker],
+    /// The kernel programs.
+    pub kernel: &'a Kernel,
+    /// Connections to applications are this process's to take: no other one that it takes over from does.
+    pub may_steer: bool,
 }
 
 /// The namespaces that are served.
@@ -75,6 +86,7 @@ struct Pod {
     listeners: Vec<(ListenerName, SocketName, Arc<OwnedFd>)>,
     owner: usize,
     value: NetnsValue,
+    inbound: Steered,
 }
 
 impl Pods {
@@ -92,7 +104,10 @@ impl Pods {
 
     /// Lets go of all listeners; the workers close them when they are told to drain.
     pub fn close_listeners(&mut self) {
-        self.served.values_mut().for_each(|pod| pod.listeners.clear());
+        for pod in self.served.values_mut() {
+            pod.inbound.stop();
+            pod.listeners.clear();
+        }
     }
 
     /// Closes what was taken over of namespaces that are not to be served any more: it would keep them alive.
@@ -112,18 +127,20 @@ impl Pods {
     /// what their service's `fail` says.
     pub async fn follow(&mut self, wanted: impl Iterator<Item = Wanted>, around: Surroundings<'_>) {
         let home = around.shared.netns_cookie;
-        let wanted: HashMap<u64, Wanted> =
-            wanted.filter(|one| one.cookie != home).map(|one| (one.cookie, one)).collect();
+        let wanted = merged(wanted.filter(|one| one.cookie != home));
         let gone: Vec<u64> = self.served.keys().filter(|c| !wanted.contains_key(c)).copied().collect();
         for cookie in gone {
             self.close(cookie, around).await;
         }
         self.failed.retain(|cookie, _| wanted.contains_key(cookie));
         for one in wanted.into_values() {
-            let result = match self.served.get_mut(&one.cookie) {
+            let mut result = match self.served.get_mut(&one.cookie) {
                 Some(pod) => pod.refresh(around),
                 None => self.open(&one, around).await,
             };
+            if let Some(pod) = self.served.get_mut(&one.cookie) {
+                result = result.and(pod.inbound.follow(&pod.netns, &one.known_as, around));
+            }
             self.report(&one, result);
         }
     }
@@ -135,7 +152,7 @@ impl Pods {
     }
 
     async fn open(&mut self, wanted: &Wanted, around: Surroundings<'_>) -> io::Result<()> {
-        let Wanted { name, file, cookie } = wanted;
+        let Wanted { name, file, cookie, cgroup_id, .. } = wanted;
         let (name, cookie) = (name.clone(), *cookie);
         let netns = Arc::new(Netns::open(file)?);
         if netns.cookie() != cookie {
@@ -149,7 +166,8 @@ impl Pods {
         let share = around.shared.budget.share(cookie);
         let taken_over = &mut self.taken_over;
         let opened = netns.within(|| listeners(cookie, taken_over))??;
-        let mut pod = Pod { name, netns, share, listeners: Vec::new(), owner, value };
+        let inbound = Steered::new(&netns, value.owner, *cgroup_id);
+        let mut pod = Pod { name, netns, share, listeners: Vec::new(), owner, value, inbound };
         // Whatever fails from here on is taken back as a whole.
         let result = pod.show(opened, around).await;
         self.served.insert(cookie, pod);
@@ -164,7 +182,8 @@ impl Pods {
 
     async fn close(&mut self, cookie: u64, around: Surroundings<'_>) {
         let Surroundings { maps, workers, .. } = around;
-        let Some(pod) = self.served.remove(&cookie) else { return };
+        let Some(mut pod) = self.served.remove(&cookie) else { return };
+        pod.inbound.stop();
         let _ = maps.netns.remove(&cookie);
         for family in [FAMILY_V4, FAMILY_V6] {
             let _ = maps.listeners.remove(&ListenerKey { netns_cookie: cookie, family, index: 0 });
@@ -202,7 +221,8 @@ impl Pod {
         for (family, abi, socket) in opened {
             let shown = Arc::clone(&socket);
             let (netns, share) = (Arc::clone(&self.netns), Arc::clone(&self.share));
-            let purpose = Purpose::InterceptedIn { netns, share, listener: abi };
+            let inbound = Arc::clone(self.inbound.shared());
+            let purpose = Purpose::InterceptedIn { netns, share, listener: abi, inbound };
             let listening = Listening { socket, address: SocketAddr::from(abi), purpose };
             let name = SocketName::Pod { netns_cookie, family };
             self.listeners.push((listening.name(), name, Arc::clone(&shown)));
@@ -228,6 +248,19 @@ impl Pod {
         self.value = value;
         around.maps.netns.put(&self.netns.cookie(), &value)
     }
+}
+
+/// Makes one of all that is known of each namespace; the last name counts.
+fn merged(wanted: impl Iterator<Item = Wanted>) -> HashMap<u64, Wanted> {
+    let mut all: HashMap<u64, Wanted> = HashMap::new();
+    for one in wanted {
+        let before = all.remove(&one.cookie);
+        let (known_as, cgroup_id) = before.map_or((Vec::new(), 0), |one| (one.known_as, one.cgroup_id));
+        let known_as = [known_as, one.known_as].concat();
+        let cgroup_id = if one.cgroup_id == 0 { cgroup_id } else { one.cgroup_id };
+        all.insert(one.cookie, Wanted { known_as, cgroup_id, ..one });
+    }
+    all
 }
 
 /// Opens one listener per family in this thread's namespace, if none was taken over. IPv6 is left out where there is none.

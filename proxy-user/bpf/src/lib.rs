@@ -18,5 +18,6 @@ pub mod load;
 pub mod maps;
 pub mod object;
 pub mod probe;
+pub mod steer;
 
 pub use proxy_ebpf_common as abi;

@@ -16,6 +16,7 @@ use crate::btf::{BtfError, TcpOffsets};
 use crate::events::{Events, KernelLog, Newcomers, Records};
 use crate::maps::Maps;
 use crate::object;
+use crate::steer::Template;
 
 /// Maps that outlive a process: what they hold of open connections and totals stays true across a restart.
 ///
@@ -95,6 +96,7 @@ pub struct Kernel {
     pub maps: Arc<Maps>,
     programs: Vec<OwnedFd>,
     iterator: OwnedFd,
+    steering: Template,
     /// Keeps what aya holds open.
     ebpf: Ebpf,
 }
@@ -129,6 +131,8 @@ impl Kernel {
         let mut ebpf = loader.load(&bytes).map_err(Box::new)?;
         let programs = HOOKS.iter().map(|hook| verify(&mut ebpf, hook)).collect::<Result<_, _>>()?;
         let iterator = verify_iterator(&mut ebpf, &btf)?;
+        let steering = Template::new(&bytes, |name| map_fd(&ebpf, name))
+            .map_err(|source| map_error(map::INBOUND, source))?;
         let cpus = aya::util::nr_cpus().map_err(|(path, source)| map_error(path, source))?;
         let mut current = String::new();
         let maps = Maps::new(
@@ -139,7 +143,13 @@ impl Kernel {
             cpus,
         )
         .map_err(|source| map_error(&current, source))?;
-        Ok(Self { maps: Arc::new(maps), programs, iterator, ebpf })
+        Ok(Self { maps: Arc::new(maps), programs, iterator, steering, ebpf })
+    }
+
+    /// What takes connections to applications, for each namespace where that is wanted.
+    #[must_use]
+    pub fn steering(&self) -> &Template {
+        &self.steering
     }
 
     /// Programs, in the order of [`HOOKS`].

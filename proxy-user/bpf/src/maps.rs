@@ -28,7 +28,7 @@ where
     K: FromBytes + IntoBytes + Immutable,
     V: FromBytes + IntoBytes + Immutable,
 {
-    fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self { raw: RawMap::new(fd, size_of::<K>(), size_of::<V>(), None)?, types: PhantomData })
     }
 

@@ -52,9 +52,10 @@ pub fn kernel_features() -> Vec<Feature> {
 type Row<T> = (T, &'static str, &'static str, &'static str);
 
 /// Iterators (5.8) are not here: they cannot be probed without a target, and loading the object tells.
-const PROGRAMS: [Row<ProgramType>; 2] = [
+const PROGRAMS: [Row<ProgramType>; 3] = [
     (ProgramType::CgroupSockAddr, "cgroup_sock_addr", "4.17", "catching connect()"),
     (ProgramType::SockOps, "sock_ops", "4.13", "following connections"),
+    (ProgramType::SkLookup, "sk_lookup", "5.9", "taking connections to applications"),
 ];
 
 const MAPS: [Row<MapType>; 7] = [

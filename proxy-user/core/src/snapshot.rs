@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub intercept: Intercept,
     /// Ports opened for clients that are not intercepted.
     pub listeners: Vec<Arc<ExplicitListener>>,
+    /// Ports of applications whose connections workers take on their way in.
+    pub inbound: Vec<Arc<Inbound>>,
     /// Everything that routes say, whether anybody names them or not.
     pub routes: Vec<Arc<Route>>,
     services: FxHashMap<ServiceId, Arc<Service>>,
@@ -48,11 +50,18 @@ impl Snapshot {
             version,
             intercept,
             listeners,
+            inbound: Vec::new(),
             routes: Vec::new(),
             services,
             by_address,
             routers: FxHashMap::default(),
         }
+    }
+
+    /// Adds ports of applications.
+    #[must_use]
+    pub fn with_inbound(self, inbound: Vec<Arc<Inbound>>) -> Self {
+        Self { inbound, ..self }
     }
 
     /// Compiles routes for everybody who names them; the caller has checked that every name is there. What is made of the very
@@ -153,6 +162,44 @@ pub enum Scope {
     Netns(String),
 }
 
+impl Scope {
+    /// Tells whether everybody in `other` is in this one, too.
+    #[must_use]
+    pub fn holds(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Cgroup(above), Self::Cgroup(below)) => {
+                let rest = below.strip_prefix(above.trim_end_matches('/'));
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            (one, other) => one == other,
+        }
+    }
+}
+
+/// Ports at which workers take the connections that come to applications from outside of their network namespace.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// Whose limits and statistics count. It has no addresses and no endpoints: the application is the only one.
+    pub service: Arc<Service>,
+    /// Ports in host order.
+    pub ports: Vec<u16>,
+    /// Whose ports; every served namespace's if empty.
+    pub scopes: Vec<Scope>,
+    /// As of [`ExplicitListener`].
+    pub expects_proxy_header: bool,
+}
+
+impl Inbound {
+    /// Most ports of all of them: each may be a port of the same namespace, and the kernel programs have room for as many.
+    pub const MOST_PORTS: usize = 256;
+
+    /// Tells whether it is about a network namespace that is known by one of these scopes.
+    #[must_use]
+    pub fn is_for(&self, known_as: &[Scope]) -> bool {
+        self.scopes.is_empty() || self.scopes.iter().any(|wide| known_as.iter().any(|one| wide.holds(one)))
+    }
+}
+
 /// A real port that Weir serves for clients that are not intercepted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ExplicitListener {
@@ -177,4 +224,25 @@ pub enum Serves {
     Service(ServiceId),
     /// Whomever these routes name, by request (HTTP) or by the name that a client asks for (TLS).
     Routes(Vec<Arc<str>>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_holds_what_is_below_it_and_nothing_that_only_begins_alike() {
+        let cgroup = |path: &str| Scope::Cgroup(path.to_owned());
+        for (above, below, holds) in [
+            ("/a", "/a", true),
+            ("/a", "/a/b", true),
+            ("/", "/a", true),
+            ("/a", "/ab", false),
+            ("/a/b", "/a", false),
+        ] {
+            assert_eq!(cgroup(above).holds(&cgroup(below)), holds, "{above} {below}");
+        }
+        let netns = Scope::Netns("/a".to_owned());
+        assert!(netns.holds(&netns) && !netns.holds(&cgroup("/a")) && !cgroup("/").holds(&netns));
+    }
 }

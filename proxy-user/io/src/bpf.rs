@@ -12,10 +12,12 @@ use std::path::Path;
 #[repr(i64)]
 #[derive(Clone, Copy)]
 enum Command {
+    MapCreate = 0,
     MapLookup = 1,
     MapUpdate = 2,
     MapDelete = 3,
     MapNextKey = 4,
+    ProgLoad = 5,
     ObjPin = 6,
     ObjGet = 7,
     ProgQuery = 16,
@@ -42,6 +44,8 @@ pub enum AttachType {
     GetPeerName4 = 29,
     /// cgroup/getpeername6
     GetPeerName6 = 30,
+    /// sk_lookup, of a network namespace
+    SkLookup = 36,
 }
 
 #[repr(C)]
@@ -107,6 +111,33 @@ struct Query {
     prog_count: u32,
     pad: u32,
     prog_attach_flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_count: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_bytes: u32,
+    log: u64,
+    kern_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    expected_attach_type: u32,
 }
 
 #[repr(C)]
@@ -315,6 +346,72 @@ impl AsFd for RawMap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// BPF_MAP_TYPE_HASH
+const MAP_TYPE_HASH: u32 = 1;
+/// BPF_F_NO_PREALLOC
+const NO_PREALLOC: u32 = 1;
+/// BPF_PROG_TYPE_SK_LOOKUP
+const PROG_TYPE_SK_LOOKUP: u32 = 30;
+/// Room for what the verifier says; the end of it is what matters.
+const LOG_BYTES: usize = 1 << 20;
+/// Of that, what goes into an error.
+const LOG_SHOWN_BYTES: usize = 2 << 10;
+
+/// Makes a hash map that allocates its elements as they come.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn hash_create(key_size: usize, value_size: usize, max_entries: u32) -> io::Result<OwnedFd> {
+    let size = |size: usize| u32::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let mut attr = MapCreate {
+        map_type: MAP_TYPE_HASH,
+        key_size: size(key_size)?,
+        value_size: size(value_size)?,
+        max_entries,
+        flags: NO_PREALLOC,
+    };
+    call(Command::MapCreate, &mut attr).map(owned)
+}
+
+/// Loads a program for [`AttachType::SkLookup`]. Descriptors of maps in it are only used here.
+///
+/// # Errors
+/// What bpf(2) says, with the end of what the verifier says.
+pub fn load_sk_lookup(name: &str, instructions: &[[u8; 8]]) -> io::Result<OwnedFd> {
+    let license = c"Dual MIT/GPL";
+    let mut attr = ProgLoad {
+        prog_type: PROG_TYPE_SK_LOOKUP,
+        insn_count: u32::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        insns: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        expected_attach_type: AttachType::SkLookup as u32,
+        ..ProgLoad::default()
+    };
+    // The last byte is the text's end.
+    attr.name.iter_mut().take(15).zip(name.bytes()).for_each(|(to, from)| *to = from);
+    let refused = match call(Command::ProgLoad, &mut attr) {
+        Ok(fd) => return Ok(owned(fd)),
+        Err(error) => error,
+    };
+    let mut log = vec![0u8; LOG_BYTES];
+    (attr.log, attr.log_level, attr.log_bytes) = (log.as_mut_ptr() as u64, 1, 1 << 20);
+    call(Command::ProgLoad, &mut attr).map(owned).map_err(|_| {
+        let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+        let said = String::from_utf8_lossy(&log[end.saturating_sub(LOG_SHOWN_BYTES)..end]).into_owned();
+        io::Error::new(refused.kind(), format!("{refused}: {}", said.trim()))
+    })
+}
+
+/// Attaches a program to a network namespace by a link, behind those that are attached there.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn link_create_netns(prog: BorrowedFd<'_>, netns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attach_type = AttachType::SkLookup as u32;
+    let mut attr = Link { prog_fd: raw(prog), target_fd: raw(netns), attach_type, ..Link::default() };
+    call(Command::LinkCreate, &mut attr).map(owned)
 }
 
 /// Attaches a program to a cgroup by a link. Flags stay 0: cgroup links are always multi.

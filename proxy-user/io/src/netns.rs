@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -25,6 +25,12 @@ impl Netns {
         let mut netns = Self { file: File::open(path)?, cookie: 0 };
         netns.cookie = netns.within(sock::netns_cookie)??;
         Ok(netns)
+    }
+
+    /// The file that it is entered and held by.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Its cookie (SO_NETNS_COOKIE), unique on this machine until reboot.

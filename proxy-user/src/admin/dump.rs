@@ -8,7 +8,9 @@ use proxy_core::snapshot::{ExplicitListener, Serves, Snapshot};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{Config, EndpointConfig, ListenerConfig, RouteConfig, ServesConfig, ServiceConfig};
+use crate::config::{
+    Config, EndpointConfig, InboundConfig, ListenerConfig, RouteConfig, ServesConfig, ServiceConfig,
+};
 
 /// Parts of the file that a snapshot holds; the others need a restart to change and stand in the file.
 const PARTS: [&str; 4] = ["intercept", "listeners", "routes", "services"];
@@ -48,6 +50,7 @@ fn fill(config: &mut Config, snapshot: &Snapshot) {
     };
     config.listeners = snapshot.listeners.iter().map(listener).collect();
     config.intercept = snapshot.intercept.clone();
+    config.inbound = snapshot.inbound.iter().map(|one| InboundConfig::of(one)).collect();
     config.routes = snapshot.routes.iter().map(|route| RouteConfig::of(route, &name)).collect();
     config.services = snapshot.services().map(|service| self::service(service)).collect();
     config.services.sort_by(|a, b| a.name.cmp(&b.name));

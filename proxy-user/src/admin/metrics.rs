@@ -24,11 +24,12 @@ pub(super) fn text(
     reader: &mut KernelReader,
     health: Vec<EndpointReport>,
 ) -> io::Result<String> {
-    let (status, shared) = (source.status(), source.shared());
+    let (status, shared, snapshot) = (source.status(), source.shared(), source.snapshot());
     let carried = &shared.stats.carried;
     let services = shared.stats.all().into_iter().map(|(id, stats)| (Some(id), stats));
     Ok(render(Reading {
-        names: names(&source.snapshot()),
+        names: names(&snapshot),
+        inbound: snapshot.inbound.iter().map(|inbound| inbound.service.id).collect(),
         kernel: source.read_kernel(reader)?,
         proxied: services.chain([(None, Arc::clone(&shared.stats.stray))]).collect(),
         http: shared.stats.http.read(),
@@ -69,7 +70,8 @@ fn tls(store: &TlsStore) -> TlsReading {
 fn names(snapshot: &Snapshot) -> Names {
     let mut names = Names::default();
     let endpoint_count: usize = snapshot.services().map(|service| service.endpoints.len()).sum();
-    for service in snapshot.services() {
+    let of_applications = snapshot.inbound.iter().map(|inbound| &inbound.service);
+    for service in snapshot.services().chain(of_applications) {
         names.add_service(service.id, Arc::clone(&service.name));
         let few = service.endpoints.iter().filter(|_| endpoint_count <= MOST_ENDPOINTS);
         few.for_each(|endpoint| names.add_endpoint(endpoint.id, endpoint.address.to_string().into()));

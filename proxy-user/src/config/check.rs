@@ -4,6 +4,7 @@
 //! place is whole: what was cut out as wrong is not missing.
 
 mod http;
+mod inbound;
 mod route;
 
 use std::collections::{HashMap, HashSet};
@@ -43,6 +44,7 @@ pub(super) fn check(file: &file::File, config: &Config, tree: &Tree<'_>, mistake
     check.own_addresses();
     check.loops();
     check.scopes();
+    check.inbound();
 }
 
 /// Tells whether services without mistakes of their own can stand in one file with others: whether [`Check::names`],

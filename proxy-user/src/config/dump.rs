@@ -1,6 +1,7 @@
 //! From a [`Config`] back to what one would write: for `/config_dump`, and to prove that nothing is lost on the way in.
 
 mod http;
+mod inbound;
 mod route;
 
 use std::time::Duration;
@@ -34,7 +35,10 @@ impl Config {
 fn file(config: &Config) -> file::File {
     file::File {
         listeners: config.listeners.iter().map(|l| At::nowhere(listener(l))).collect(),
-        intercept: intercept(&config.intercept),
+        intercept: file::Intercept {
+            inbound: config.inbound.iter().map(|one| At::nowhere(inbound::inbound(one))).collect(),
+            ..intercept(&config.intercept)
+        },
         routes: (!config.routes.is_empty())
             .then(|| At::nowhere(config.routes.iter().map(|r| At::nowhere(route::route(r))).collect())),
         services: At::nowhere(config.services.iter().map(|s| At::nowhere(service(s))).collect()),
@@ -98,11 +102,8 @@ fn intercept(intercept: &Intercept) -> file::Intercept {
     scopes.sort();
     let mut ports: Vec<u16> = intercept.exclude_ports.iter().copied().collect();
     ports.sort_unstable();
-    let scope = |scope: &Scope| match scope {
-        Scope::Cgroup(path) => file::Scope::Cgroup(CgroupPath(path.clone())),
-        Scope::Netns(path) => file::Scope::Netns(FilePath(path.into())),
-    };
     file::Intercept {
+        inbound: Vec::new(),
         scopes: scopes.into_iter().map(|s| At::nowhere(scope(s))).collect(),
         exclude: file::Exclude {
             cidrs: intercept.exclude_cidrs.iter().map(|cidr| At::nowhere(Network(*cidr))).collect(),
@@ -112,6 +113,20 @@ fn intercept(intercept: &Intercept) -> file::Intercept {
             Source::Pod => file::Source::Pod,
             Source::Node => file::Source::Node,
         }),
+    }
+}
+
+fn scope(scope: &Scope) -> file::Scope {
+    match scope {
+        Scope::Cgroup(path) => file::Scope::Cgroup(CgroupPath(path.clone())),
+        Scope::Netns(path) => file::Scope::Netns(FilePath(path.into())),
+    }
+}
+
+fn proxy_protocol(version: Version) -> file::ProxyProtocol {
+    match version {
+        Version::V1 => file::ProxyProtocol::V1,
+        Version::V2 => file::ProxyProtocol::V2,
     }
 }
 
@@ -131,10 +146,7 @@ fn service(service: &ServiceConfig) -> file::Service {
         addresses: service.addresses.iter().map(|address| At::nowhere(Address(*address))).collect(),
         protocol: Some(protocol(service.protocol)),
         tls: service.tls.as_ref().map(http::client_tls),
-        proxy_protocol: service.proxy_protocol.map(|version| match version {
-            Version::V1 => file::ProxyProtocol::V1,
-            Version::V2 => file::ProxyProtocol::V2,
-        }),
+        proxy_protocol: service.proxy_protocol.map(proxy_protocol),
         routes: names(&service.routes),
         http: http::limits(&service.http),
         lane: Some(At::nowhere(match service.lane {

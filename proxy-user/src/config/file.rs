@@ -3,6 +3,7 @@
 
 mod health;
 mod http;
+mod inbound;
 mod route;
 mod tls;
 
@@ -16,6 +17,7 @@ use super::text::{
 
 pub(super) use health::{Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::HttpLimits;
+pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
 pub(super) use route::{
     Abort, BackOff, Backend, Delay, Fault, FaultRateLimit, GrpcMatch, HeaderChanges, LimitPer, Match, Mirror,
     PathMatch, PathRewrite, RateLimit, Redirect, Respond, Retry, RetryOn, Rewrite, Route, Rule, RuleLimits,
@@ -111,6 +113,9 @@ pub(super) struct Intercept {
     /// Destinations that are never touched.
     #[serde(default)]
     pub(super) exclude: Exclude,
+    /// Connections that come to applications from outside of their network namespace and pass through a worker.
+    #[serde(default)]
+    pub(super) inbound: Vec<At<Inbound>>,
     /// Where proxied connections to endpoints leave from: the network namespace of the application (`pod`) or that of
     /// Weir (`node`). Default: `pod`.
     #[serde(skip_serializing_if = "Option::is_none")]

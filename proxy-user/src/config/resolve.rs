@@ -1,6 +1,7 @@
 //! From the file's types to [`Config`]: fills in defaults and nothing else. Cannot fail.
 
 mod http;
+mod inbound;
 mod route;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub(super) fn resolve(file: &file::File, folder: &Path) -> Config {
     Config {
         listeners: file.listeners.iter().map(|listener| self::listener(&listener.value, folder)).collect(),
         intercept: intercept(&file.intercept),
+        inbound: file.intercept.inbound.iter().map(|at| inbound::inbound(&at.value)).collect(),
         routes: file.routes.iter().flat_map(|at| &at.value).map(|at| route::route(&at.value)).collect(),
         services: file.services.value.iter().map(|service| self::service(&service.value, folder)).collect(),
         workers: match file.workers {
@@ -87,12 +89,8 @@ fn protocol(protocol: Option<file::Protocol>) -> Protocol {
 }
 
 fn intercept(intercept: &file::Intercept) -> Intercept {
-    let scope = |scope: &file::Scope| match scope {
-        file::Scope::Cgroup(path) => Scope::Cgroup(path.0.clone()),
-        file::Scope::Netns(path) => Scope::Netns(path.to_string()),
-    };
     Intercept {
-        scopes: intercept.scopes.iter().map(|s| scope(&s.value)).collect(),
+        scopes: intercept.scopes.iter().map(|at| scope(&at.value)).collect(),
         exclude_cidrs: intercept.exclude.cidrs.iter().map(|cidr| cidr.value.0).collect(),
         exclude_ports: intercept.exclude.ports.iter().map(|port| port.value).collect(),
         source: match intercept.source {
@@ -100,6 +98,13 @@ fn intercept(intercept: &file::Intercept) -> Intercept {
             Some(file::Source::Pod) => Source::Pod,
             Some(file::Source::Node) => Source::Node,
         },
+    }
+}
+
+pub(in crate::config) fn scope(scope: &file::Scope) -> Scope {
+    match scope {
+        file::Scope::Cgroup(path) => Scope::Cgroup(path.0.clone()),
+        file::Scope::Netns(path) => Scope::Netns(path.to_string()),
     }
 }
 

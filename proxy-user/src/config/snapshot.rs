@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proxy_core::addr::EndpointAddr;
+use proxy_core::http::HttpLimits;
 use proxy_core::id::{EndpointId, Registry, ServiceId, Version};
 use proxy_core::route::Route;
-use proxy_core::service::{Endpoint, EndpointState, Load, Service};
-use proxy_core::snapshot::{ExplicitListener, Serves, Snapshot};
+use proxy_core::service::{Endpoint, EndpointLoss, EndpointState, Fail, LaneChoice, Load, Protocol, Service};
+use proxy_core::snapshot::{ExplicitListener, Inbound, Serves, Snapshot};
 
-use super::{Config, EndpointConfig, ListenerConfig, ServesConfig, ServiceConfig};
+use super::{Config, EndpointConfig, InboundConfig, ListenerConfig, ServesConfig, ServiceConfig, default};
 
 impl Config {
     /// Makes the next snapshot.
@@ -41,7 +42,10 @@ impl Config {
         });
         let listeners = listeners.collect();
         let routes = self.routes(registry, previous);
-        Snapshot::new(version, self.intercept.clone(), listeners, services).with_routes(routes, previous)
+        let inbound = self.inbound.iter().map(|config| config.inbound(registry, previous)).collect();
+        Snapshot::new(version, self.intercept.clone(), listeners, services)
+            .with_routes(routes, previous)
+            .with_inbound(inbound)
     }
 
     fn routes(&self, registry: &mut Registry, previous: Option<&Snapshot>) -> Vec<Arc<Route>> {
@@ -72,6 +76,62 @@ impl ListenerConfig {
         match old {
             Some(old) if **old == listener => Arc::clone(old),
             _ => Arc::new(listener),
+        }
+    }
+}
+
+impl InboundConfig {
+    fn inbound(&self, registry: &mut Registry, previous: Option<&Snapshot>) -> Arc<Inbound> {
+        let old =
+            previous.and_then(|previous| previous.inbound.iter().find(|old| *old.service.name == *self.name));
+        let service = self.as_service();
+        let service = match old {
+            Some(old) if service.is_of(&old.service) => Arc::clone(&old.service),
+            old => {
+                let id = registry.service(&self.name);
+                Arc::new(service.service(id, registry, old.map(|old| &*old.service)))
+            }
+        };
+        Arc::new(Inbound {
+            service,
+            ports: self.ports.clone(),
+            scopes: self.scopes.clone(),
+            expects_proxy_header: self.expects_proxy_header,
+        })
+    }
+
+    /// The service that limits and statistics are of. Nobody asks for it, and the application is not one of several.
+    fn as_service(&self) -> ServiceConfig {
+        ServiceConfig {
+            name: self.name.clone(),
+            addresses: Vec::new(),
+            protocol: Protocol::Tcp,
+            tls: None,
+            proxy_protocol: self.proxy_protocol,
+            routes: Vec::new(),
+            http: HttpLimits::DEFAULT,
+            lane: LaneChoice::Proxy,
+            endpoints: Vec::new(),
+            policy: default::POLICY,
+            health: None,
+            outlier: default::OUTLIER,
+            limits: self.limits,
+            rates: Vec::new(),
+            on_endpoint_loss: EndpointLoss::Keep,
+            fail: Fail::Open,
+        }
+    }
+
+    /// What a running one was made of.
+    #[must_use]
+    pub fn of(inbound: &Inbound) -> Self {
+        Self {
+            name: inbound.service.name.to_string(),
+            ports: inbound.ports.clone(),
+            scopes: inbound.scopes.clone(),
+            limits: inbound.service.limits,
+            expects_proxy_header: inbound.expects_proxy_header,
+            proxy_protocol: inbound.service.proxy_protocol,
         }
     }
 }

@@ -160,11 +160,11 @@ fn every_default_is_as_its_description_says() {
         ("Admin", _) => is_text(&dump["admin"][key]),
         ("AccessLog", _) => is_text(&dump["access_log"][key]),
         ("Log", _) => is_text(&dump["log"][key]),
-        ("Limits", "connect_timeout") => show(limits.connect_timeout),
+        ("Limits" | "InboundLimits", "connect_timeout") => show(limits.connect_timeout),
         ("Limits", "connect_attempts") => limits.connect_attempts.to_string(),
-        ("Limits", "idle_timeout") => off(limits.idle_timeout),
-        ("Limits", "half_close_timeout") => off(limits.half_close_timeout),
-        ("Limits", "user_timeout") => show(limits.user_timeout),
+        ("Limits" | "InboundLimits", "idle_timeout") => off(limits.idle_timeout),
+        ("Limits" | "InboundLimits", "half_close_timeout") => off(limits.half_close_timeout),
+        ("Limits" | "InboundLimits", "user_timeout") => show(limits.user_timeout),
         _ => panic!("{place}.{key} has a default that this test does not know"),
     };
     let schema = schema();
@@ -182,7 +182,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 56, "a default was added or lost");
+    assert_eq!(defaults_count, 60, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");

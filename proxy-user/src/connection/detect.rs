@@ -146,7 +146,8 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
     let guard = local.open.add(&service.limits);
     let Accepted { client, original_dst, ref netns, .. } = *accepted;
     let netns = netns.as_ref();
-    let wants = Wanted { client, original_dst, netns, service: &service, has_early: false };
+    let wants =
+        Wanted { client, original_dst, netns, service: &service, has_early: false, application: None };
     let established = boxed(|| establish(local, &wants, &stats, &guard.conn)).await;
     let Established { stream, index, _counted } = match established {
         Ok(established) => established,

@@ -4,10 +4,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use proxy_core::addr::{ClientAddr, OriginalDst};
+use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::{Attempt, Reason};
-use proxy_core::service::{Endpoint, Load, Service};
+use proxy_core::service::{Endpoint, EndpointState, Load, Service};
 use proxy_core::snapshot::Source;
 use proxy_io::netns::Netns;
 use proxy_io::{Socket, sock};
@@ -43,6 +43,8 @@ pub(super) struct Wanted<'a> {
     pub(super) service: &'a Service,
     /// The client has spoken.
     pub(super) has_early: bool,
+    /// The endpoint is the application that the client asked for, in `netns`; its cgroup, or 0.
+    pub(super) application: Option<u64>,
 }
 
 /// An open connection to an endpoint.
@@ -64,7 +66,12 @@ pub(super) async fn establish(
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last_reason = Reason::NoEndpoint;
     for attempt in 0..service.limits.connect_attempts.clamp(1, MOST_ATTEMPTS) {
-        let Some(index) = pick(local, client, service, &tried) else { break };
+        let picked = match wants.application {
+            // The only one.
+            Some(_) => tried.is_empty().then_some(0),
+            None => pick(local, client, service, &tried),
+        };
+        let Some(index) = picked else { break };
         let endpoint = &service.endpoints[index];
         tried.push(endpoint.id);
         let Some(counted) = count(&endpoint.load, service.limits.max_connections_per_endpoint) else {
@@ -100,7 +107,11 @@ pub(super) async fn open(
         user_timeout: service.limits.user_timeout,
         // Inside TLS it is our hello that comes first, at once.
         has_early: has_early || service.tls.is_some(),
-        netns: netns(local, wants.netns),
+        netns: match wants.application {
+            Some(_) => wants.netns.map(AsRef::as_ref),
+            None => netns(local, wants.netns),
+        },
+        application: wants.application,
         client_netns_cookie: wants.netns.map_or(local.shared.netns_cookie, |netns| netns.cookie()),
     };
     let connected = connect::connect(&local.driver, local.shared.maps.as_deref(), &target).await;
@@ -137,6 +148,20 @@ fn announce_client(wants: &Wanted<'_>, follows: bool, socket: Socket) -> Result<
         }
     }
     Ok(socket)
+}
+
+/// The service of an application's port for one connection: the application is its endpoint.
+pub(super) fn application(of_port: &Service, asked: OriginalDst) -> Service {
+    let endpoint = Endpoint {
+        // Statistics are of the port.
+        id: EndpointId(0),
+        address: EndpointAddr(asked.0),
+        weight: 1,
+        zone: None,
+        state: EndpointState::Healthy,
+        load: Arc::default(),
+    };
+    Service { endpoints: vec![endpoint], ..of_port.clone() }
 }
 
 /// How a service's endpoints are spoken to inside TLS, if they are.

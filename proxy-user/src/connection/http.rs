@@ -189,8 +189,8 @@ impl Client<'_> {
     fn limits(&self) -> &HttpLimits {
         match (&self.accepted.entry, self.service) {
             (Entry::Listener(listener), _) => &listener.http,
-            (Entry::Intercepted(_), Some(service)) => &service.http,
-            (Entry::Intercepted(_), None) => &HttpLimits::DEFAULT,
+            (_, Some(service)) => &service.http,
+            (_, None) => &HttpLimits::DEFAULT,
         }
     }
 

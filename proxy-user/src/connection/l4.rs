@@ -12,7 +12,7 @@ use proxy_io::{Chunk, sock};
 
 use super::endpoint::{Counted, Established, Wanted, establish, send_attempt};
 use super::moving::{Whose, run_relay};
-use super::{Accepted, Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
+use super::{Accepted, Entry, Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
 use crate::forward::wire::Wire;
 use crate::tls::Stream;
@@ -81,7 +81,8 @@ async fn connect<'a>(
     };
     let Accepted { client, original_dst, ref netns, .. } = *accepted;
     let (netns, has_early) = (netns.as_ref(), !early.is_empty());
-    let wants = Wanted { client, original_dst, netns, service: &service, has_early };
+    let application = matches!(accepted.entry, Entry::Inbound(_)).then_some(accepted.cgroup_id);
+    let wants = Wanted { client, original_dst, netns, service: &service, has_early, application };
     let Established { stream: upstream, index, _counted } =
         match boxed(|| establish(local, &wants, &stats, &conn)).await {
             Ok(established) => established,

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::endpoint::{Counted, count};
 use super::l4::{finish, report};
-use super::{Accepted, End, Local, OpenConn, boxed, tell_end};
+use super::{Accepted, End, Entry, Local, OpenConn, boxed, tell_end};
 use crate::forward::l4::{Ending, Flow, Relay, Rest, Turned, Watch as _};
 use crate::stats::conn::{BudgetGuard, Moved};
 use crate::tls::Stream;
@@ -38,6 +38,9 @@ pub struct Identity {
     pub client: SocketAddr,
     /// What it asked for.
     pub original_dst: SocketAddr,
+    /// It came to an application.
+    #[serde(default)]
+    pub is_inbound: bool,
     /// Cgroup of the application; 0 if it is not known.
     pub cgroup_id: u64,
     /// Network namespace that it is counted for; 0 is Weir's own.
@@ -117,6 +120,7 @@ impl Whose<'_> {
                 Identity {
                     client: accepted.client.0,
                     original_dst: accepted.original_dst.0,
+                    is_inbound: matches!(accepted.entry, Entry::Inbound(_)),
                     cgroup_id: accepted.cgroup_id,
                     netns_cookie: accepted.netns.as_ref().map_or(0, |netns| netns.cookie()),
                     service: service.id.0,
@@ -211,6 +215,7 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
         End {
             client: ClientAddr(identity.client),
             original_dst: OriginalDst(identity.original_dst),
+            lane: if identity.is_inbound { "inbound" } else { "proxy" },
             cgroup_id: identity.cgroup_id,
             service: Some(Arc::clone(&identity.service_name)),
             stats: &stats,
@@ -225,6 +230,10 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
 /// Finds the endpoint, and counts the connection wherever the config still knows of it. It is open already, so no bound refuses it.
 fn find(local: &Local, identity: &Identity) -> (Option<Endpoint>, Vec<Counted>) {
     let mut routes = local.routes.borrow_mut();
+    if identity.is_inbound {
+        let service = routes.inbound(ServiceId(identity.service));
+        return (None, service.and_then(|service| count(&service.load, None)).into_iter().collect());
+    }
     let route = routes.route(ServiceId(identity.service), None, &local.shared.stats);
     let Some(service) = route.map(|route| Arc::clone(&route.service)) else { return (None, Vec::new()) };
     let mut counted = Vec::with_capacity(2);

@@ -83,6 +83,12 @@ impl Routes {
         self.snapshot.listener(address).cloned()
     }
 
+    /// Whose limits and statistics a port of applications has.
+    #[must_use]
+    pub fn inbound(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.snapshot.inbound.iter().map(|inbound| &inbound.service).find(|service| service.id == id)
+    }
+
     /// What a list of routes decides.
     #[must_use]
     pub fn router(&self, names: &[Arc<str>]) -> Option<Arc<Router>> {

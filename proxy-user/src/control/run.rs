@@ -376,7 +376,7 @@ impl Control {
         self.parts.status.applied = new.version;
         self.snapshot = Arc::clone(&new);
         self.snapshot_out.send_replace(new);
-        if old.intercept != self.snapshot.intercept {
+        if old.intercept != self.snapshot.intercept || !is_same_inbound(&old, &self.snapshot) {
             self.look_for_pods().await;
         }
         self.show_status();
@@ -481,6 +481,12 @@ impl Control {
     fn show_status(&self) {
         self.status_out.send_replace(Arc::new(self.parts.status.clone()));
     }
+}
+
+/// A snapshot of changed health has the very same ports of applications; a new configuration makes them anew.
+fn is_same_inbound(old: &Snapshot, new: &Snapshot) -> bool {
+    old.inbound.len() == new.inbound.len()
+        && old.inbound.iter().zip(&new.inbound).all(|(old, new)| Arc::ptr_eq(old, new))
 }
 
 async fn until(due: Option<Instant>) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use proxy_bpf::cgroup::{Hierarchy, View};
 use proxy_core::pod::PodCgroup;
+use proxy_core::snapshot::Scope;
 use proxy_io::netns::{FileId, Netns, file_id};
 
 use super::Wanted;
@@ -50,6 +51,7 @@ struct Found {
     file: FileId,
     /// Cgroup directory in which the next witness is looked for when this one has ended.
     dir: PathBuf,
+    cgroup_id: u64,
     name: String,
 }
 
@@ -106,6 +108,8 @@ impl Finder {
             name: found.name.clone(),
             file: netns_file(found.witness),
             cookie: *cookie,
+            known_as: vec![Scope::Cgroup(self.below_mount(&found.dir))],
+            cgroup_id: found.cgroup_id,
         })
     }
 
@@ -128,8 +132,7 @@ impl Finder {
         if file == self.home || expected.is_some_and(|expected| expected != cookie) {
             return;
         }
-        let below = dir.strip_prefix(&self.mount).unwrap_or(dir).display().to_string();
-        let cgroup = format!("/{below}");
+        let cgroup = self.below_mount(dir);
         let (dir, name) = match PodCgroup::parse(&cgroup) {
             Some(pod) => {
                 let name = pod::names(Path::new(pod::POD_LOGS)).remove(&pod.uid);
@@ -138,7 +141,13 @@ impl Finder {
             }
             None => (dir.to_owned(), cgroup),
         };
-        self.found.insert(cookie, Found { witness, file, dir, name });
+        // The number of a cgroup is that of its directory.
+        let cgroup_id = fs::metadata(&dir).map_or(0, |dir| dir.ino());
+        self.found.insert(cookie, Found { witness, file, dir, cgroup_id, name });
+    }
+
+    fn below_mount(&self, dir: &Path) -> String {
+        format!("/{}", dir.strip_prefix(&self.mount).unwrap_or(dir).display())
     }
 }
 

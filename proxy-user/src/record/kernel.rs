@@ -24,6 +24,7 @@ pub fn lane_name(lane: u32) -> &'static str {
         lane::DIRECT => "direct",
         lane::PROXY => "proxy",
         lane::UPSTREAM => "upstream",
+        lane::INBOUND => "inbound",
         _ => "unknown",
     }
 }
@@ -80,7 +81,7 @@ pub fn access(record: &Record, service: Option<Arc<str>>) -> AccessRecord {
 }
 
 /// Counters whose first increment an operator should hear of.
-const ALARMS: [(Counter, &str); 6] = [
+const ALARMS: [(Counter, &str); 7] = [
     (Counter::PassedMapFull, "connections passed untouched: the map ORIGINAL_DST is full (see --map-size)"),
     (Counter::PassedNoMemory, "connections passed untouched: the kernel has no memory for their facts"),
     (
@@ -94,6 +95,10 @@ const ALARMS: [(Counter, &str); 6] = [
     (
         Counter::TotalsDropped,
         "connections are not counted: the map TOTALS or HISTOGRAMS is full (see --map-size)",
+    ),
+    (
+        Counter::ClientNotShown,
+        "applications are not shown the clients of some connections: the map ORIGINAL_DST is full (see --map-size)",
     ),
     (Counter::SourceNotKept, "connections come from another source address than without Weir: bind failed"),
 ];

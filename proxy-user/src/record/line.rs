@@ -16,8 +16,9 @@ use crate::config::LogFormat;
 
 /// What stands for everything that is not known, as in metrics.
 const UNKNOWN: &str = "unknown";
-/// Connections that leave an application; Weir sees no others yet.
-const DIRECTION: &str = "outbound";
+/// Lane of connections that come to an application; all others leave one, or come to a listener.
+const INBOUND: &str = "inbound";
+const OUTBOUND: &str = "outbound";
 
 /// Appends one line with its end.
 pub fn append(
@@ -43,8 +44,13 @@ fn connection(
     application: Option<&Application>,
 ) {
     line.word("time", &rfc3339(time));
-    line.source(record.client, application);
+    let is_inbound = record.lane == INBOUND;
+    line.source(record.client, application.filter(|_| !is_inbound));
     line.destination(record.endpoint, record.original_dst, record.service.as_deref());
+    if is_inbound {
+        line.workload(["dst.namespace", "dst.workload", "dst.cgroup"], application);
+    }
+    line.word("direction", &if is_inbound { INBOUND } else { OUTBOUND });
     line.word("lane", &record.lane);
     line.number("bytes_sent", &record.sent_bytes);
     line.number("bytes_recv", &record.received_bytes);
@@ -56,6 +62,7 @@ fn request(line: &mut Line<'_>, time: SystemTime, record: &RequestRecord, applic
     line.word("time", &rfc3339(time));
     line.source(record.client, application);
     line.destination(record.endpoint, record.original_dst, record.service.as_deref());
+    line.word("direction", &OUTBOUND);
     // Whoever reads the bytes is a worker.
     line.word("lane", &"proxy");
     if let Some((route, rule)) = &record.rule {
@@ -111,10 +118,14 @@ impl Line<'_> {
 
     fn source(&mut self, client: ClientAddr, application: Option<&Application>) {
         self.word("src.addr", &client);
+        self.workload(["src.namespace", "src.workload", "src.cgroup"], application);
+    }
+
+    fn workload(&mut self, [namespace, name, cgroup]: [&str; 3], application: Option<&Application>) {
         let pod = application.and_then(|application| application.pod.as_deref());
-        self.text("src.namespace", pod.map_or(UNKNOWN, |pod| &pod.namespace));
-        self.text("src.workload", pod.map_or(UNKNOWN, |pod| &pod.name));
-        self.text("src.cgroup", application.map_or(UNKNOWN, |application| &application.cgroup));
+        self.text(namespace, pod.map_or(UNKNOWN, |pod| &pod.namespace));
+        self.text(name, pod.map_or(UNKNOWN, |pod| &pod.name));
+        self.text(cgroup, application.map_or(UNKNOWN, |application| &application.cgroup));
     }
 
     fn destination(&mut self, endpoint: Option<EndpointAddr>, asked: OriginalDst, service: Option<&str>) {
@@ -124,7 +135,6 @@ impl Line<'_> {
         }
         self.word("dst.original", &asked);
         self.text("dst.service", service.unwrap_or(UNKNOWN));
-        self.word("direction", &DIRECTION);
     }
 
     fn seconds(&mut self, key: &str, time: Duration) {

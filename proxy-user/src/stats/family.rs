@@ -1,12 +1,12 @@
 //! Every metric, declared once: name, help, labels, and where its value comes from.
 //!
-//! Connections of the lanes `none`, `direct` and `upstream` are counted by the kernel; those of the lane `proxy` by the
-//! workers, who also know the connections of explicit listeners and why they ended. Times and retransmits of all lanes
+//! Connections of the lanes `none`, `direct` and `upstream` are counted by the kernel; those of the lanes `proxy` and
+//! `inbound` by the workers, who also know the connections of explicit listeners and why they ended. Times and retransmits of all lanes
 //! are the kernel's.
 
 mod http;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,6 +41,8 @@ pub struct Reading {
     pub kernel: KernelReading,
     /// What the workers counted; `None` is what belongs to no service.
     pub proxied: Vec<(Option<ServiceId>, Arc<ServiceStats>)>,
+    /// Those of them that are ports of applications.
+    pub inbound: HashSet<ServiceId>,
     /// What they counted of HTTP.
     pub http: HttpReading,
     /// Health of every endpoint.
@@ -163,7 +165,8 @@ impl Reading {
         }
         for (id, stats) in &self.proxied {
             if id.is_none_or(|id| self.names.knows(id) || stats.active() > 0) {
-                let labels = [id.map_or(label::UNKNOWN, |id| self.names.service(id)), "proxy"];
+                let lane = if id.is_some_and(|id| self.inbound.contains(&id)) { "inbound" } else { "proxy" };
+                let labels = [id.map_or(label::UNKNOWN, |id| self.names.service(id)), lane];
                 flows.entry(labels).or_default().add_worker(stats);
             }
         }
@@ -403,7 +406,8 @@ fn is_verdict(counter: Counter) -> bool {
         Counter::LostOriginalDst
         | Counter::RecordsDropped
         | Counter::TotalsDropped
-        | Counter::SourceNotKept => false,
+        | Counter::SourceNotKept
+        | Counter::ClientNotShown => false,
     }
 }
 

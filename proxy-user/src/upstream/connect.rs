@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use proxy_bpf::abi::config::WEIR_MARK;
 use proxy_bpf::abi::key::Addr;
-use proxy_bpf::abi::value::{Facts, lane};
+use proxy_bpf::abi::value::{Facts, facts_flag, lane};
 use proxy_bpf::maps::Maps;
 use proxy_core::addr::{ClientAddr, EndpointAddr};
 use proxy_core::id::{EndpointId, ServiceId};
@@ -34,6 +35,8 @@ pub struct Target<'a> {
     pub has_early: bool,
     /// Network namespace to connect from, if it is not Weir's own.
     pub netns: Option<&'a Netns>,
+    /// The target is an application in `netns`, which is to be shown the client as its peer; its cgroup, or 0.
+    pub application: Option<u64>,
     /// Cookie of the client's network namespace: there may be the same address in another one.
     pub client_netns_cookie: u64,
 }
@@ -116,6 +119,11 @@ pub async fn connect(
     if target.has_early {
         sock::delay_handshake_ack(&fd).map_err(ConnectError::Local)?;
     }
+    if target.application.is_some() {
+        // The kernel programs know such connections by that.
+        sock::bind_no_port(&fd).map_err(ConnectError::Local)?;
+        sock::bind(&fd, SocketAddr::new(address.ip(), 0))?;
+    }
     let is_done =
         sock::connect(&fd, address)? == Connecting::Done || sock::connect_progress(&fd)? == Connecting::Done;
     let mut socket = driver.socket(fd).map_err(ConnectError::Local)?;
@@ -136,6 +144,8 @@ fn upstream_facts(target: &Target<'_>) -> Facts {
         service: target.service.0,
         endpoint: target.endpoint.0,
         lane: lane::UPSTREAM,
+        cgroup_id: target.application.unwrap_or(0),
+        flags: if target.application.is_some() { facts_flag::TO_APPLICATION } else { 0 },
         ..Facts::default()
     }
 }

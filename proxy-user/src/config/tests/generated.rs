@@ -274,6 +274,7 @@ fn config() -> impl Strategy<Value = Config> {
                 Config {
                     listeners: listeners.into_iter().enumerate().map(listener).collect(),
                     routes: Vec::new(),
+                    inbound: Vec::new(),
                     intercept,
                     workers,
                     io,

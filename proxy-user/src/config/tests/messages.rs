@@ -142,6 +142,45 @@ fn headers_of_the_proxy_protocol_need_a_worker() {
 }
 
 #[test]
+fn it_is_clear_whose_connections_to_applications_are_taken() {
+    bad(
+        "intercept:\n\
+         \x20 scopes: [{cgroup: /pods}, {netns: /run/netns/a}]\n\
+         \x20 inbound:\n\
+         \x20 - {name: web, ports: [80, 81]}\n\
+         \x20 - {name: web, ports: [82], scopes: [{cgroup: /podsx}, {cgroup: /pods/b}]}\n\
+         \x20 - {name: a, ports: [0, 82], scopes: [{cgroup: /pods/b/c}], limits: {max_requests: 1}}\n\
+         \x20 - {name: b, ports: [], proxy_protocol: {in: v1, out: v2}}\n\
+         services: [{name: a, addresses: [10.0.0.1:80], endpoints: []}]\n",
+        &[
+            "w:5:12: intercept.inbound[1].name: the name 'web' is already used in line 4",
+            "w:5:39: intercept.inbound[1].scopes[0]: in none of intercept.scopes, so its applications are not served",
+            "w:6:12: intercept.inbound[2].name: the name 'a' is already used in line 8",
+            "w:6:23: intercept.inbound[2].ports[0]: wrong value: found the number 0, expected a whole number from 1 to 65535",
+            "w:6:26: intercept.inbound[2].ports[1]: port 82 is already taken in line 5, expected other scopes, or other ports",
+            "w:6:71: intercept.inbound[2].limits.max_requests: unknown key, expected connect_timeout, half_close_timeout, idle_timeout, max_connections or user_timeout",
+            "w:7:22: intercept.inbound[3].ports: wrong value: found an empty list, expected a list that is not empty",
+            "w:7:47: intercept.inbound[3].proxy_protocol.in: wrong value: found 'v1', expected required",
+        ],
+    );
+    bad(
+        "intercept: {inbound: [{name: web, ports: [80]}]}\nservices: []\n",
+        &[
+            "w:1:23: intercept.inbound[0]: nobody's connections are taken: intercept has no scopes, expected at least one \
+           of intercept.scopes",
+        ],
+    );
+    let config = good(
+        "intercept: {scopes: [{cgroup: /pods}], inbound: [{name: web, ports: [80, 81], scopes: [{cgroup: /pods/a}], \
+         limits: {max_connections: 5, idle_timeout: off}, proxy_protocol: {in: required, out: v1}}, \
+         {name: db, ports: [5432]}]}\nservices: []\n",
+    );
+    assert_eq!(config.inbound[0].limits.max_connections, Some(5));
+    let again = parse("w", &config.to_json().to_string()).unwrap();
+    assert_eq!(again, config, "what is printed reads as the same");
+}
+
+#[test]
 fn types_are_not_guessed() {
     bad(
         &with("limits: {max_connections: '5', idle_timeout: no, connect_timeout: 0s}"),

@@ -105,6 +105,7 @@ impl Copy {
             netns: self.netns.as_ref(),
             service: &self.service,
             has_early: true,
+            application: None,
         };
         let Established { stream, .. } = establish(local, &wants, &self.stats, &guard.conn).await?;
         let mut up = Wire::new(stream, Chunk::default());

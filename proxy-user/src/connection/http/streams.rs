@@ -129,7 +129,14 @@ async fn connect(
     let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
     let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
     let netns = netns.as_ref();
-    let wants = Wanted { client: whose, original_dst, netns, service: &plan.service, has_early: true };
+    let wants = Wanted {
+        client: whose,
+        original_dst,
+        netns,
+        service: &plan.service,
+        has_early: true,
+        application: None,
+    };
     let endpoint = &plan.service.endpoints[index];
     let opened = endpoint::open(client.local, &wants, endpoint, &plan.stats).await.map_err(of_connect);
     let opened = opened.and_then(|stream| {

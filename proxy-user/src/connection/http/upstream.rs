@@ -171,7 +171,14 @@ async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Up
     let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
     let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
     let netns = netns.as_ref();
-    let wants = Wanted { client: whose, original_dst, netns, service: &plan.service, has_early: true };
+    let wants = Wanted {
+        client: whose,
+        original_dst,
+        netns,
+        service: &plan.service,
+        has_early: true,
+        application: None,
+    };
     let endpoint = &plan.service.endpoints[index];
     let opening = endpoint::open(client.local, &wants, endpoint, &plan.stats);
     let stream = opening.await.map_err(of_connect)?;

@@ -55,6 +55,8 @@ impl Control {
         self.save_names();
         self.listeners.close_taken_over();
         self.pods.close_taken_over();
+        // Connections to applications, before the other one takes them no more.
+        self.look_for_pods().await;
         Ok(())
     }
 

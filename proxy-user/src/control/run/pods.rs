@@ -10,15 +10,18 @@ use crate::pods::{Surroundings, Wanted};
 
 impl Control {
     async fn follow_pods(&mut self, snapshot: &Snapshot) {
-        let Parts { publisher, shared, maps, workers, .. } = &self.parts;
+        let Parts { publisher, shared, maps, workers, kernel, is_taking_over, .. } = &self.parts;
+        let may_steer = !is_taking_over;
         let named = publisher.namespaces().map(|(path, cookie)| Wanted {
             name: path.to_owned(),
             file: path.into(),
             cookie,
+            known_as: vec![Scope::Netns(path.to_owned())],
+            cgroup_id: 0,
         });
         // What has a name in the config is called by it.
         let wanted = self.parts.finder.wanted().chain(named);
-        self.pods.follow(wanted, Surroundings { snapshot, shared, maps, workers }).await;
+        self.pods.follow(wanted, Surroundings { snapshot, shared, maps, workers, kernel, may_steer }).await;
     }
 
     /// Serves the namespaces that the kernel programs told of.

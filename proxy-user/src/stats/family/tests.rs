@@ -154,6 +154,7 @@ fn reading() -> Reading {
     names.add_endpoint(EndpointId(10), "10.0.0.1:80".into());
     names.add_endpoint(EndpointId(11), "10.0.0.2:80".into());
     Reading {
+        inbound: [ServiceId(3)].into(),
         names,
         kernel: kernel(),
         proxied: vec![(Some(ServiceId(2)), worker_stats()), (None, stray())],

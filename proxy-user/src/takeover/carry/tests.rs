@@ -19,6 +19,7 @@ fn pair() -> (TcpStream, TcpStream) {
 
 fn identity(service: u32) -> Identity {
     Identity {
+        is_inbound: false,
         client: "127.0.0.1:1".parse().unwrap(),
         original_dst: "10.96.0.1:80".parse().unwrap(),
         cgroup_id: 7,

@@ -1,0 +1,24 @@
+//! Connections that come to applications: defaults filled in.
+
+use super::super::{InboundConfig, file};
+use super::{limits, proxy_protocol, scope};
+
+pub(super) fn inbound(inbound: &file::Inbound) -> InboundConfig {
+    let own = inbound.limits.clone().unwrap_or_default();
+    let headers = inbound.proxy_protocol.clone().unwrap_or_default();
+    InboundConfig {
+        name: inbound.name.value.0.clone(),
+        ports: inbound.ports.value.iter().map(|at| at.value).collect(),
+        scopes: inbound.scopes.iter().map(|at| scope(&at.value)).collect(),
+        limits: limits(&file::Limits {
+            connect_timeout: own.connect_timeout,
+            idle_timeout: own.idle_timeout,
+            half_close_timeout: own.half_close_timeout,
+            user_timeout: own.user_timeout,
+            max_connections: own.max_connections,
+            ..file::Limits::default()
+        }),
+        expects_proxy_header: headers.from_clients.is_some(),
+        proxy_protocol: headers.to_applications.map(proxy_protocol),
+    }
+}
