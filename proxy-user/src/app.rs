@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin;
 use crate::config::{Config, IoChoice, LogLevel, Source, Workers};
 use crate::connection::{Handed, Peers, Shared};
-use crate::control::{self, Control, End, Handle, NamesFile, Parts, Phase, Publisher, Status};
+use crate::control::{self, Control, End, Handle, NamesFile, Parts, Phase, Publisher, Pulse, Status};
 use crate::listener::Listening;
 use crate::pods::Finder;
 use crate::record::access::{self, AccessSink};
@@ -235,6 +235,7 @@ impl Node {
             started: SystemTime::now(),
             drain_timeout: config.drain_timeout,
             is_handing_over: false,
+            pulse: Pulse::new(),
         };
         let kernel = Arc::new(kernel);
         let admin = admin::Addresses {

@@ -17,6 +17,7 @@ mod open;
 mod peers;
 mod routes;
 
+use std::cell::OnceCell;
 use std::future::ready;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -71,6 +72,21 @@ pub(crate) struct Accepted {
     pub(crate) load: LoadGuard,
     /// ... and against the bound on descriptors.
     pub(crate) _budget: BudgetGuard,
+    /// Whether its end has been counted.
+    pub(crate) told: Told,
+}
+
+/// Counters in which a connection is open. Dropped with them, it was cut: by a bug in its own task or in its worker.
+#[derive(Default)]
+pub(crate) struct Told(OnceCell<Arc<ServiceStats>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(stats) = self.0.take() {
+            let reason = if std::thread::panicking() { Reason::Internal } else { Reason::Drained };
+            stats.handle_end(reason, 0, 0);
+        }
+    }
 }
 
 /// Which way a connection came, and so what is known of it.
@@ -113,6 +129,7 @@ pub(crate) fn run(local: Rc<Local>, fd: OwnedFd, mut accepted: Accepted) -> impl
     async move {
         let (here, whose) = (&local, &mut accepted);
         let served = boxed(move || serve(here, fd, whose)).await;
+        accepted.told.0.take();
         if !served.ending.is_moved {
             tell(&local, &accepted, served);
         }
@@ -253,6 +270,7 @@ fn admit(local: &Local, fd: &OwnedFd, accepted: &Accepted) -> Result<Admitted, S
     let stats = known.as_ref().map_or(&local.shared.stats.stray, |(_, stats)| stats);
     let (stats, service) = (Arc::clone(stats), known.map(|(service, _)| service));
     stats.opened.fetch_add(1, Ordering::Relaxed);
+    let _ = accepted.told.0.set(Arc::clone(&stats));
     if service.is_none() && !has_routes {
         return Err(Served::nowhere(None, stats, Reason::NoEndpoint));
     }

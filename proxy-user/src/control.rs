@@ -10,6 +10,7 @@
 mod listen;
 mod names;
 mod publish;
+mod pulse;
 mod run;
 mod watch;
 
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 pub use self::listen::{Listeners, intercepted_count, open_intercepted};
 pub use self::names::{Names, NamesFile};
 pub use self::publish::Publisher;
+pub use self::pulse::{HUNG, Pulse};
 pub use self::run::{Control, End, Parts};
 use crate::connection::Shared;
 use crate::worker::Worker;
@@ -82,6 +84,17 @@ pub struct Status {
     pub drain_timeout: Duration,
     /// A newer process prepares to take over from this one.
     pub is_handing_over: bool,
+    /// Whether the control task lives.
+    pub pulse: Pulse,
+}
+
+impl Status {
+    /// How long the control task has been silent, if that is too long. Only while it is to be heard: it has ended when
+    /// connections drain.
+    #[must_use]
+    pub fn hung(&self) -> Option<Duration> {
+        (self.phase == Phase::Ready).then(|| self.pulse.silence()).filter(|silence| *silence >= HUNG)
+    }
 }
 
 /// What others may ask of the control side.

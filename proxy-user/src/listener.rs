@@ -1,6 +1,7 @@
 //! Accepting connections and finding out where they wanted to go.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -19,7 +20,8 @@ use proxy_io::clock::monotonic_ns;
 use proxy_io::netns::Netns;
 use proxy_io::{sock, watch};
 
-use crate::connection::{self, Accepted, Entry, Handed, Local};
+use crate::connection::{self, Accepted, Entry, Handed, Local, Shared, Told};
+use crate::fault;
 use crate::stats::conn::Share;
 
 /// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
@@ -28,9 +30,11 @@ const BACKLOG: u32 = 4096;
 const TURN_ACCEPTS: usize = 64;
 /// Pause when the process is out of descriptors: the listener stays readable, and asking at once would spin.
 const EMFILE_PAUSE: Duration = Duration::from_millis(50);
+/// Pause after anything else that goes wrong with a listener: memory may have run out, which takes its time.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listening socket with what its connections are for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listening {
     /// The socket; others may hold it, too: other workers, and whoever hands it to a newer process.
     pub socket: Arc<OwnedFd>,
@@ -149,15 +153,21 @@ fn is_family_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// Accepts from one socket for as long as the task lives.
+/// Accepts from one socket for as long as the task lives, whatever goes wrong: a listener that nobody serves would take
+/// connections and never answer.
 pub(crate) async fn serve(local: Rc<Local>, listening: Listening) {
     let address = listening.address;
-    if let Err(error) = accept_all(local, listening).await {
-        tracing::error!(%address, %error, "listener stopped");
+    loop {
+        match fault::caught(accept_all(&local, listening.clone())).await {
+            Ok(Ok(never)) => match never {},
+            Ok(Err(error)) => tracing::error!(%address, %error, "cannot accept; the listener tries again"),
+            Err(panic) => tracing::error!(%address, panic, "a listener failed; it goes on"),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-async fn accept_all(local: Rc<Local>, listening: Listening) -> io::Result<()> {
+async fn accept_all(local: &Rc<Local>, listening: Listening) -> io::Result<Infallible> {
     // Readiness, not an accept in the ring: a killed process's ring lets go of its listeners late, and in between new
     // connections would be sent to a socket that nobody serves.
     let Listening { socket, address, purpose } = listening;
@@ -170,7 +180,7 @@ async fn accept_all(local: Rc<Local>, listening: Listening) -> io::Result<()> {
                 break;
             }
             match local.driver.accept(socket.get_ref()) {
-                Ok(Some((fd, peer))) => handle_accepted(&local, &purpose, fd, peer, address),
+                Ok(Some((fd, peer))) => handle_accepted(local, &purpose, fd, peer, address),
                 Ok(None) => {
                     ready.clear_ready();
                     break;
@@ -194,20 +204,23 @@ fn handle_accepted(
     peer: SocketAddr,
     listener: SocketAddr,
 ) {
+    fault::point("listener", local.index);
     let client = ClientAddr(canonical(peer));
     let share = match purpose {
         Purpose::InterceptedIn { share, .. } => share,
         Purpose::Intercepted(_) | Purpose::Explicit => &local.shared.home_share,
     };
     let Some(budget) = share.try_acquire() else {
-        return refuse(local, &fd, client, Reason::Limit);
+        return refuse(&local.shared, &fd, client, Reason::Limit);
     };
     let load = local.shared.peers.count(local.index);
     let (listener, netns) = match purpose {
         Purpose::Explicit => {
             let explicit = local.routes.borrow().listener(listener);
             // Between two versions a connection may come for a listener that is about to be closed.
-            let Some(explicit) = explicit else { return refuse(local, &fd, client, Reason::NoEndpoint) };
+            let Some(explicit) = explicit else {
+                return refuse(&local.shared, &fd, client, Reason::NoEndpoint);
+            };
             let asked = if listener.ip().is_unspecified() { sock::local_addr(&fd).ok() } else { None };
             let accepted = Accepted {
                 client,
@@ -219,13 +232,16 @@ fn handle_accepted(
                 began_ns: monotonic_ns(),
                 load,
                 _budget: budget,
+                told: Told::default(),
             };
             return start(local, fd, accepted);
         }
         Purpose::Intercepted(listener) => (*listener, None),
         Purpose::InterceptedIn { netns, listener, inbound, .. } => {
             if let Some((own, rule)) = inbound.of(&fd, *listener) {
-                let Some(rule) = rule else { return refuse(local, &fd, client, Reason::NoEndpoint) };
+                let Some(rule) = rule else {
+                    return refuse(&local.shared, &fd, client, Reason::NoEndpoint);
+                };
                 let accepted = Accepted {
                     client,
                     original_dst: OriginalDst(own),
@@ -236,6 +252,7 @@ fn handle_accepted(
                     began_ns: monotonic_ns(),
                     load,
                     _budget: budget,
+                    told: Told::default(),
                 };
                 return spread(local, fd, accepted);
             }
@@ -244,7 +261,7 @@ fn handle_accepted(
     };
     let netns_cookie = netns.as_ref().map_or(local.shared.netns_cookie, |netns| netns.cookie());
     let Some(found) = take_original_dst(local, netns_cookie, client, listener) else {
-        return refuse(local, &fd, client, Reason::NoOriginalDst);
+        return refuse(&local.shared, &fd, client, Reason::NoOriginalDst);
     };
     let is_shared = netns.is_some();
     let accepted = Accepted {
@@ -257,6 +274,7 @@ fn handle_accepted(
         began_ns: monotonic_ns(),
         load,
         _budget: budget,
+        told: Told::default(),
     };
     if !is_shared {
         return start(local, fd, accepted);
@@ -295,9 +313,9 @@ fn take_original_dst(
 }
 
 /// Resets a connection that cannot be served, and counts it.
-fn refuse(local: &Local, fd: &OwnedFd, client: ClientAddr, reason: Reason) {
+pub(crate) fn refuse(shared: &Shared, fd: &OwnedFd, client: ClientAddr, reason: Reason) {
     let _ = sock::set_linger_reset(fd);
-    let stray = &local.shared.stats.stray;
+    let stray = &shared.stats.stray;
     stray.opened.fetch_add(1, Ordering::Relaxed);
     stray.handle_end(reason, 0, 0);
     tracing::debug!(%client, reason = reason.as_str(), "connection refused");

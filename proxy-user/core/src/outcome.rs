@@ -53,7 +53,7 @@ pub enum Reason {
     ProxyHeader,
     /// The header did not come in time.
     ProxyHeaderTimeout,
-    /// A system call of ours failed unexpectedly.
+    /// Weir itself failed: a system call unexpectedly, or a bug (a panic) ended the connection or its worker.
     Internal,
 }
 

@@ -165,6 +165,13 @@ impl Driver {
     }
 }
 
+/// Makes closing a socket send RST if a panic closes it: a FIN would tell its peer that it had everything.
+fn cut_if_panicking(socket: BorrowedFd<'_>) {
+    if std::thread::panicking() {
+        let _ = sock::set_linger_reset(&socket);
+    }
+}
+
 /// A stream socket on a driver. Dropping it abandons what it was doing and closes it at once.
 ///
 /// Each direction has one waiter: the last task that polled it is the one that is woken.

@@ -239,6 +239,15 @@ fn status_table(page: &StatusPage) -> String {
     if let Some(note) = &page.driver_note {
         rows.push(("driver", note.clone()));
     }
+    if let Some(silence) = page.control_hung_seconds {
+        let found = "no sign of life for {}: configuration, health and pods stay as they were";
+        rows.push(("control", found.replace("{}", &seconds(silence))));
+    }
+    if page.panics > 0 {
+        let found =
+            format!("{} caught, {} workers began again: see the log", page.panics, page.worker_restarts);
+        rows.push(("bugs", found));
+    }
     if page.access_log_dropped > 0 {
         rows.push(("access log", format!("{} records lost", page.access_log_dropped)));
     }
@@ -293,6 +302,8 @@ mod tests {
             wanted_version: 4,
             last_error: Some("weir.yaml:1: no".to_owned()),
             missing_scopes: vec!["/a".to_owned(), "/b".to_owned()],
+            control_hung_seconds: Some(12.0),
+            panics: 3,
             ..good
         };
         let shown = status_table(&bad);
@@ -300,6 +311,7 @@ mod tests {
             shown.contains("weir.yaml:1: no") && shown.contains("/a, /b") && shown.contains("version 4:"),
             "{shown}"
         );
+        assert!(shown.contains("no sign of life for 12") && shown.contains("3 caught"), "{shown}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::connections::{self, ConnectionsPage, Filter};
 use super::source::Source;
 use crate::connection::{Peers, Shared};
-use crate::control::{Names, Phase, Status};
+use crate::control::{Names, Phase, Pulse, Status};
 use crate::record::access::AccessSink;
 use crate::record::cgroup::Application;
 use crate::record::pod::PodName;
@@ -112,6 +112,7 @@ impl Source for FakeNode {
             started: SystemTime::now(),
             drain_timeout: Duration::from_secs(30),
             is_handing_over: false,
+            pulse: Pulse::new(),
         })
     }
 

@@ -11,6 +11,7 @@ use proxy_core::snapshot::Snapshot;
 
 use super::source::Source;
 use crate::control::Phase;
+use crate::fault;
 use crate::stats::carried::{ACCESS_LOG_DROPPED, RELOAD_FAILURES, RELOADS};
 use crate::stats::family::{ConfigReading, Reading, TlsReading, render};
 use crate::stats::kernel::KernelReader;
@@ -47,6 +48,9 @@ pub(super) fn text(
             is_last_good: status.last_error.is_none(),
         },
         is_ready: status.phase == Phase::Ready,
+        is_control_hung: status.hung().is_some(),
+        restarts: shared.peers.failures(),
+        panics: fault::panics(),
         descriptors: (shared.budget.open(), shared.budget.most()),
         access_log_dropped: shared.access.dropped() + carried.of_process(ACCESS_LOG_DROPPED),
         moved: (

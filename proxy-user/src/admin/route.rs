@@ -21,6 +21,8 @@ use crate::stats::kernel::KernelReader;
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Time that the control task gets to answer; it is gone while connections drain.
 const HEALTH_TIME: Duration = Duration::from_secs(1);
+/// Silence of the control task after which this process counts as dead.
+const DEAD: Duration = Duration::from_secs(60);
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const JSON: &str = "application/json";
@@ -28,7 +30,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "\
 Weir. Paths that can be read:
-  /healthz/live    the process answers
+  /healthz/live    the process answers, and its control task has given a sign of life within a minute
   /healthz/ready   configuration is in force and connections are taken
   /status          where it stands
   /clusters        services with lanes, endpoints, health and load
@@ -85,7 +87,7 @@ impl<S: Source> Admin<S> {
     async fn page(&self, path: &str, query: &str) -> Answer {
         match path {
             "/" => plain(StatusCode::OK, INDEX),
-            "/healthz/live" => plain(StatusCode::OK, "live\n"),
+            "/healthz/live" => self.live(),
             "/healthz/ready" => self.ready(),
             "/status" => json(&status::status(&self.source)),
             "/config_dump" => json(&dump::dump(&self.source.snapshot(), &self.source.status().config)),
@@ -99,6 +101,19 @@ impl<S: Source> Admin<S> {
                 plain(StatusCode::ACCEPTED, "draining\n")
             }
             _ => plain(StatusCode::NOT_FOUND, "no such path; / lists them\n"),
+        }
+    }
+
+    /// A control task that hangs for good is a reason to begin anew; one that hangs for a while is not, for workers and
+    /// kernel programs go on.
+    fn live(&self) -> Answer {
+        match self.source.status().hung().filter(|silence| *silence >= DEAD) {
+            None => plain(StatusCode::OK, "live\n"),
+            Some(silence) => {
+                let text =
+                    format!("the control task has given no sign of life for {} s\n", silence.as_secs());
+                plain(StatusCode::SERVICE_UNAVAILABLE, text)
+            }
         }
     }
 

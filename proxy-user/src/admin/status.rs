@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::source::Source;
 use crate::control::Phase;
+use crate::fault;
 
 /// `/status`. Times in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,12 @@ pub(super) struct StatusPage {
     pub(super) driver: String,
     pub(super) driver_note: Option<String>,
     pub(super) workers: usize,
+    /// How often workers have failed and begun again.
+    pub(super) worker_restarts: u64,
+    /// Bugs that were caught.
+    pub(super) panics: u64,
+    /// How long the control task has been silent, if that is too long.
+    pub(super) control_hung_seconds: Option<f64>,
     pub(super) services: usize,
     pub(super) endpoints: usize,
     pub(super) usable_endpoints: usize,
@@ -54,6 +61,9 @@ pub(super) fn status(source: &impl Source) -> StatusPage {
         .to_owned(),
         driver_note: status.driver_note.clone(),
         workers: status.workers,
+        worker_restarts: shared.peers.failures().iter().sum(),
+        panics: fault::panics(),
+        control_hung_seconds: status.hung().map(|silence| silence.as_secs_f64()),
         services: snapshot.services().len(),
         endpoints: snapshot.services().map(|service| service.endpoints.len()).sum(),
         usable_endpoints: snapshot.services().map(|service| service.usable().len()).sum(),

@@ -14,7 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{AlreadyRunning, Node, Options, RUN_DIR, RunLock};
 use crate::admin;
-use crate::control::End;
+use crate::control::{Control, End};
+use crate::fault;
 use crate::stats::carried::Counts;
 use crate::takeover::{self, Begun, NamedSockets, Outcome, SocketName, Sockets, Successor, Taking};
 
@@ -22,6 +23,8 @@ use crate::takeover::{self, Begun, NamedSockets, Outcome, SocketName, Sockets, S
 const LATER_TIME: Duration = Duration::from_secs(60);
 /// Pause before it is asked again.
 const LATER_PAUSE: Duration = Duration::from_millis(200);
+/// Pause after a bug in a step of the control task, so that one which fails each time leaves time for others.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two looks for whether there is a Weir.
 const STAY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -140,7 +143,7 @@ impl Node {
     /// Serves until somebody says that it is enough.
     pub(super) async fn run(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
         let Signals { reload, terminate, interrupt, is_told } = signals;
-        let mut running = std::pin::pin!(self.control.run(reload));
+        let mut running = std::pin::pin!(control_runs(&mut self.control, reload));
         loop {
             tokio::select! {
                 end = &mut running => return Ok(end?),
@@ -188,6 +191,20 @@ impl Node {
         admin.resume();
         self.control.resume();
         false
+    }
+}
+
+/// Runs the control task. A bug in one of its steps ends that step: what is in force stays so, workers and kernel programs
+/// go on, and so does everything that this task is told and sees next.
+async fn control_runs(control: &mut Control, reload: &mut Signal) -> std::io::Result<End> {
+    loop {
+        match fault::caught(control.run(reload)).await {
+            Ok(end) => return end,
+            Err(panic) => {
+                tracing::error!(panic, "a step of the control task failed; it goes on with the next")
+            }
+        }
+        tokio::time::sleep(PANIC_PAUSE).await;
     }
 }
 

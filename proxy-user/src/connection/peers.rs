@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -28,6 +28,9 @@ pub struct Peers(Vec<Peer>);
 struct Peer {
     load: Arc<Load>,
     queue: mpsc::Sender<Handed>,
+    /// It rests after a failure.
+    is_away: AtomicBool,
+    failures: AtomicU64,
 }
 
 /// Connections of a worker, in a cache line of their own: each worker writes its own at every connection.
@@ -50,7 +53,8 @@ impl Peers {
     pub fn new(count: usize) -> (Self, Vec<mpsc::Receiver<Handed>>) {
         let make = |_| {
             let (queue, handed) = mpsc::channel(QUEUE_LEN);
-            (Peer { load: Arc::default(), queue }, handed)
+            let (is_away, failures) = (AtomicBool::new(false), AtomicU64::new(0));
+            (Peer { load: Arc::default(), queue, is_away, failures }, handed)
         };
         let (peers, handed) = (0..count).map(make).unzip();
         (Self(peers), handed)
@@ -63,11 +67,28 @@ impl Peers {
         LoadGuard(Arc::clone(load))
     }
 
+    /// Takes note of a worker's failure; says how many it has had.
+    pub(crate) fn handle_failure(&self, index: usize) -> u64 {
+        self.0[index].failures.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Says whether a worker rests: nothing is handed over to it then.
+    pub(crate) fn set_away(&self, index: usize, is_away: bool) {
+        self.0[index].is_away.store(is_away, Ordering::Relaxed);
+    }
+
+    /// How often each worker has failed and begun again.
+    #[must_use]
+    pub fn failures(&self) -> Vec<u64> {
+        self.0.iter().map(|peer| peer.failures.load(Ordering::Relaxed)).collect()
+    }
+
     /// Hands a connection over if another worker than `own` has clearly fewer; gives it back if it is to stay.
     #[must_use]
     pub(crate) fn hand(&self, own: usize, mut handed: Handed) -> Option<Handed> {
         let load = |index: usize| self.0[index].load.0.load(Ordering::Relaxed);
-        let least = (0..self.0.len()).min_by_key(|index| load(*index)).unwrap_or(own);
+        let here = (0..self.0.len()).filter(|index| !self.0[*index].is_away.load(Ordering::Relaxed));
+        let least = here.min_by_key(|index| load(*index)).unwrap_or(own);
         if load(own) <= load(least) + SLACK {
             return Some(handed);
         }

@@ -33,6 +33,7 @@ use super::watch::{FileWatch, LOOK_INTERVAL};
 use super::{Handle, Phase, REQUESTS, Request, Status};
 use crate::config::Source;
 use crate::connection::Shared;
+use crate::fault;
 use crate::health;
 use crate::pods::{Finder, Pods};
 use crate::record::kernel as kernel_records;
@@ -195,6 +196,7 @@ impl Control {
         let mut look = tokio::time::interval(RECORDS_INTERVAL);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
+            self.parts.status.pulse.beat();
             if let Some(successor) = self.successor.take() {
                 return Ok(End::HandOver(successor));
             }
@@ -442,6 +444,7 @@ impl Control {
 
     async fn handle_sweep(&mut self) {
         self.sweeps += 1;
+        fault::point("control", 0);
         // The log's queue wakes us when it was empty; what came while it was being read waits for this.
         self.parts.log.flush();
         if let Err(error) = self.parts.publisher.sweep() {

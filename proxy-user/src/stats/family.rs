@@ -55,6 +55,12 @@ pub struct Reading {
     pub config: ConfigReading,
     /// Whether the process takes connections.
     pub is_ready: bool,
+    /// Whether the control task has been silent for too long.
+    pub is_control_hung: bool,
+    /// How often each worker has failed and begun again.
+    pub restarts: Vec<u64>,
+    /// Bugs that were caught.
+    pub panics: u64,
     /// Proxied connections that descriptors allow: now and at most.
     pub descriptors: (u64, u64),
     /// Records that the access log lost.
@@ -112,6 +118,7 @@ impl Collector for Reading {
         self.configuration(&mut table)?;
         self.certificates(&mut table)?;
         self.drivers(&mut table)?;
+        self.failures(&mut table)?;
         self.process(&mut table)
     }
 }
@@ -361,6 +368,17 @@ impl Reading {
         let (name, help) = ("weir_driver_completions", "Operations that the kernel answered");
         table.counter(name, help, keys, of(|d| d.completions))?;
         table.counter("weir_driver_enters", "Calls of io_uring_enter", keys, of(|d| d.enters))
+    }
+
+    fn failures(&self, table: &mut Table<'_>) -> fmt::Result {
+        let workers: Vec<String> = (0..self.restarts.len()).map(|index| index.to_string()).collect();
+        let restarts = workers.iter().zip(&self.restarts).map(|(worker, count)| ([worker.as_str()], *count));
+        let (name, help) = ("weir_worker_restarts", "How often a worker has failed and begun again");
+        table.counter(name, help, ["worker"], restarts)?;
+        table.counter("weir_panics", "Bugs of Weir that were caught", [], [([], self.panics)])?;
+        let (name, help) =
+            ("weir_control_hung", "Whether the control task is silent: config and health stay as they were");
+        table.gauge(name, help, [], [([], u64::from(self.is_control_hung))])
     }
 
     fn process(&self, table: &mut Table<'_>) -> fmt::Result {

@@ -102,7 +102,7 @@ pub struct RequestEnd {
 }
 
 /// A request that is counted as active. Dropped without an end, as the tasks of a stopping worker are, it counts as
-/// [`RequestReason::Draining`].
+/// [`RequestReason::Draining`]; or as [`RequestReason::Internal`] if a bug drops it.
 #[derive(Debug)]
 #[must_use = "the request ends with it"]
 pub struct ActiveRequest<'a>(Option<&'a HttpStats>);
@@ -194,7 +194,9 @@ impl ActiveRequest<'_> {
 impl Drop for ActiveRequest<'_> {
     fn drop(&mut self) {
         if let Some(stats) = self.0 {
-            add(&stats.ends[RequestReason::Draining as usize], 1);
+            let is_bug = std::thread::panicking();
+            let reason = if is_bug { RequestReason::Internal } else { RequestReason::Draining };
+            add(&stats.ends[reason as usize], 1);
             add(&stats.classes[0], 1);
         }
     }

@@ -23,7 +23,7 @@ const ORDER: [&[&str]; 12] = [
     &["upstream"],
     &["tls"],
     &["record", "stats"],
-    &["config", "drain", "signal"],
+    &["config", "drain", "fault", "signal"],
 ];
 
 pub(super) fn check(repo: &Repo) -> Result<Vec<Offence>> {

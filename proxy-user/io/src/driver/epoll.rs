@@ -230,6 +230,7 @@ impl EpollSocket {
 
 impl Drop for EpollSocket {
     fn drop(&mut self) {
+        super::cut_if_panicking(self.fd());
         self.set_held(0);
         self.driver.pool.forget(self.number);
         self.driver.sockets.set(self.driver.sockets.get() - 1);

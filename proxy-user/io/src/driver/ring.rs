@@ -215,6 +215,7 @@ impl RingSocket {
 
 impl Drop for RingSocket {
     fn drop(&mut self) {
+        super::cut_if_panicking(self.fd());
         // What the slot held is dropped outside the borrow; closing the descriptor is part of that.
         let remains = self.ring.with(|core| core.release(self.index));
         drop(remains);

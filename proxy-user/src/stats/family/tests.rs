@@ -174,6 +174,9 @@ fn reading() -> Reading {
             is_last_good: false,
         },
         is_ready: true,
+        is_control_hung: false,
+        restarts: vec![0, 2],
+        panics: 2,
         descriptors: (3, 1000),
         access_log_dropped: 13,
         tls: TlsReading {
