@@ -37,6 +37,7 @@ use crate::control::{self, Control, End, Handle, NamesFile, Parts, Phase, Publis
 use crate::listener::Listening;
 use crate::pods::Finder;
 use crate::record::access::{self, AccessSink};
+use crate::record::kernel as kernel_records;
 use crate::stats::carried::Counts;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::takeover::{self, Ask, Giver, NamedSockets, SocketName, Successor, Taking};
@@ -329,6 +330,7 @@ impl Node {
 
     /// Attaches the programs: from now on connections are caught.
     fn attach(&mut self) -> anyhow::Result<()> {
+        self.sweep_waiting();
         let attached = attach::attach(&self.kernel, &self.hierarchy.mount, &self.pins)
             .context("cannot attach to the cgroup root")?;
         if let Attached::TookOver(count) = attached {
@@ -336,6 +338,17 @@ impl Node {
         }
         self.set_ready();
         Ok(())
+    }
+
+    /// Forgets the connections that nobody had accepted yet when an earlier process was killed, and says how many.
+    fn sweep_waiting(&self) {
+        match kernel_records::sweep_leftovers(self.handle.maps(), Duration::ZERO) {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::warn!(count, "connections were not accepted yet when an earlier process was killed");
+            }
+            Err(error) => tracing::warn!(%error, "cannot sweep the map of original destinations"),
+        }
     }
 
     fn set_ready(&mut self) {
