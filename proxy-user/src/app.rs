@@ -53,6 +53,9 @@ const ATTEMPTS: usize = 16_384;
 /// What a newer process may have asked and nobody answered yet: it asks one thing after the other.
 const ASKS: usize = 4;
 
+/// Name of the admin socket, where the configuration names no other.
+const ADMIN_SOCKET: &str = "admin.sock";
+
 /// Time that the access log gets for its last lines.
 const ACCESS_LOG_TIME: Duration = Duration::from_secs(2);
 
@@ -94,13 +97,17 @@ pub fn run(source: Source, options: Options) -> anyhow::Result<()> {
 /// # Errors
 /// If a Weir is running, or a pin cannot be removed.
 pub fn detach() -> anyhow::Result<Vec<&'static str>> {
-    let _lock = RunLock::take()?;
-    let Some(pins) = Pins::existing() else { return Ok(Vec::new()) };
-    let attached = pins.attached();
-    pins.remove().context("cannot remove the pins below /sys/fs/bpf/weir")?;
-    for file in ["names.json", takeover::SOCKET] {
+    let lock = RunLock::take()?;
+    let mut attached = Vec::new();
+    if let Some(pins) = Pins::existing() {
+        pins.refuse_foreign().context("cannot remove /sys/fs/bpf/weir")?;
+        attached = pins.attached();
+        pins.remove().context("cannot remove the pins below /sys/fs/bpf/weir")?;
+    }
+    for file in ["names.json", "names.new", takeover::SOCKET, ADMIN_SOCKET] {
         let _ = std::fs::remove_file(Path::new(RUN_DIR).join(file));
     }
+    lock.remove();
     Ok(attached)
 }
 
@@ -145,7 +152,11 @@ async fn serve(source: Source, options: Options, start: &mut Start) -> anyhow::R
             let _ = std::fs::remove_file(Path::new(RUN_DIR).join(takeover::SOCKET));
         }
     }
-    node.end(admin, drain_time, successor, &mut signals).await
+    node.end(admin, drain_time, successor, &mut signals).await?;
+    if let Some(lock) = start.lock.take() {
+        lock.remove();
+    }
+    Ok(())
 }
 
 async fn tell_to_drain(workers: &[Worker], time: Duration) {
@@ -320,7 +331,9 @@ impl Node {
                 tokio::time::timeout(ACCESS_LOG_TIME, tokio::task::spawn_blocking(|| thread.join())).await;
         }
         if successor.is_none() {
-            let _ = std::fs::remove_file(Path::new(RUN_DIR).join("names.json"));
+            for file in ["names.json", "names.new"] {
+                let _ = std::fs::remove_file(Path::new(RUN_DIR).join(file));
+            }
         } else if self.may_stay {
             signals.stay().await?;
         }
@@ -395,6 +408,7 @@ fn load_kernel(
 ) -> anyhow::Result<(Kernel, Pins)> {
     refuse_old_kernel()?;
     let pins = Pins::prepare().context("cannot prepare /sys/fs/bpf/weir")?;
+    pins.refuse_foreign().context("cannot use /sys/fs/bpf/weir")?;
     let load_options = LoadOptions {
         pins: pins.maps(),
         log_level: match options.log_level.unwrap_or(config.log.level) {

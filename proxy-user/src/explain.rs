@@ -3,7 +3,9 @@
 mod certificates;
 pub mod doctor;
 mod finding;
+mod hooks;
 mod machine;
+mod ports;
 mod process;
 mod rights;
 mod sockets;

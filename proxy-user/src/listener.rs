@@ -143,7 +143,9 @@ pub fn open_proxied(abi: Addr, is_v4: bool) -> io::Result<Option<OwnedFd>> {
         }
         Err(error) if !is_v4 && is_family_missing(&error) => Ok(None),
         Err(error) => {
-            let text = format!("cannot listen on {address} for the proxy lane: {error}");
+            let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+            let advice = if is_taken { "; `weir doctor` says who has it" } else { "" };
+            let text = format!("cannot listen on {address} for the proxy lane: {error}{advice}");
             Err(io::Error::new(error.kind(), text))
         }
     }

@@ -145,7 +145,7 @@ fn print_problems(problems: &[TlsProblem], output: Output) -> ExitCode {
 }
 
 fn doctor(args: &Doctor) -> ExitCode {
-    let report = explain::doctor::doctor(args.config.as_deref());
+    let report = explain::doctor::doctor(args.config.as_deref(), client::reach);
     println!("{}", report.render(args.output));
     if report.has_problem() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

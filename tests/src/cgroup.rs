@@ -63,6 +63,12 @@ impl Cgroup {
         format!("/{}", self.name)
     }
 
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A command that joins the cgroup before it becomes `program`.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {

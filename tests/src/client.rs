@@ -99,7 +99,7 @@ impl Client {
 }
 
 /// The interpreter itself: a `python3` in `PATH` may be a slow shell script that finds it.
-fn interpreter() -> &'static Path {
+pub(crate) fn interpreter() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let found =

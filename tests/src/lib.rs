@@ -10,6 +10,7 @@ pub mod battery;
 pub mod cgroup;
 pub mod client;
 pub mod config;
+pub mod foreign;
 pub mod http;
 pub mod metrics;
 pub mod net;

@@ -23,6 +23,8 @@ use crate::wait;
 
 /// Where Weir pins its links.
 const PINS: &str = "/sys/fs/bpf/weir";
+/// Files of a Weir that runs.
+const RUN: &str = "/run/weir";
 /// Changes come in here.
 const ADMIN_SOCKET: &str = "/run/weir/admin.sock";
 /// Time to load and verify the kernel programs, on a busy machine.
@@ -353,6 +355,10 @@ impl<'a> Weir<'a> {
             let detached = process::output(Command::new(binary()).arg("detach"));
             detached.context("links were left behind and cannot be removed")?;
         }
+        let is_left = |name: &&str| Path::new(RUN).join(name).exists();
+        let left: Vec<&str> =
+            ["weir.pid", "admin.sock", "takeover.sock", "names.json"].into_iter().filter(is_left).collect();
+        ensure!(left.is_empty(), "{left:?} stayed in {RUN}");
         // the kernel takes its time to free a link whose last reference has gone
         wait::until_true("the programs to go", STOP_LIMIT, || attached_programs() <= self.programs_before);
         Ok(())

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use proxy_ebpf_common::ABI_VERSION;
 use proxy_io::bpf;
 
-use crate::load::{HOOKS, Hook, Kernel};
+use crate::load::{self, HOOKS, Hook, Kernel, PINNED};
 
 /// Where Weir pins, below a bpffs.
 pub const PIN_DIR: &str = "/sys/fs/bpf/weir";
@@ -58,6 +58,44 @@ impl Pins {
         HOOKS.iter().map(|hook| hook.name).filter(|name| self.links().join(name).exists()).collect()
     }
 
+    /// Ids of the programs that the pinned links run.
+    #[must_use]
+    pub fn programs(&self) -> Vec<u32> {
+        let program = |hook: &Hook| Link::open(&self.links().join(hook.name)).ok()??.program;
+        HOOKS.iter().filter_map(program).collect()
+    }
+
+    /// Refuses what somebody else has pinned under our names: it is not ours to change or remove.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, with everything that is foreign.
+    pub fn refuse_foreign(&self) -> io::Result<()> {
+        let links = HOOKS.iter().filter_map(|hook| {
+            let path = self.links().join(hook.name);
+            let is_foreign = match Link::open(&path) {
+                Ok(None) => false,
+                Ok(Some(link)) => !link.is_cgroups,
+                Err(_) => true,
+            };
+            is_foreign.then_some((path, "a link of a cgroup"))
+        });
+        let maps = PINNED.iter().filter_map(|name| {
+            let path = self.maps().join(name);
+            let bytes = |map: &OwnedFd, field| Some(bpf::field(map.as_fd(), field)? as usize);
+            let shape = |map: &OwnedFd| Some((bytes(map, "key_size")?, bytes(map, "value_size")?));
+            let is_ours = |object: &OwnedFd| shape(object).is_some() && shape(object) == load::shape(name);
+            let is_foreign = path.exists() && !bpf::obj_get(&path).is_ok_and(|object| is_ours(&object));
+            is_foreign.then_some((path, "a map of ours"))
+        });
+        let foreign: Vec<String> =
+            links.chain(maps).map(|(path, what)| format!("{} is not {what}", path.display())).collect();
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        let text = format!("{}: somebody else pinned it there; move it away", foreign.join(", "));
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, text))
+    }
+
     /// Removes everything: the links detach when their last reference goes.
     ///
     /// # Errors
@@ -68,6 +106,29 @@ impl Pins {
             remove_if_there(&self.links().join(hook.name))?;
         }
         std::fs::remove_dir_all(&self.root)
+    }
+}
+
+/// A pinned object that should be a link of ours.
+struct Link {
+    /// It is a link of a cgroup.
+    is_cgroups: bool,
+    /// Id of the program that it runs.
+    program: Option<u32>,
+}
+
+impl Link {
+    /// Looks at what is pinned under a name; `None` if nothing is.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        match bpf::obj_get(path) {
+            Ok(object) => Ok(Some(Self {
+                is_cgroups: bpf::field(object.as_fd(), "cgroup_id").is_some()
+                    && bpf::field(object.as_fd(), "attach_type").is_some(),
+                program: bpf::field(object.as_fd(), "prog_id"),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

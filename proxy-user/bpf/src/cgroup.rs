@@ -34,14 +34,16 @@ impl Hierarchy {
         })
     }
 
-    /// Format: proc_pid_mountinfo(5).
+    /// Where controllers of cgroup v1 are mounted: there are cgroups that no kernel program sees.
+    #[must_use]
+    pub fn v1_mounts() -> Vec<PathBuf> {
+        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        mounts(&mountinfo, "cgroup").collect()
+    }
+
     fn parse(mountinfo: &str) -> Option<Self> {
-        let kind = |line: &str| {
-            line.split_once(" - ").and_then(|(_, tail)| tail.split(' ').next().map(str::to_owned))
-        };
-        let line = mountinfo.lines().find(|line| kind(line).as_deref() == Some("cgroup2"))?;
-        let mount = PathBuf::from(unescape(line.split(' ').nth(4)?));
-        let is_hybrid = mountinfo.lines().any(|line| kind(line).as_deref() == Some("cgroup"));
+        let mount = mounts(mountinfo, "cgroup2").next()?;
+        let is_hybrid = mounts(mountinfo, "cgroup").next().is_some();
         Some(Self { mount, is_hybrid })
     }
 
@@ -135,6 +137,14 @@ fn root_of(hierarchy: &Hierarchy, pid: u32, shown: &str) -> Option<String> {
     }
     let (_, path) = hierarchy.all().into_iter().find(|(_, path)| is_in(path))?;
     path.strip_suffix(shown.trim_end_matches('/')).map(str::to_owned)
+}
+
+/// Mount points of a type of file system. Format: proc_pid_mountinfo(5).
+fn mounts<'a>(mountinfo: &'a str, kind: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    mountinfo.lines().filter_map(move |line| {
+        let (mount, tail) = line.split_once(" - ")?;
+        (tail.split(' ').next()? == kind).then(|| mount.split(' ').nth(4))?.map(unescape).map(PathBuf::from)
+    })
 }
 
 /// Undoes mountinfo's octal escapes of space, tab, newline and backslash.

@@ -17,6 +17,7 @@ pub mod events;
 pub mod load;
 pub mod maps;
 pub mod object;
+pub mod others;
 pub mod probe;
 pub mod steer;
 

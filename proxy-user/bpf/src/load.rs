@@ -8,7 +8,9 @@ use std::sync::Arc;
 use aya::programs::{CgroupSockAddr, Iter, Program, ProgramError, SockOps};
 use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_ebpf_common::counter::COUNTER_COUNT;
+use proxy_ebpf_common::key::{OriginalDstKey, TotalsKey};
 use proxy_ebpf_common::map;
+use proxy_ebpf_common::value::{Facts, HistogramValue, OriginalDst, TotalsValue};
 use proxy_io::bpf::{self, AttachType};
 use zerocopy::FromBytes;
 
@@ -277,6 +279,21 @@ pub fn other_sizes(pins: &Path, sizes: &[(String, u32)]) -> io::Result<Vec<&'sta
         }
     }
     Ok(others)
+}
+
+/// Bytes of a key and of a value of a pinned map.
+pub(crate) fn shape(name: &str) -> Option<(usize, usize)> {
+    match name {
+        map::ORIGINAL_DST => Some((size_of::<OriginalDstKey>(), size_of::<OriginalDst>())),
+        map::FACTS => Some((size_of::<u32>(), size_of::<Facts>())),
+        map::LOADS => Some((size_of::<u32>(), size_of::<i64>())),
+        map::TOTALS => Some((size_of::<TotalsKey>(), size_of::<TotalsValue>())),
+        map::HISTOGRAMS => Some((size_of::<TotalsKey>(), size_of::<HistogramValue>())),
+        map::COUNTERS => Some((size_of::<u32>(), size_of::<u64>())),
+        // A ring buffer has neither.
+        map::RECORDS => Some((0, 0)),
+        _ => None,
+    }
 }
 
 fn default_size(name: &str) -> Option<u32> {

@@ -478,6 +478,14 @@ pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     call(Command::ObjGet, &mut attr).map(owned)
 }
 
+/// What the kernel says of a descriptor of bpf(2), in `/proc/self/fdinfo`: the value of a field, such as `prog_id` of a link.
+/// `None` for one that this kind of object does not have, so that kinds can be told apart.
+#[must_use]
+pub fn field(object: BorrowedFd<'_>, name: &str) -> Option<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+}
+
 /// Lists the ids of the programs that are in effect on a cgroup's hook, at most 64.
 ///
 /// # Errors

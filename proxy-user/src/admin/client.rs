@@ -17,11 +17,14 @@ use tokio::task::JoinSet;
 
 use super::connections::{Connection, ConnectionsPage, encode};
 use super::status::StatusPage;
+use crate::explain::doctor::Reached;
 use crate::explain::text::{self, Output, align};
 use crate::explain::why::Why;
 
 /// Time for one answer: longer than the server's own limit, so that its word is heard.
 const ANSWER_TIME: Duration = Duration::from_secs(40);
+/// The same for `weir doctor`: what takes longer hangs.
+const REACH_TIME: Duration = Duration::from_secs(3);
 /// Pause between two looks with `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Clears the screen and goes to its top (ECMA-48: ED, CUP).
@@ -89,6 +92,22 @@ pub fn status(socket: &Path, output: Output) -> anyhow::Result<()> {
     print(&shown).map(drop)
 }
 
+/// Asks the Weir that listens on a socket how it is; for `weir doctor`, which does not wait long for it.
+#[must_use]
+pub fn reach(socket: &Path) -> Reached {
+    if std::os::unix::net::UnixStream::connect(socket).is_err() {
+        return Reached::Nobody;
+    }
+    let answer = ask_within(REACH_TIME, socket, Method::GET, "/status").ok();
+    match answer.and_then(|body| serde_json::from_slice::<StatusPage>(&body).ok()) {
+        None => Reached::Silent,
+        Some(page) => Reached::Running {
+            control_hung: page.control_hung_seconds.and_then(|hung| Duration::try_from_secs_f64(hung).ok()),
+            worker_restarts: page.worker_restarts,
+        },
+    }
+}
+
 /// Makes the running Weir read its configuration again.
 ///
 /// # Errors
@@ -129,9 +148,13 @@ fn print(text: &str) -> anyhow::Result<bool> {
 }
 
 fn ask(socket: &Path, method: Method, path: &str) -> anyhow::Result<Bytes> {
+    ask_within(ANSWER_TIME, socket, method, path)
+}
+
+fn ask_within(limit: Duration, socket: &Path, method: Method, path: &str) -> anyhow::Result<Bytes> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let answered = tokio::time::timeout(ANSWER_TIME, exchange(socket, method, path)).await;
+        let answered = tokio::time::timeout(limit, exchange(socket, method, path)).await;
         answered.map_err(|_| anyhow!("Weir does not answer at {}", socket.display()))?
     })
 }

@@ -3,10 +3,15 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+use anyhow::Context as _;
 
 /// Where Weir keeps what lives as long as the machine is up.
 pub const RUN_DIR: &str = "/run/weir";
+/// The lock, below it.
+const FILE: &str = "weir.pid";
 
 /// Another Weir runs on this node.
 #[derive(Debug, thiserror::Error)]
@@ -34,20 +39,38 @@ impl RunLock {
     }
 
     fn take_in(dir: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        let path = dir.join("weir.pid");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid)?;
-                return Err(AlreadyRunning { pid: pid.trim().to_owned() }.into());
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let path = dir.join(FILE);
+        loop {
+            let mut options = OpenOptions::new();
+            let opened = options.read(true).write(true).create(true).truncate(false).open(&path);
+            let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+            match file.try_lock() {
+                // Whoever had it may have removed the file since it was opened.
+                Ok(()) if !is_at(&file, &path) => {}
+                Ok(()) => {
+                    write_pid(&mut file)?;
+                    return Ok(Self { file });
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let mut pid = String::new();
+                    file.read_to_string(&mut pid)?;
+                    return Err(AlreadyRunning { pid: pid.trim().to_owned() }.into());
+                }
+                Err(TryLockError::Error(error)) => return Err(error.into()),
             }
-            Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        write_pid(&mut file)?;
-        Ok(Self { file })
+    }
+
+    /// Gives the lock back for good: its file goes, and the folder if nothing else is in it.
+    pub fn remove(self) {
+        self.remove_in(Path::new(RUN_DIR));
+    }
+
+    fn remove_in(self, dir: &Path) {
+        // As long as we have it nobody else has a file there.
+        let _ = std::fs::remove_file(dir.join(FILE));
+        let _ = std::fs::remove_dir(dir);
     }
 
     /// The lock of another process that hands it over, held by both from now on.
@@ -76,8 +99,18 @@ impl RunLock {
     #[must_use]
     pub fn is_free() -> bool {
         // A shared lock, so that looking keeps nobody from starting for longer than a moment.
-        File::open(Path::new(RUN_DIR).join("weir.pid")).is_ok_and(|file| file.try_lock_shared().is_ok())
+        match File::open(Path::new(RUN_DIR).join(FILE)) {
+            Ok(file) => file.try_lock_shared().is_ok(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
+}
+
+/// Whether a path still leads to an open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let (open, there) = (file.metadata().map(place), std::fs::metadata(path).map(place));
+    matches!((open, there), (Ok(open), Ok(there)) if open == there)
 }
 
 fn write_pid(file: &mut File) -> io::Result<()> {
@@ -100,7 +133,13 @@ mod tests {
         drop(first);
         assert!(RunLock::take_in(&dir).is_err(), "whoever took over has it still");
         drop(second);
-        assert!(RunLock::take_in(&dir).is_ok());
-        std::fs::remove_dir_all(dir).unwrap();
+        // One that was open before its file went is no lock.
+        let old = File::open(dir.join(FILE)).unwrap();
+        RunLock::take_in(&dir).unwrap().remove_in(&dir);
+        assert!(!dir.exists(), "nothing stays");
+        old.try_lock().unwrap();
+        let third = RunLock::take_in(&dir).unwrap();
+        assert!(RunLock::take_in(&dir).is_err());
+        third.remove_in(&dir);
     }
 }

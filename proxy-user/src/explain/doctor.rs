@@ -1,25 +1,42 @@
 //! `weir doctor`: everything that Weir needs from a machine, looked at one by one.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proxy_bpf::attach::{PIN_DIR, Pins};
 use proxy_bpf::cgroup::Hierarchy;
 use proxy_core::snapshot::Scope;
 
 use super::finding::{Finding, Report};
-use super::{certificates, machine, rights, sockets};
+use super::{certificates, hooks, machine, ports, rights, sockets};
 use crate::config::{self, Config};
 
 /// Where a running Weir answers unless its configuration says otherwise.
 const ADMIN_SOCKET: &str = "/run/weir/admin.sock";
 
-/// Looks at this machine, and at what a configuration wants from it if one is named. Changes nothing; needs root to see
-/// everything, and says so.
+/// What became of a question to a running Weir.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// Nobody listens.
+    Nobody,
+    /// Somebody listens and does not answer.
+    Silent,
+    /// It answers.
+    Running {
+        /// How long its control task has been silent, if that is too long.
+        control_hung: Option<Duration>,
+        /// How often its workers have failed and begun again.
+        worker_restarts: u64,
+    },
+}
+
+/// Looks at this machine, and at what a configuration wants from it if one is named. `ask` asks the Weir that listens on a
+/// socket. Changes nothing; needs root to see everything, and says so.
 #[must_use]
-pub fn doctor(config_path: Option<&Path>) -> Report {
+pub fn doctor(config_path: Option<&Path>, ask: impl Fn(&Path) -> Reached) -> Report {
     let missing = rights::missing_rights();
     let may_ask = missing.is_none();
     let mut findings = vec![machine::rights(missing.as_deref()), machine::kernel()];
@@ -32,12 +49,13 @@ pub fn doctor(config_path: Option<&Path>) -> Report {
         Some((_, Ok(config))) => config.admin.socket.clone(),
         _ => PathBuf::from(ADMIN_SOCKET),
     };
-    let is_running = UnixStream::connect(&socket).is_ok();
-    findings.extend(machine::ports(is_running));
+    let reached = ask(&socket);
+    let is_running = reached != Reached::Nobody;
+    findings.extend(ports::ports(&scope_dirs(&config, &hierarchy)));
     if let Ok(hierarchy) = &hierarchy {
-        findings.extend(machine::hooks(hierarchy, may_ask));
+        findings.extend(hooks::hooks(hierarchy, may_ask));
     }
-    findings.push(process(is_running, &socket));
+    findings.push(process(&reached, &socket));
     findings.push(machine::congestion());
     match (&config, &hierarchy) {
         (Some((path, Ok(config))), Ok(hierarchy)) => {
@@ -66,9 +84,48 @@ pub fn doctor(config_path: Option<&Path>) -> Report {
     Report { findings }
 }
 
+/// Folders of the cgroups that a right configuration has as scopes.
+fn scope_dirs<E>(
+    config: &Option<(&Path, Result<Config, E>)>,
+    hierarchy: &io::Result<Hierarchy>,
+) -> Vec<PathBuf> {
+    let (Some((_, Ok(config))), Ok(hierarchy)) = (config, hierarchy) else { return Vec::new() };
+    let dir = |scope: &Scope| match scope {
+        Scope::Cgroup(path) => Some(hierarchy.mount.join(path.trim_start_matches('/'))),
+        Scope::Netns(_) => None,
+    };
+    config.intercept.scopes.iter().filter_map(dir).collect()
+}
+
 /// Whether a Weir is running, or one has left something behind.
-fn process(is_running: bool, socket: &Path) -> Finding {
+fn process(reached: &Reached, socket: &Path) -> Finding {
     let what = "Weir";
+    match reached {
+        Reached::Silent => {
+            return Finding::problem(
+                what,
+                format!("listens on {} and does not answer", socket.display()),
+                "it hangs as a whole (stopped? no CPU time?): services fail open or closed meanwhile; end it and start it",
+            );
+        }
+        Reached::Running { control_hung: Some(silence), .. } => {
+            return Finding::problem(
+                what,
+                format!("its control task has given no sign of life for {} s", silence.as_secs()),
+                "workers go on by what is in force; see the log, and `weir run --takeover` does not work like this: \
+                 end it with SIGKILL, and the next start takes over what is attached",
+            );
+        }
+        Reached::Running { worker_restarts, .. } if *worker_restarts > 0 => {
+            return Finding::warning(
+                what,
+                format!("is running; its workers have failed and begun again {worker_restarts} times"),
+                "the log has the place of each (panic): a bug, to be reported",
+            );
+        }
+        Reached::Nobody | Reached::Running { .. } => {}
+    }
+    let is_running = *reached != Reached::Nobody;
     let attached = Pins::existing().map(|pins| pins.attached()).unwrap_or_default();
     match (is_running, attached.len()) {
         (true, 0) => Finding::warning(
@@ -116,6 +173,15 @@ fn cgroup_scope(
     let what = format!("scope {cgroup}");
     let dir = hierarchy.mount.join(cgroup.trim_start_matches('/'));
     if !dir.is_dir() {
+        let mut v1 =
+            Hierarchy::v1_mounts().into_iter().map(|mount| mount.join(cgroup.trim_start_matches('/')));
+        if let Some(dir) = v1.find(|dir| dir.is_dir()) {
+            let advice = "name the applications' network namespaces instead (netns), or boot with cgroup v2 only \
+                          (systemd.unified_cgroup_hierarchy=1)";
+            let found =
+                format!("is a cgroup of v1 only ({}): its processes sit in the v2 root", dir.display());
+            return Finding::problem(what, found, advice);
+        }
         let advice = "nothing, if it comes later: Weir takes it up when it is made; else see systemd-cgls";
         return Finding::warning(what, "no such cgroup yet", advice);
     }
@@ -173,7 +239,7 @@ mod tests {
 
     #[test]
     fn everything_is_looked_at_and_nothing_lacks_advice() {
-        let report = doctor(None);
+        let report = doctor(None, |_| Reached::Nobody);
         let whats: Vec<&str> = report.findings.iter().map(|finding| finding.what.as_str()).collect();
         for what in [
             "rights",
@@ -198,7 +264,7 @@ mod tests {
     fn a_config_with_mistakes_is_a_problem_that_names_the_first() {
         let path = std::env::temp_dir().join(format!("weir-doctor-{}.yaml", std::process::id()));
         std::fs::write(&path, "services: [{nam: x}]\n").unwrap();
-        let report = doctor(Some(&path));
+        let report = doctor(Some(&path), |_| Reached::Nobody);
         let finding = report.findings.iter().find(|finding| finding.what == "configuration").unwrap();
         assert_eq!(finding.level, Level::Problem);
         assert!(finding.advice.as_ref().unwrap().contains("weir check"), "{finding:?}");
@@ -215,6 +281,17 @@ mod tests {
         assert_eq!(finding.level, Level::Warning);
         assert!(finding.found.starts_with("2 of 3 open connections"), "{finding:?}");
         assert_eq!(older("scope /a".to_owned(), &remotes[1..2], &services, true).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_weir_that_hangs_is_a_problem_and_one_that_fell_is_said() {
+        let socket = Path::new("/run/weir/admin.sock");
+        let running = |control_hung, worker_restarts| Reached::Running { control_hung, worker_restarts };
+        assert_eq!(process(&Reached::Silent, socket).level, Level::Problem);
+        let hung = process(&running(Some(Duration::from_secs(12)), 0), socket);
+        assert!(hung.level == Level::Problem && hung.found.contains("12 s"), "{hung:?}");
+        let fell = process(&running(None, 2), socket);
+        assert!(fell.level == Level::Warning && fell.found.contains("2 times"), "{fell:?}");
     }
 
     #[test]

@@ -1,18 +1,13 @@
 //! What the machine offers: the kernel, its file systems, limits and settings.
 
-use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use proxy_bpf::abi::config::{LISTENER_COUNT_MAX, LISTENER_NET_V4, LISTENER_PORT};
 use proxy_bpf::abi::map;
-use proxy_bpf::attach::{BPFFS, Pins};
+use proxy_bpf::attach::BPFFS;
 use proxy_bpf::cgroup::Hierarchy;
-use proxy_bpf::load::HOOKS;
 use proxy_bpf::probe::{Feature, kernel_features};
 use proxy_io::driver::probe;
-use proxy_io::{bpf, mount};
+use proxy_io::mount;
 
 use super::finding::Finding;
 
@@ -131,80 +126,6 @@ pub(super) fn descriptors() -> Finding {
     Finding::warning(what, found, "raise LimitNOFILE of the service (or ulimit -Hn) if more are expected")
 }
 
-/// Clients must not be given the ports of the listeners, and nobody else may have them.
-pub(super) fn ports(is_running: bool) -> Vec<Finding> {
-    let what = "ports of the proxy lane";
-    let count = u16::try_from(LISTENER_COUNT_MAX).unwrap_or(u16::MAX);
-    let (first, last) = (LISTENER_PORT, LISTENER_PORT + count - 1);
-    let mut findings = Vec::new();
-    let range = read("/proc/sys/net/ipv4/ip_local_port_range");
-    if overlaps(&range, first, last) {
-        let range = range.split_ascii_whitespace().collect::<Vec<_>>().join("-");
-        findings.push(Finding::warning(
-            what,
-            format!("{first}-{last} lie within net.ipv4.ip_local_port_range ({range})"),
-            format!("an application may be given one first: sysctl net.ipv4.ip_local_reserved_ports={first}-{last}"),
-        ));
-    }
-    let [a, b, c] = LISTENER_NET_V4;
-    let address = SocketAddrV4::new(Ipv4Addr::new(a, b, c, 1), first);
-    if !is_running && let Err(error) = TcpListener::bind(address) {
-        let advice = format!("find who has it (ss -ltnp sport = {first}) and move it");
-        findings.push(Finding::problem(what, format!("cannot listen on {address}: {error}"), advice));
-    }
-    if findings.is_empty() {
-        findings.push(Finding::ok(what, format!("{first}-{last} are free for Weir")));
-    }
-    findings
-}
-
-/// Tells whether two ranges of ports meet; a reserved one does not count.
-fn overlaps(range: &str, first: u16, last: u16) -> bool {
-    let mut ends = range.split_ascii_whitespace().map(|end| end.parse::<u16>().ok());
-    let (Some(Some(low)), Some(Some(high))) = (ends.next(), ends.next()) else { return false };
-    let reserved = read("/proc/sys/net/ipv4/ip_local_reserved_ports");
-    low <= last && first <= high && !(first..=last).all(|port| is_listed(&reserved, port))
-}
-
-/// Format: Documentation/networking/ip-sysctl.rst, `1,2-4,10`.
-fn is_listed(list: &str, port: u16) -> bool {
-    list.trim().split(',').any(|part| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let ends = (first.parse::<u16>(), last.parse::<u16>());
-        matches!(ends, (Ok(first), Ok(last)) if (first..=last).contains(&port))
-    })
-}
-
-/// Looks for programs of others on Weir's hooks.
-pub(super) fn hooks(hierarchy: &Hierarchy, may_ask: bool) -> Vec<Finding> {
-    let what = "other BPF programs on our hooks";
-    if !may_ask {
-        return vec![Finding::warning(what, "cannot be asked without rights", "run this command as root")];
-    }
-    let root = match File::open(&hierarchy.mount) {
-        Ok(root) => root,
-        Err(error) => return vec![Finding::warning(what, error.to_string(), "run this command as root")],
-    };
-    let ours = Pins::existing().map(|pins| pins.attached()).unwrap_or_default();
-    let mut findings = Vec::new();
-    for hook in &HOOKS {
-        let ids = bpf::query(root.as_fd(), hook.kind).unwrap_or_default();
-        let others = ids.len().saturating_sub(usize::from(ours.contains(&hook.name)));
-        if others > 0 {
-            let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-            findings.push(Finding::warning(
-                what,
-                format!("{others} at the cgroup root, {:?} (ids with ours: {})", hook.kind, ids.join(" ")),
-                "all of them run; if one rewrites the same connections, the last one wins: bpftool prog show id ID",
-            ));
-        }
-    }
-    if findings.is_empty() {
-        findings.push(Finding::ok(what, "none at the cgroup root"));
-    }
-    findings
-}
-
 pub(super) fn congestion() -> Finding {
     let what = "congestion control";
     let default = read("/proc/sys/net/ipv4/tcp_congestion_control");
@@ -226,7 +147,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-fn read(path: &str) -> String {
+pub(super) fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim_end().to_owned()
 }
 
@@ -241,20 +162,6 @@ mod tests {
         assert_eq!(version("5.15.167.4-microsoft"), Some((5, 15)));
         assert!(version("6.18").unwrap() > FULL && version("5.9.1").unwrap() < REDUCED);
         assert_eq!(version("linux"), None);
-    }
-
-    #[test]
-    fn reserved_ports_are_read_as_lists_and_ranges() {
-        let list = "53,61000-61500,61502\n";
-        assert!([53, 61000, 61500, 61502].iter().all(|port| is_listed(list, *port)));
-        assert!(![52, 61501, 61503].iter().any(|port| is_listed(list, *port)));
-        assert!(!is_listed("", 1) && !is_listed("\n", 0));
-    }
-
-    #[test]
-    fn ranges_of_ports_meet_or_do_not() {
-        assert!(!overlaps("32768\t60999", 61500, 61507));
-        assert!(!overlaps("", 61500, 61507));
     }
 
     #[test]

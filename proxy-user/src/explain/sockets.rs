@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// TCP_ESTABLISHED as `/proc/net/tcp` prints it.
+/// TCP_ESTABLISHED and TCP_LISTEN as `/proc/net/tcp` prints them.
 const ESTABLISHED: &str = "01";
+const LISTENING: &str = "0A";
 
 /// Lists the other ends of all established TCP connections that processes in a cgroup, or below it, hold open.
 ///
@@ -26,8 +27,28 @@ pub(super) fn established(cgroup: &Path) -> Vec<SocketAddr> {
     remotes
 }
 
+/// The network namespace of a process.
+pub(super) fn netns(proc: &Path) -> Option<PathBuf> {
+    std::fs::read_link(proc.join("ns/net")).ok()
+}
+
+/// Addresses that somebody listens on in a process's network namespace, with the inodes of the sockets.
+pub(super) fn listening(proc: &Path) -> Vec<(SocketAddr, u64)> {
+    let lines = |name| std::fs::read_to_string(proc.join("net").join(name)).unwrap_or_default();
+    [lines("tcp"), lines("tcp6")].iter().flat_map(|text| text.lines().filter_map(listener)).collect()
+}
+
+/// Finds a process that holds a socket: its id and name. Looks at every descriptor of the machine until it is found.
+pub(super) fn holder(inode: u64) -> Option<(u32, String)> {
+    let pids = std::fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pid = pids.find(|pid| sockets(Path::new(&format!("/proc/{pid}"))).contains(&inode))?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some((pid, name.trim_end().to_owned()))
+}
+
 /// Processes in a cgroup or below it.
-fn pids(cgroup: &Path) -> Vec<u32> {
+pub(super) fn pids(cgroup: &Path) -> Vec<u32> {
     let mut found = Vec::new();
     let mut todo = vec![cgroup.to_owned()];
     while let Some(dir) = todo.pop() {
@@ -67,6 +88,14 @@ fn entry(line: &str) -> Option<(u64, SocketAddr)> {
         return None;
     }
     Some((inode.parse().ok()?, address(remote)?))
+}
+
+/// The same of one that listens: its own end, and inode.
+fn listener(line: &str) -> Option<(SocketAddr, u64)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+    (*state == LISTENING).then_some(())?;
+    Some((address(local)?, inode.parse().ok()?))
 }
 
 /// Address and port in hexadecimal: the port as a number, the address as words in the machine's byte order.
@@ -116,6 +145,9 @@ mod tests {
         std::fs::write(dir.join("below/cgroup.procs"), format!("{pid}\n{pid}\n")).unwrap();
         let found = established(&dir);
         assert_eq!(found.iter().filter(|remote| **remote == server).count(), 1, "{found:?}");
+        let listeners = super::listening(Path::new("/proc/self"));
+        let (_, inode) = listeners.into_iter().find(|(address, _)| *address == server).unwrap();
+        assert_eq!(holder(inode).unwrap().0, std::process::id());
         drop(client);
         std::fs::remove_dir_all(dir).unwrap();
     }
