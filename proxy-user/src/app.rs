@@ -32,8 +32,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin;
 use crate::config::{Config, IoChoice, LogLevel, Source, Workers};
-use crate::connection::{Handed, Peers, Shared};
-use crate::control::{self, Control, End, Handle, NamesFile, Parts, Phase, Publisher, Pulse, Status};
+use crate::connection::{Peers, Shared};
+use crate::control::{
+    self, Control, End, Handle, NamesFile, Parts, Phase, Publisher, Pulse, Status, Supervisor,
+};
 use crate::listener::Listening;
 use crate::pods::Finder;
 use crate::record::access::{self, AccessSink};
@@ -146,8 +148,12 @@ async fn serve(source: Source, options: Options, start: &mut Start) -> anyhow::R
     tracing::info!(seconds = drain_time.as_secs_f64(), "draining: no new connections are taken");
     match &successor {
         // What is pinned and locked is the other's.
-        Some(_) => start.lock = None,
+        Some(successor) => {
+            start.lock = None;
+            node.supervisor.handed_over(successor.process());
+        }
         None => {
+            node.supervisor.stopping();
             node.pins.clone().remove().context("cannot detach")?;
             let _ = std::fs::remove_file(Path::new(RUN_DIR).join(takeover::SOCKET));
         }
@@ -187,6 +193,7 @@ struct Node {
     health: Vec<Counts>,
     /// Ends when the process has ended that this one has taken over from.
     predecessor: Option<oneshot::Receiver<()>>,
+    supervisor: Supervisor,
 }
 
 impl Node {
@@ -203,22 +210,24 @@ impl Node {
 
         let (access, access_thread) = open_access_log(config)?;
         let (attempts_in, attempts) = mpsc::channel(ATTEMPTS);
-        let (peers, handed) = Peers::new(worker_count(config));
         let budget = Arc::new(DescriptorBudget::new(nofile));
-        let shared = Arc::new(Shared {
-            maps: Some(Arc::clone(&maps)),
-            netns_cookie,
-            stats: ConnStats::default(),
-            home_share: budget.share(0),
-            budget,
-            attempts: attempts_in,
-            access,
-            peers,
-            tls: TlsCell::default(),
-        });
+        let share = |peers| {
+            Arc::new(Shared {
+                maps: Some(Arc::clone(&maps)),
+                netns_cookie,
+                stats: ConnStats::default(),
+                home_share: budget.share(0),
+                budget: Arc::clone(&budget),
+                attempts: attempts_in.clone(),
+                access: access.clone(),
+                peers,
+                tls: TlsCell::default(),
+            })
+        };
         let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));
-        let (driver, driver_note) = choose_driver(options.io.unwrap_or(config.io))?;
-        let workers = Arc::new(start_workers(handed, driver, &snapshot, &shared)?);
+        let choice = options.io.unwrap_or(config.io);
+        let (workers, shared, driver) = start_workers(config, choice, &snapshot, share)?;
+        let workers = Arc::new(workers);
         let listener_count = control::intercepted_count(workers.len());
         let listeners = control::open_intercepted(&maps, netns_cookie, listener_count, &mut start.sockets)?;
         let is_taking_over = start.taking.is_some();
@@ -240,8 +249,8 @@ impl Node {
             reloads: 0,
             failures: 0,
             last_error: None,
-            driver,
-            driver_note,
+            driver: driver.kind,
+            driver_note: driver.note,
             workers: workers.len(),
             missing_scopes: Vec::new(),
             started: SystemTime::now(),
@@ -255,6 +264,7 @@ impl Node {
             socket: config.admin.socket.clone(),
             metrics: config.metrics,
         };
+        let supervisor = Supervisor::from_environment();
         let (control, handle) = Control::new(Parts {
             source,
             kernel: Arc::clone(&kernel),
@@ -274,6 +284,7 @@ impl Node {
             taken_over,
             is_taking_over,
             asks,
+            supervisor: supervisor.clone(),
         });
         Ok(Self {
             control,
@@ -288,6 +299,7 @@ impl Node {
             may_stay: options.stay,
             health: Vec::new(),
             predecessor: None,
+            supervisor,
         })
     }
 
@@ -445,34 +457,62 @@ fn open_access_log(config: &Config) -> anyhow::Result<(AccessSink, Option<JoinHa
     Ok((sink, Some(thread)))
 }
 
-/// Chooses the driver; with a note if it is not the one that was hoped for.
-fn choose_driver(choice: IoChoice) -> anyhow::Result<(DriverKind, Option<String>)> {
+/// A choice of driver, with a note if it is not the one that was hoped for.
+#[derive(Debug)]
+struct Chosen {
+    kind: DriverKind,
+    note: Option<String>,
+    /// The other one will do as well.
+    is_free: bool,
+}
+
+fn choose_driver(choice: IoChoice) -> anyhow::Result<Chosen> {
+    let is_free = choice == IoChoice::Auto;
     if choice == IoChoice::Epoll {
-        return Ok((DriverKind::Epoll, None));
+        return Ok(Chosen { kind: DriverKind::Epoll, note: None, is_free });
     }
     match proxy_io::driver::probe::ring() {
-        Ok(_) => Ok((DriverKind::Ring, None)),
-        Err(error) if choice == IoChoice::Ring => Err(anyhow!(
+        Ok(_) => Ok(Chosen { kind: DriverKind::Ring, note: None, is_free }),
+        Err(error) if !is_free => Err(anyhow!(
             "io_uring was asked for and is not available: {error}; use `io: auto` or `io: epoll`"
         )),
-        Err(error) => Ok((DriverKind::Epoll, Some(error.to_string()))),
+        Err(error) => Ok(Chosen { kind: DriverKind::Epoll, note: Some(error.to_string()), is_free }),
     }
 }
 
+/// Starts as many workers as the config says. A ring takes locked memory (before 5.12, and where memory is short): with too
+/// little of it for all workers, all of them use epoll if that is left to us.
 fn start_workers(
-    handed: Vec<mpsc::Receiver<Handed>>,
-    driver: DriverKind,
+    config: &Config,
+    choice: IoChoice,
     snapshot: &Arc<Snapshot>,
-    shared: &Arc<Shared>,
-) -> anyhow::Result<Vec<Worker>> {
-    let start =
-        |(index, handed)| worker::spawn(index, handed, driver, Arc::clone(snapshot), Arc::clone(shared));
-    let started: io::Result<Vec<Worker>> = handed.into_iter().enumerate().map(start).collect();
-    started.map_err(|error| {
-        let is_short = driver == DriverKind::Ring && error.kind() == io::ErrorKind::OutOfMemory;
-        let hint = "; rings take locked memory: raise LimitMEMLOCK (ulimit -l) or give CAP_IPC_LOCK, or use `io: epoll`";
-        anyhow!("cannot start a worker: {error}{}", if is_short { hint } else { "" })
-    })
+    shared: impl Fn(Peers) -> Arc<Shared>,
+) -> anyhow::Result<(Vec<Worker>, Arc<Shared>, Chosen)> {
+    let mut chosen = choose_driver(choice)?;
+    loop {
+        let (peers, handed) = Peers::new(worker_count(config));
+        let shared = shared(peers);
+        let start = |(index, handed)| {
+            worker::spawn(index, handed, chosen.kind, Arc::clone(snapshot), Arc::clone(&shared))
+        };
+        // Those that have begun end when their mailboxes are dropped.
+        let started: io::Result<Vec<Worker>> = handed.into_iter().enumerate().map(start).collect();
+        let is_short =
+            |error: &io::Error| chosen.kind == DriverKind::Ring && error.kind() == io::ErrorKind::OutOfMemory;
+        const HINT: &str = "rings take locked memory: raise LimitMEMLOCK (ulimit -l) or give CAP_IPC_LOCK";
+        match started {
+            Ok(workers) => return Ok((workers, shared, chosen)),
+            Err(error) if is_short(&error) && chosen.is_free => {
+                let note = format!("too little memory for a ring in each worker ({error}); {HINT}");
+                tracing::warn!("{note}; workers use epoll");
+                chosen = Chosen { kind: DriverKind::Epoll, note: Some(note), is_free: false };
+            }
+            Err(error) if is_short(&error) => {
+                return Err(anyhow!("cannot start a worker: {error}; {HINT}, or use `io: epoll`"));
+            }
+            Err(error) => return Err(anyhow!("cannot start a worker: {error}")),
+        }
+    }
 }
 
 fn worker_count(config: &Config) -> usize {

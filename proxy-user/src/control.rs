@@ -12,6 +12,7 @@ mod names;
 mod publish;
 mod pulse;
 mod run;
+mod supervisor;
 mod watch;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use self::names::{Names, NamesFile};
 pub use self::publish::Publisher;
 pub use self::pulse::{HUNG, Pulse};
 pub use self::run::{Control, End, Parts};
+pub use self::supervisor::Supervisor;
 use crate::connection::Shared;
 use crate::worker::Worker;
 

@@ -195,7 +195,10 @@ impl<'a> Weir<'a> {
             }
         };
         let mut command = net.command(Side::Near, start, &binary());
-        command.args(["run", "--io", &driver(), "-c"]).arg(&file).args(more);
+        command.args(["run", "-c"]).arg(&file).args(more);
+        if !more.contains(&"--io") {
+            command.args(["--io", &driver()]);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().expect("nsenter can be started")
     }

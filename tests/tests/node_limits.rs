@@ -238,3 +238,33 @@ fn explicit_listeners_serve_who_is_not_intercepted() {
         world.outside().run("ask", &[&"10.77.0.1:7000"])["errors"] == json!(["ECONNREFUSED"])
     });
 }
+
+#[test]
+fn too_little_locked_memory_for_rings_means_epoll_unless_rings_were_asked_for() {
+    let Some(world) = World::new() else { return };
+    if ["prlimit", "setpriv"].into_iter().any(|name| world.program(name).is_none()) {
+        return;
+    }
+    if let Err(reason) = proxy_io::driver::probe::ring() {
+        return proxy_tests::skip::skip(&format!("there are no rings to be short of: {reason}"));
+    }
+    let grid = Grid::new(&world);
+    let config = config::config(&world, grid.services());
+    // Root may lock what it likes but for this. The probe's ring fits, a worker's does not.
+    let starter = ["prlimit", "--memlock=65536:65536", "setpriv", "--bounding-set=-ipc_lock", "--"];
+    let Some(weir) = Weir::start_with(&world.net, &config, &starter, &["--io", "auto"]) else { return };
+    let status: Value = serde_json::from_str(&weir.ask("/status").expect("it answers").1).expect("JSON");
+    assert_eq!(status["driver"], "epoll", "{status}");
+    assert!(status["driver_note"].as_str().is_some_and(|note| note.contains("LimitMEMLOCK")), "{status}");
+    assert!(weir.log().contains("workers use epoll"), "{}", weir.log());
+    let said = world.app().run("ask", &[&Grid::address(Lane::Proxy, Family::V4), &"5"]);
+    assert_eq!(said["names"], json!(["four"; 5].to_vec()));
+    drop(weir);
+    let file = proxy_tests::scratch::Scratch::new("memlock");
+    let file = (file.file("weir.yaml", config.to_string()), file);
+    let mut command = world.outside().command(std::path::Path::new(starter[0]));
+    command.args(&starter[1..]).arg(proxy_tests::node::binary()).args(["run", "--io", "ring", "-c", &file.0]);
+    let output = command.output().expect("it can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("LimitMEMLOCK"), "{said}");
+}

@@ -1,7 +1,9 @@
 //! The live upgrade as this process begins and ends in it; what is said between the two is in [`crate::takeover`].
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ use crate::takeover::{self, Begun, NamedSockets, Outcome, SocketName, Sockets, S
 const LATER_TIME: Duration = Duration::from_secs(60);
 /// Pause before it is asked again.
 const LATER_PAUSE: Duration = Duration::from_millis(200);
+/// Makes a process take over.
+const TAKEOVER: &str = "--takeover";
 /// Pause after a bug in a step of the control task, so that one which fails each time leaves time for others.
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two looks for whether there is a Weir.
@@ -142,7 +146,7 @@ impl Node {
 
     /// Serves until somebody says that it is enough.
     pub(super) async fn run(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
-        let Signals { reload, terminate, interrupt, is_told } = signals;
+        let Signals { reload, terminate, interrupt, upgrade, is_told } = signals;
         let mut running = std::pin::pin!(control_runs(&mut self.control, reload));
         loop {
             tokio::select! {
@@ -156,6 +160,7 @@ impl Node {
                     *is_told = true;
                 }
                 _ = interrupt.recv() => return Ok(End::Drain(Duration::ZERO)),
+                _ = upgrade.recv() => start_newer(),
             }
         }
     }
@@ -208,11 +213,38 @@ async fn control_runs(control: &mut Control, reload: &mut Signal) -> std::io::Re
     }
 }
 
+/// Starts the program that lies where ours lay, with our arguments, to take over from this process.
+fn start_newer() {
+    let mut arguments = std::env::args_os();
+    let Some(program) = arguments.next().map(PathBuf::from) else { return };
+    let mut arguments: Vec<OsString> = arguments.collect();
+    if !arguments.iter().any(|argument| argument == TAKEOVER) {
+        arguments.push(TAKEOVER.into());
+    }
+    // Standard output and error, the limits and the supervisor's socket are its, too.
+    match Command::new(&program).args(&arguments).stdin(Stdio::null()).spawn() {
+        Ok(mut newer) => {
+            tracing::info!(process = newer.id(), program = %program.display(), "started a newer process");
+            // Whoever starts a process has to hear of its end.
+            let wait = move || match newer.wait() {
+                Ok(status) if !status.success() => tracing::warn!(%status, "the newer process has ended"),
+                _ => {}
+            };
+            let named = std::thread::Builder::new().name("weir-newer".to_owned());
+            if let Err(error) = named.spawn(wait) {
+                tracing::warn!(%error, "cannot wait for the newer process");
+            }
+        }
+        Err(error) => tracing::warn!(program = %program.display(), %error, "cannot start a newer process"),
+    }
+}
+
 /// Signals that are listened to.
 pub(super) struct Signals {
     reload: Signal,
     terminate: Signal,
     interrupt: Signal,
+    upgrade: Signal,
     /// A SIGTERM came that did not end everything at once.
     is_told: bool,
 }
@@ -224,6 +256,7 @@ impl Signals {
             reload: on(SignalKind::hangup())?,
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
+            upgrade: on(SignalKind::user_defined2())?,
             is_told: false,
         })
     }

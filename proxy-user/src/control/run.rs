@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use super::listen::Listeners;
 use super::names::{Names, NamesFile};
 use super::publish::Publisher;
+use super::supervisor::Supervisor;
 use super::watch::{FileWatch, LOOK_INTERVAL};
 use super::{Handle, Phase, REQUESTS, Request, Status};
 use crate::config::Source;
@@ -94,6 +95,8 @@ pub struct Parts {
     pub is_taking_over: bool,
     /// What newer processes want.
     pub asks: mpsc::Receiver<Ask>,
+    /// Whoever watches over this process.
+    pub supervisor: Supervisor,
 }
 
 /// Why the control task stopped.
@@ -181,6 +184,7 @@ impl Control {
     pub fn set_ready(&mut self) {
         self.parts.status.phase = Phase::Ready;
         self.show_status();
+        self.parts.supervisor.ready();
     }
 
     /// Serves until somebody asks to drain or is ready to take over. It may be called again after that.
@@ -275,6 +279,7 @@ impl Control {
         if self.parts.status.is_handing_over {
             return Err("a newer process takes over and reads the configuration itself".to_owned());
         }
+        self.parts.supervisor.reloading();
         self.watch.handle_read();
         // No file content panics, and if one does, what is in force goes on.
         let source = AssertUnwindSafe(&mut self.parts.source);
@@ -301,6 +306,7 @@ impl Control {
             }
         }
         self.show_status();
+        self.parts.supervisor.ready();
         result
     }
 
@@ -444,6 +450,7 @@ impl Control {
 
     async fn handle_sweep(&mut self) {
         self.sweeps += 1;
+        self.parts.supervisor.alive();
         fault::point("control", 0);
         // The log's queue wakes us when it was empty; what came while it was being read waits for this.
         self.parts.log.flush();
