@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use proxy_bpf::abi::config::Settings;
@@ -253,7 +253,8 @@ impl Node {
             driver_note: driver.note,
             workers: workers.len(),
             missing_scopes: Vec::new(),
-            started: SystemTime::now(),
+            started: now(),
+            began: Instant::now(),
             drain_timeout: config.drain_timeout,
             is_handing_over: false,
             pulse: Pulse::new(),
@@ -513,6 +514,11 @@ fn start_workers(
             Err(error) => return Err(anyhow!("cannot start a worker: {error}")),
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a date for operators")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 fn worker_count(config: &Config) -> usize {

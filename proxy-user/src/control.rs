@@ -21,7 +21,7 @@ mod tests;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use proxy_bpf::abi::record::Record;
 use proxy_bpf::load::Kernel;
@@ -80,8 +80,10 @@ pub struct Status {
     pub workers: usize,
     /// Cgroups and network namespaces that are scopes but do not exist (yet).
     pub missing_scopes: Vec<String>,
-    /// When the process began.
+    /// When the process began, for those who read dates ...
     pub started: SystemTime,
+    /// ... and by the clock that nobody sets.
+    pub began: Instant,
     /// Time that open connections get to end after SIGTERM.
     pub drain_timeout: Duration,
     /// A newer process prepares to take over from this one.

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -45,7 +45,8 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("weir: {error:#}");
+            // Not by eprintln, which panics if the disk is full.
+            let _ = writeln!(std::io::stderr(), "weir: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -100,6 +101,8 @@ fn start_log(level: config::LogLevel, format: LogFormat) {
     let is_terminal = std::io::stderr().is_terminal();
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    // It would say so on standard error, and panic where even that cannot be written: on a full disk.
+    let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

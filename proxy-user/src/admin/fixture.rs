@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use proxy_bpf::abi::counter::Counter;
 use proxy_bpf::abi::record::{Record, Tcp};
@@ -109,7 +109,8 @@ impl Source for FakeNode {
             driver_note: Some("io_uring is off".to_owned()),
             workers: 2,
             missing_scopes: vec!["/gone.slice".to_owned()],
-            started: SystemTime::now(),
+            started: SystemTime::UNIX_EPOCH,
+            began: Instant::now(),
             drain_timeout: Duration::from_secs(30),
             is_handing_over: false,
             pulse: Pulse::new(),

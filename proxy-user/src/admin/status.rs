@@ -1,7 +1,5 @@
 //! Where the process stands.
 
-use std::time::SystemTime;
-
 use proxy_io::DriverKind;
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +45,7 @@ pub(super) fn status(source: &impl Source) -> StatusPage {
         phase: phase(status.phase).to_owned(),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        uptime_seconds: SystemTime::now().duration_since(status.started).unwrap_or_default().as_secs_f64(),
+        uptime_seconds: status.began.elapsed().as_secs_f64(),
         config: status.config.display().to_string(),
         wanted_version: status.wanted.0,
         applied_version: status.applied.0,
