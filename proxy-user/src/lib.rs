@@ -2,17 +2,17 @@
 //! programs' loading `proxy-bpf`'s.
 //!
 //! Rooms import downwards only: `main > cli > app > admin, explain, control, pods, health, takeover > worker > listener >
-//! connection > forward > upstream > tls`, then `record, stats > config, fault`. Read [`app`] first.
+//! connection > forward > upstream > tls`, then `record, stats > bug, config`. Read [`app`] first.
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod app;
+pub mod bug;
 pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod control;
 pub mod explain;
-pub mod fault;
 pub mod forward;
 pub mod health;
 pub mod listener;

@@ -20,8 +20,8 @@ use proxy_io::clock::monotonic_ns;
 use proxy_io::netns::Netns;
 use proxy_io::{sock, watch};
 
+use crate::bug;
 use crate::connection::{self, Accepted, Entry, Handed, Local, Shared, Told};
-use crate::fault;
 use crate::stats::conn::Share;
 
 /// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
@@ -160,7 +160,7 @@ fn is_family_missing(error: &io::Error) -> bool {
 pub(crate) async fn serve(local: Rc<Local>, listening: Listening) {
     let address = listening.address;
     loop {
-        match fault::caught(accept_all(&local, listening.clone())).await {
+        match bug::caught(accept_all(&local, listening.clone())).await {
             Ok(Ok(never)) => match never {},
             Ok(Err(error)) => tracing::error!(%address, %error, "cannot accept; the listener tries again"),
             Err(panic) => tracing::error!(%address, panic, "a listener failed; it goes on"),
@@ -206,7 +206,7 @@ fn handle_accepted(
     peer: SocketAddr,
     listener: SocketAddr,
 ) {
-    fault::point("listener", local.index);
+    bug::point("listener", local.index);
     let client = ClientAddr(canonical(peer));
     let share = match purpose {
         Purpose::InterceptedIn { share, .. } => share,

@@ -10,7 +10,7 @@ use proxy_user::admin::client;
 use proxy_user::cli::{Check, Cli, Command, Doctor, Io, LogLevel, Output, Run};
 use proxy_user::config::{self, IoChoice, LogFormat, Source};
 use proxy_user::tls::TlsProblem;
-use proxy_user::{app, explain, fault};
+use proxy_user::{app, bug, explain};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code for missing rights: nothing is wrong with the machine or the file.
@@ -73,7 +73,7 @@ fn run(args: &Run) -> ExitCode {
     };
     let log = source.config().log;
     start_log(options.log_level.unwrap_or(log.level), log.format);
-    fault::watch();
+    bug::watch();
     exit_code(app::run(source, options))
 }
 

@@ -1,6 +1,6 @@
 //! What fails inside a running Weir takes nothing else with it: a connection, a listener, a worker, the control task.
 //!
-//! A debug build fails on purpose where a file says so (`proxy-user/src/fault.rs`).
+//! A debug build fails on purpose where a file says so (`proxy-user/src/bug.rs`).
 
 use std::fs;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ impl Faults {
     }
 
     fn start<'a>(&self, world: &'a World, config: &Value) -> Option<Weir<'a>> {
-        let place = format!("WEIR_FAULTS={}", self.0.path().display());
+        let place = format!("WEIR_BUGS={}", self.0.path().display());
         Weir::start_with(&world.net, config, &["env", &place], &[])
     }
 

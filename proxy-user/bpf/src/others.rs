@@ -61,6 +61,7 @@ fn word(kind: AttachType) -> &'static str {
         AttachType::GetPeerName4 => "getpeername4",
         AttachType::GetPeerName6 => "getpeername6",
         AttachType::SockOps => "sock_ops",
+        AttachType::SkLookup => "sk_lookup",
         AttachType::Iter => "iter",
     }
 }

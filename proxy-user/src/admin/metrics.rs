@@ -10,8 +10,8 @@ use proxy_core::health::EndpointReport;
 use proxy_core::snapshot::Snapshot;
 
 use super::source::Source;
+use crate::bug;
 use crate::control::Phase;
-use crate::fault;
 use crate::stats::carried::{ACCESS_LOG_DROPPED, RELOAD_FAILURES, RELOADS};
 use crate::stats::family::{ConfigReading, Reading, TlsReading, render};
 use crate::stats::kernel::KernelReader;
@@ -50,7 +50,7 @@ pub(super) fn text(
         is_ready: status.phase == Phase::Ready,
         is_control_hung: status.hung().is_some(),
         restarts: shared.peers.failures(),
-        panics: fault::panics(),
+        panics: bug::panics(),
         descriptors: (shared.budget.open(), shared.budget.most()),
         access_log_dropped: shared.access.dropped() + carried.of_process(ACCESS_LOG_DROPPED),
         moved: (

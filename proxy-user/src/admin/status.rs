@@ -4,8 +4,8 @@ use proxy_io::DriverKind;
 use serde::{Deserialize, Serialize};
 
 use super::source::Source;
+use crate::bug;
 use crate::control::Phase;
-use crate::fault;
 
 /// `/status`. Times in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub(super) fn status(source: &impl Source) -> StatusPage {
         driver_note: status.driver_note.clone(),
         workers: status.workers,
         worker_restarts: shared.peers.failures().iter().sum(),
-        panics: fault::panics(),
+        panics: bug::panics(),
         control_hung_seconds: status.hung().map(|silence| silence.as_secs_f64()),
         services: snapshot.services().len(),
         endpoints: snapshot.services().map(|service| service.endpoints.len()).sum(),

@@ -16,8 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{AlreadyRunning, Node, Options, RUN_DIR, RunLock};
 use crate::admin;
+use crate::bug;
 use crate::control::{Control, End};
-use crate::fault;
 use crate::stats::carried::Counts;
 use crate::takeover::{self, Begun, NamedSockets, Outcome, SocketName, Sockets, Successor, Taking};
 
@@ -203,7 +203,7 @@ impl Node {
 /// go on, and so does everything that this task is told and sees next.
 async fn control_runs(control: &mut Control, reload: &mut Signal) -> std::io::Result<End> {
     loop {
-        match fault::caught(control.run(reload)).await {
+        match bug::caught(control.run(reload)).await {
             Ok(end) => return end,
             Err(panic) => {
                 tracing::error!(panic, "a step of the control task failed; it goes on with the next")

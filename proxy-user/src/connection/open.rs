@@ -12,7 +12,7 @@ use proxy_io::clock::monotonic_ns;
 use slab::Slab;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::fault;
+use crate::bug;
 use crate::forward::l4::Watch;
 
 /// Time between two looks at all connections: the grain of idle timeouts.
@@ -191,7 +191,7 @@ impl Watch for OpenConn {
     }
 
     fn poll_kill(&self, cx: &mut Context<'_>) -> Option<Reason> {
-        fault::point("connection", 0);
+        bug::point("connection", 0);
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());

@@ -21,9 +21,9 @@ use tokio::task::{AbortHandle, LocalSet};
 
 use super::Command;
 use super::restart::Restarts;
+use crate::bug;
 use crate::connection::moving::{self, Exit, Parcel};
 use crate::connection::{Handed, Local, Routes, Shared, TICK};
-use crate::fault;
 use crate::listener::{self, ListenerName, Listening};
 use crate::stats::conn::BudgetGuard;
 use crate::upstream::pool::UpstreamPool;
@@ -99,7 +99,7 @@ impl Post {
             let error = match served {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => format!("no driver: {error}"),
-                Err(payload) => fault::text(&*payload).to_owned(),
+                Err(payload) => bug::text(&*payload).to_owned(),
             };
             let pause = restarts.handle_failure(began.elapsed());
             let restart = self.shared.peers.handle_failure(self.index);
@@ -204,7 +204,7 @@ impl Post {
                 }
                 _ = beats.tick() => beat(&local.shared, self.index, proxy_io::clock::monotonic_ns()),
                 _ = ticks.tick() => {
-                    fault::point("worker", self.index);
+                    bug::point("worker", self.index);
                     local.open.handle_tick();
                     if self.deadline.is_some() {
                         local.open.kill_rested(Reason::Drained);

@@ -23,7 +23,7 @@ const ORDER: [&[&str]; 12] = [
     &["upstream"],
     &["tls"],
     &["record", "stats"],
-    &["config", "drain", "fault", "signal"],
+    &["bug", "config", "drain", "signal"],
 ];
 
 pub(super) fn check(repo: &Repo) -> Result<Vec<Offence>> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Control;
-use crate::fault;
+use crate::bug;
 use crate::record::kernel as kernel_records;
 
 /// Age after which an original destination that nobody took belongs to a connection that died before its accept.
@@ -17,7 +17,7 @@ impl Control {
     pub(super) async fn handle_sweep(&mut self) {
         self.sweeps += 1;
         self.parts.supervisor.alive();
-        fault::point("control", 0);
+        bug::point("control", 0);
         // The log's queue wakes us when it was empty; what came while it was being read waits for this.
         self.parts.log.flush();
         if let Err(error) = self.parts.publisher.sweep() {

@@ -63,7 +63,7 @@ pub async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
 #[inline(always)]
 pub(crate) fn point(_place: &str, _index: usize) {}
 
-/// A place at which a debug build fails if a test says so: in the folder that `WEIR_FAULTS` names, by a file `PLACE-INDEX` that
+/// A place at which a debug build fails if a test says so: in the folder that `WEIR_BUGS` names, by a file `PLACE-INDEX` that
 /// says `panic` (once: it is removed) or `hang` (for as long as it is there).
 #[cfg(debug_assertions)]
 #[track_caller]
@@ -73,7 +73,7 @@ pub(crate) fn point(place: &str, index: usize) {
     use std::sync::LazyLock;
 
     static FOLDER: LazyLock<Option<PathBuf>> =
-        LazyLock::new(|| std::env::var_os("WEIR_FAULTS").map(PathBuf::from));
+        LazyLock::new(|| std::env::var_os("WEIR_BUGS").map(PathBuf::from));
     let Some(folder) = &*FOLDER else { return };
     let file = folder.join(format!("{place}-{index}"));
     match std::fs::read_to_string(&file).as_deref().map(str::trim) {
