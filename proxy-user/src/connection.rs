@@ -80,6 +80,12 @@ pub(crate) struct Accepted {
 #[derive(Default)]
 pub(crate) struct Told(OnceCell<Arc<ServiceStats>>);
 
+impl Told {
+    fn of(stats: &Arc<ServiceStats>) -> Self {
+        Self(OnceCell::from(Arc::clone(stats)))
+    }
+}
+
 impl Drop for Told {
     fn drop(&mut self) {
         if let Some(stats) = self.0.take() {

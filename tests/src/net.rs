@@ -135,6 +135,16 @@ impl Net {
         Ok(())
     }
 
+    /// Lets ports of connections that have ended be used again after a second, for clients that connect faster than a port for
+    /// each minute allows (ip-sysctl, tcp_tw_reuse).
+    ///
+    /// # Errors
+    /// If the kernel does not take it.
+    pub fn reuse_ports(&self, side: Side) -> Result<()> {
+        self.run(side, || fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1"))?
+            .context("cannot set tcp_tw_reuse")
+    }
+
     /// Takes the far side off the network without a word, as a machine that loses power: its addresses are gone, and
     /// what is sent to them is dropped.
     ///

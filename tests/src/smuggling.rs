@@ -213,7 +213,7 @@ fn lines() -> Group {
         ("HTTP/0.9", Refused(400), "GET /case-NNN\r\n\r\n".into()),
         ("HTTP/0.9 by its name", Refused(505), "GET /case-NNN HTTP/0.9\r\nHost: x\r\n\r\n".into()),
         ("HTTP/1.2", Refused(505), "GET /case-NNN HTTP/1.2\r\nHost: x\r\n\r\n".into()),
-        ("HTTP/2.0", Refused(505), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
+        ("HTTP/2.0", Refused(505), "GET /case-NNN HTTP/2.0\r\nHost: x\r\n\r\n".into()),
         ("version in small letters", Refused(505), "GET /case-NNN http/1.1\r\nHost: x\r\n\r\n".into()),
         ("blank behind the version", Refused(400), "GET /case-NNN HTTP/1.1 \r\nHost: x\r\n\r\n".into()),
         ("two blanks", Refused(400), "GET  /case-NNN HTTP/1.1\r\nHost: x\r\n\r\n".into()),

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::endpoint::{Counted, count};
 use super::l4::{finish, report};
-use super::{Accepted, End, Entry, Local, OpenConn, boxed, tell_end};
+use super::{Accepted, End, Entry, Local, OpenConn, Shared, Told, boxed, tell_end};
 use crate::forward::l4::{Ending, Flow, Relay, Rest, Turned, Watch as _};
 use crate::stats::conn::{BudgetGuard, Moved};
 use crate::tls::Stream;
@@ -201,9 +201,11 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
     let identity = Rc::new(identity);
     let service_id = ServiceId(identity.service);
     let stats = local.shared.stats.service(service_id);
+    let mut told = Told::of(&stats);
     let _load = local.shared.peers.count(local.index);
     let (endpoint, _counted) = find(&local, &identity);
     let ending = boxed(|| resume(&local, &identity, sockets, flows)).await;
+    told.0.take();
     if ending.is_moved {
         return;
     }
@@ -225,6 +227,12 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
             is_told: false,
         },
     );
+}
+
+/// Counts the end of a connection that nobody here can go on with; dropping its sockets ends it.
+pub(crate) fn refuse(shared: &Shared, parcel: &Parcel) {
+    let stats = shared.stats.service(ServiceId(parcel.identity.service));
+    stats.handle_end(Reason::Internal, 0, 0);
 }
 
 /// Finds the endpoint, and counts the connection wherever the config still knows of it. It is open already, so no bound refuses it.

@@ -7,7 +7,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,17 @@ impl Drop for Lease {
     }
 }
 
+/// Who drives a connection. Once that is over, however it came, the connection takes no more requests.
+struct Driven(Weak<Http2Conn>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        if let Some(conn) = self.0.upgrade() {
+            conn.is_over.set(true);
+        }
+    }
+}
+
 /// A connection that is being made, for all who wait for it.
 #[derive(Default)]
 struct Connecting {
@@ -155,13 +166,11 @@ impl Ticket {
             life,
             _tls: tls,
         });
-        let driven = Rc::downgrade(&conn);
+        let driven = Driven(Rc::downgrade(&conn));
         tokio::task::spawn_local(async move {
+            let _driven = driven;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to an endpoint ended");
-            }
-            if let Some(conn) = driven.upgrade() {
-                conn.is_over.set(true);
             }
         });
         self.pool.entries.borrow_mut().entry(self.key).or_default().conns.push(Rc::clone(&conn));

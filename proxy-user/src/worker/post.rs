@@ -262,7 +262,11 @@ impl Post {
         let deadline = Instant::now() + pause;
         loop {
             match self.commands.try_recv() {
-                Ok(command) => drop(self.handle_command(command)),
+                Ok(command) => {
+                    if let News::Resume(moved) = self.handle_command(command) {
+                        moving::refuse(&self.shared, &moved.0);
+                    }
+                }
                 Err(mpsc::error::TryRecvError::Disconnected) => return true,
                 Err(mpsc::error::TryRecvError::Empty) if self.deadline.is_some() => return true,
                 Err(mpsc::error::TryRecvError::Empty) if Instant::now() >= deadline => return false,
