@@ -78,22 +78,25 @@ struct Nginx {
 
 impl Nginx {
     fn start(world: &World, listens: &str, more: &str) -> Option<Self> {
+        Self::start_at(world, host(), listens, more)
+    }
+
+    fn start_at(world: &World, address: SocketAddr, listens: &str, more: &str) -> Option<Self> {
         let nginx = world.program("nginx")?;
-        let scratch = Scratch::new("http2-nginx");
+        let scratch = Scratch::new(&format!("http2-nginx-{}", address.ip()));
         let folder = scratch.path().display().to_string();
         let text = format!(
             "user root; daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/log;\n\
              events {{ worker_connections 1024; }} http {{ access_log off; client_body_temp_path {folder}/b;\n\
              proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;\n\
              scgi_temp_path {folder}/s; client_max_body_size 0; absolute_redirect off;\n\
-             server {{ listen {} {listens}; root {folder}; {more}\n\
+             server {{ listen {address} {listens}; root {folder}; {more}\n\
              location = / {{ return 200 \"$server_protocol $request_method $host $http_cookie\"; }}\n\
              location = /none {{ return 204; }} location = /moved {{ return 302 /; }}\n\
-             location /new/ {{ dav_methods PUT DELETE; create_full_put_path on; }} }} }}\n",
-            host()
+             location /new/ {{ dav_methods PUT DELETE; create_full_put_path on; }} }} }}\n"
         );
         let file = scratch.file("nginx.conf", text);
-        let running = world.serve(&nginx, &["-c", &file], host());
+        let running = world.serve(&nginx, &["-c", &file], address);
         Some(Self { running, scratch })
     }
 
@@ -216,7 +219,10 @@ fn h2load_loses_no_request() {
     let Some(weir) = Weir::start(&world.net, &speaking(&world, "http2", json!({}))) else { return };
     let url = format!("http://{}/", edge());
     let said = world.outside().output(&h2load, &["-n", "20000", "-c", "10", "-m", "100", &url]).unwrap();
-    assert!(said.contains("20000 succeeded, 0 failed, 0 errored"), "{said}");
+    let (_, metrics) = weir.ask("/metrics").unwrap();
+    let ends: Vec<&str> =
+        metrics.lines().filter(|line| line.starts_with("weir_http_requests_ended")).collect();
+    assert!(said.contains("20000 succeeded, 0 failed, 0 errored"), "{said}\n{ends:#?}");
     let counted = weir.metrics().sum("weir_http_requests_total", &[("service", "web")]);
     assert!(counted >= 20_000.0, "{counted} of 20000");
 }
@@ -227,15 +233,11 @@ struct Grpc {
 
 impl Grpc {
     fn start(world: &World) -> Option<Self> {
-        Self::start_at(world, host())
-    }
-
-    fn start_at(world: &World, address: SocketAddr) -> Option<Self> {
         if !has_module("grpc") {
             return None;
         }
         let mut command = world.far().command(Path::new(PYTHON));
-        command.args(["-c", GRPC_SERVER, &address.to_string()]);
+        command.args(["-c", GRPC_SERVER, &host().to_string()]);
         let server = Running::start(&mut command).unwrap();
         assert_eq!(server.line(LIMIT).as_deref(), Some("ready"));
         Some(Self { server })
@@ -294,6 +296,16 @@ fn a_deadline_or_a_client_that_gives_up_reaches_the_server() {
 }
 
 #[test]
+fn a_call_may_be_silent_for_as_long_as_its_deadline_lets_it() {
+    let Some(world) = World::new() else { return };
+    let Some(grpc) = Grpc::start(&world) else { return };
+    let more = json!({"http": {"body_timeout": "1s"}, "limits": {"idle_timeout": "1s"}});
+    let Some(_weir) = Weir::start(&world.net, &speaking(&world, "http2", more)) else { return };
+    grpc_steps(world.app(), vip(), "quiet");
+    assert!(grpc.server.line(LIMIT).unwrap().starts_with("called "));
+}
+
+#[test]
 fn a_server_that_is_not_there_is_said_in_grpcs_own_words() {
     let Some(world) = World::new() else { return };
     if !has_module("grpc") {
@@ -306,25 +318,26 @@ fn a_server_that_is_not_there_is_said_in_grpcs_own_words() {
 }
 
 #[test]
-fn a_server_that_stops_loses_no_call() {
+fn a_server_that_stops_loses_no_request() {
     let Some(world) = World::new() else { return };
+    let Some(h2load) = world.program("h2load") else { return };
     let other = Family::V4.host(11, 8080);
-    let (Some(mut grpc), Some(_other)) = (Grpc::start(&world), Grpc::start_at(&world, other)) else { return };
+    let start = |address| Nginx::start_at(&world, address, "http2", "");
+    let (Some(mut stopping), Some(_other)) = (start(host()), start(other)) else { return };
     let endpoints = [host(), other].map(|address| json!({"address": address.to_string()}));
     let config = speaking(&world, "http2", json!({"endpoints": endpoints}));
     let Some(weir) = Weir::start(&world.net, &config) else { return };
-    let mut client = grpc_client(world.app(), vip(), "steady", &[]);
-    assert_eq!(client.line(LIMIT).as_deref(), Some("ready"));
+    let url = format!("http://{}/", edge());
+    let mut command = world.outside().command(&h2load);
+    let mut load = Running::start(command.args(["-n", "20000", "-c", "4", "-m", "50", &url])).unwrap();
     let requests = || weir.metrics().sum("weir_http_requests_total", &[("service", "web")]);
-    wait::until_true("calls", LIMIT, || requests() > 20.0);
+    wait::until_true("requests", LIMIT, || requests() > 1000.0);
     // It says GOAWAY, and ends what it has begun.
-    grpc.server.say("stop");
-    let _ = grpc.server.wait(LIMIT);
-    drop(grpc);
-    let before = requests();
-    wait::until_true("more calls", LIMIT, || requests() > before + 20.0);
-    client.say("stop");
-    assert_eq!(client.line(LIMIT).as_deref(), Some("ok steady"));
+    process::signal(stopping.running.pid(), "-QUIT").unwrap();
+    assert!(stopping.running.wait(LIMIT).success());
+    let said: Vec<String> = std::iter::from_fn(|| load.line(LIMIT)).collect();
+    assert!(said.iter().any(|line| line.contains("20000 succeeded, 0 failed, 0 errored")), "{said:#?}");
+    assert!(load.wait(END_LIMIT).success());
 }
 
 #[test]

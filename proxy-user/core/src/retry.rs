@@ -160,6 +160,9 @@ pub enum GiveUp {
     Deadline,
 }
 
+/// Tries of a request beyond its first that cost nothing because a server refused it.
+pub const FREE_REFUSALS: u8 = 3;
+
 /// The retries of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retries {
@@ -167,14 +170,14 @@ pub struct Retries {
     /// Retries since the back-off began: an endpoint that says how long to wait lets it begin anew.
     backed_off: u32,
     has_refreshed: bool,
-    has_been_refused: bool,
+    refusals: u8,
 }
 
 impl Retries {
     /// Retries that were allowed so far, by whichever reason.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.counted + u32::from(self.has_refreshed) + u32::from(self.has_been_refused)
+        self.counted + u32::from(self.has_refreshed) + u32::from(self.refusals)
     }
 
     /// Decides whether a request is tried again after a failure, and takes note of it. `left` is the time until the request's
@@ -185,8 +188,9 @@ impl Retries {
     /// If it is not proven that no server had the request, only an idempotent one is repeated, and not if the policy allows no
     /// retry at all.
     ///
-    /// So is a request tried once more that a server refused: it had bad luck, as one that came to a connection just closed
-    /// (gRPC proposal A6, "Transparent Retries"). The connection that was refused on must not be offered again if it goes
+    /// So is a request tried again, a few times, that a server refused: it had bad luck, as one that came to a connection just
+    /// closed. gRPC allows as many tries where the request never left the client, and one where it did (proposal A6, "Transparent
+    /// Retries"); a proxy with a hundred requests on a connection meets several GOAWAYs in a row. The connection that was refused on must not be offered again if it goes
     /// away; another one may be one that rests.
     ///
     /// # Errors
@@ -211,8 +215,8 @@ impl Retries {
             self.has_refreshed = true;
             return Ok(Retry { pause: Duration::ZERO, is_charged: !is_unseen, is_fresh: true });
         }
-        if !self.has_been_refused && failure == Failure::Refused {
-            self.has_been_refused = true;
+        if failure == Failure::Refused && self.refusals < FREE_REFUSALS {
+            self.refusals += 1;
             return Ok(Retry { pause: Duration::ZERO, is_charged: false, is_fresh: false });
         }
         if !policy.on.names(failure) {

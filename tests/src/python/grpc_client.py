@@ -79,6 +79,11 @@ def deadline():
     assert time.monotonic() - began < 10
 
 
+def quiet():
+    # nobody says a word for longer than a body may be silent
+    code_of("Hang", grpc.StatusCode.DEADLINE_EXCEEDED, 4)
+
+
 def cancel():
     under_way = call("unary_unary", "Hang").future(b"", timeout=LIMIT_S)
     print("waiting", flush=True)
@@ -112,20 +117,6 @@ def failed():
 
 def unavailable():
     code_of("Unary", grpc.StatusCode.UNAVAILABLE)
-
-
-def steady():
-    # a call after the other until told to stop; every one has to end well
-    unary, is_over = call("unary_unary", "Unary"), threading.Event()
-    stream = call("stream_stream", "Echo")
-    print("ready", flush=True)
-    threading.Thread(target=lambda: (sys.stdin.readline(), is_over.set()), daemon=True).start()
-    count = 0
-    while not is_over.is_set():
-        assert unary(b"x", timeout=LIMIT_S) == b"x||"
-        assert list(stream(iter([b"a", b"b"]), timeout=LIMIT_S)) == [b"a", b"b"]
-        count += 1
-    assert count > 0
 
 
 for name in sys.argv[2].split(","):

@@ -158,7 +158,8 @@ def listen(stream, received):
             code = int.from_bytes(payload[4:8], "big")
             if code:
                 return "goaway %d" % code
-        if kind == 3 and of == 1:
+        # a flood goes on although its request has been answered and closed
+        if kind == 3 and of == 1 and name in VIOLATIONS:
             return "reset %d" % int.from_bytes(payload, "big")
         if kind == 1 and of == 1 and name in VIOLATIONS:
             status = [v for k, v in hpack.Decoder().decode(payload) if k == ":status"]

@@ -219,8 +219,10 @@ async fn exchange(
     let endpoint = &plan.service.endpoints[reached.index()];
     // What connecting took says nothing about how fast the endpoint answers.
     let began = if is_reused { tries.began } else { Instant::now() };
-    client.conn.set_answer_limit(plan.service.limits.idle_timeout);
-    client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
+    // A call may be silent for as long as its deadline lets it: watches mostly are.
+    let silence = (!plan.question.is_grpc).then(|| client.limits().body_timeout);
+    client.conn.set_answer_limit(silence.and(plan.service.limits.idle_timeout));
+    client.conn.await_within(silence, Reason::BodyTimeout);
     let head = of_try(plan, request, deadline);
     let (up, response) = match &mut *reached {
         Reached::Http1(upstream) => {
@@ -284,7 +286,7 @@ async fn exchange(
     let most = client.limits().response_bytes.unwrap_or(u64::MAX);
     let mut download = Download::new(answer.has_ended, most, messages(client, plan));
     let is_kept = answer.is_kept;
-    client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
+    client.conn.await_within(silence, Reason::BodyTimeout);
     let is_early = !bridge.upload.is_sent();
     let is_last = send_head(client, plan, bridge.down, answer, is_early);
     bridge.deadline = tries.end().map(sleep_until);
