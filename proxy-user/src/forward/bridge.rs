@@ -25,7 +25,7 @@ use super::exchange::{TURN_PIECES, Trouble};
 use super::http1::{Body, Fault, Framing, ResponseHead, Scan, slots};
 use super::http2;
 use super::l4::Watch;
-use super::wire::{HeadBound, NoHead};
+use super::wire::HeadBound;
 
 /// Bytes of a request's body that are kept so that it can be sent again.
 const KEPT_BYTES: usize = 64 << 10;
@@ -314,7 +314,7 @@ impl<W: Watch> Bridge<'_, '_, W> {
             (Side::Http1(side), _) => {
                 let bytes = match ready!(side.wire.poll_head(cx, scan, self.bound)) {
                     Ok(bytes) => bytes,
-                    Err(none) => return Poll::Ready(Err(no_head(none))),
+                    Err(none) => return Poll::Ready(Err(none.into())),
                 };
                 *scan = Scan::default();
                 Poll::Ready(read(side, bytes, self.method, self.bound).map_err(Trouble::UpstreamFault))
@@ -418,15 +418,6 @@ fn read(side: &mut Http1Side<'_>, bytes: usize, method: &str, bound: HeadBound) 
         };
     }
     Ok(Answer { response, is_interim, has_ended, is_kept })
-}
-
-fn no_head(no: NoHead) -> Trouble {
-    match no {
-        NoHead::Ended => Trouble::UpstreamEnded { has_begun: false },
-        NoHead::Cut => Trouble::UpstreamEnded { has_begun: true },
-        NoHead::Fault(fault) => Trouble::UpstreamFault(fault),
-        NoHead::Died(error) => Trouble::UpstreamDied(error),
-    }
 }
 
 fn of_client(failed: Failed) -> Trouble {

@@ -55,6 +55,19 @@ pub enum Trouble {
     Killed(Reason),
 }
 
+impl From<NoHead> for Trouble {
+    /// What it means that an endpoint sent no head.
+    fn from(no: NoHead) -> Self {
+        match no {
+            // A FIN came in order, whatever became of what was sent: a reset behind it only answers that.
+            NoHead::Ended => Self::UpstreamEnded { has_begun: false },
+            NoHead::Cut => Self::UpstreamEnded { has_begun: true },
+            NoHead::Fault(fault) => Self::UpstreamFault(fault),
+            NoHead::Died(error) => Self::UpstreamDied(error),
+        }
+    }
+}
+
 /// The request's way to the endpoint.
 pub struct Upload {
     /// On its way: the head first.
@@ -220,21 +233,11 @@ impl<W: Watch> Exchange<'_, W> {
             }
             match self.up.poll_head(cx, scan, bound) {
                 Poll::Ready(Ok(bytes)) => Poll::Ready(Ok(bytes)),
-                Poll::Ready(Err(no)) => Poll::Ready(Err(Self::no_head(no))),
+                Poll::Ready(Err(no)) => Poll::Ready(Err(no.into())),
                 Poll::Pending => self.poll_client(cx),
             }
         })
         .await
-    }
-
-    fn no_head(no: NoHead) -> Trouble {
-        match no {
-            // A FIN came in order, whatever became of what was sent: a reset behind it only answers that.
-            NoHead::Ended => Trouble::UpstreamEnded { has_begun: false },
-            NoHead::Cut => Trouble::UpstreamEnded { has_begun: true },
-            NoHead::Fault(fault) => Trouble::UpstreamFault(fault),
-            NoHead::Died(error) => Trouble::UpstreamDied(error),
-        }
     }
 
     /// Notices a client that is gone while an answer is awaited. What it sends meanwhile is its next request and waits.

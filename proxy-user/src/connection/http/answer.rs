@@ -39,8 +39,7 @@ pub(super) struct Answer {
 impl Answer {
     /// What a request is answered with that ends like this.
     pub(super) fn of_reason(reason: RequestReason) -> Self {
-        let status = reason.status().unwrap_or(500);
-        Self { status, reason, location: None, grpc: None, early: None, body: None, is_head: false }
+        Self::of_config(reason, reason.status().unwrap_or(500))
     }
 
     /// What a request is answered with that came too early.

@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use proxy_core::deadline::Deadlines;
 use proxy_core::grpc::{self, Messages, Status};
 use proxy_core::load::Load;
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
-use proxy_core::retry::{Failure, Kind, Pushback};
+use proxy_core::retry::{Failure, Pushback};
 
 use super::answer::Answer;
 use super::attempt::{Broken, Next, after, attempt_of, broken, cut, handle_answer, report, sleep_until};
@@ -96,12 +95,7 @@ pub(super) async fn forward(
     let Some(_active) = Load::try_request(&*plan.service.load, limits) else {
         return Err(Over { reason: RequestReason::Limit, tries: 0 });
     };
-    let policy = plan.rule.as_ref().map_or(&plan.retry, |rule| &rule.retry);
-    let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
-    // Whether it can be sent again shows at each failure.
-    let kind = Kind { is_idempotent: plan.question.is_idempotent, is_replayable: true };
-    let deadlines = Deadlines::new(began, timeouts).shrink(plan.time_left);
-    let mut tries = Tries::new(began, &plan.service, policy, kind, deadlines, story);
+    let mut tries = Tries::new(began, plan, story);
     let most = client.limits().request_bytes.unwrap_or(u64::MAX);
     let upload = Upload::new(plan.framing == Framing::Length(0), most, messages(client, plan));
     let mut asked = Asked { side, request: &request, upload };

@@ -3,11 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use proxy_core::deadline::Deadlines;
 use proxy_core::grpc::Status;
 use proxy_core::load::Load;
 use proxy_core::outcome::{Reason, RequestReason};
-use proxy_core::retry::Kind;
 use proxy_io::Chunk;
 
 use super::answer::{self, Answer};
@@ -203,12 +201,7 @@ async fn forward(
     let Some(_active) = Load::try_request(&*plan.service.load, limits) else {
         return boxed(move || give_up(client, down, plan, RequestReason::Limit)).await;
     };
-    let policy = plan.rule.as_ref().map_or(&plan.retry, |rule| &rule.retry);
-    let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
-    // Whether it can be sent again shows at each failure.
-    let kind = Kind { is_idempotent: plan.question.is_idempotent, is_replayable: true };
-    let deadlines = Deadlines::new(began, timeouts).shrink(plan.time_left);
-    let mut tries = Tries::new(began, &plan.service, policy, kind, deadlines, story);
+    let mut tries = Tries::new(began, plan, story);
     if let Some(rule) = &plan.rule
         && !rule.mirrors.is_empty()
     {

@@ -6,19 +6,17 @@ use std::time::Instant;
 use h2::client::ResponseFuture;
 use http::Request;
 use proxy_core::id::EndpointId;
-use proxy_core::load::Load;
 use proxy_core::outcome::RequestReason;
 use proxy_core::retry::Failure;
 use proxy_core::service::Protocol;
-use proxy_io::netns::Netns;
 
 use super::Client;
 use super::attempt::Broken;
 use super::plan::Plan;
 use super::tries::Tries;
-use super::upstream::{of_connect, place};
-use crate::connection::endpoint::{self, Counted, Wanted};
-use crate::connection::{Accepted, announce, boxed};
+use super::upstream::{key, open, place, within};
+use crate::connection::boxed;
+use crate::connection::endpoint::Counted;
 use crate::forward::bridge::Http2Side;
 use crate::forward::http2;
 use crate::tls;
@@ -79,21 +77,14 @@ pub(super) async fn reach(
     let (index, counted) = place(client, plan, tries, None).map_err(|reason| (reason, None))?;
     let endpoint = &plan.service.endpoints[index];
     client.conn.set_endpoint(endpoint.id);
-    let netns = endpoint::netns(client.local, client.accepted.netns.as_ref()).map_or(0, Netns::cookie);
-    let tls = endpoint::tls_client(client.local, &plan.service);
-    let header = announce::header(&plan.service, client.accepted.client, client.accepted.original_dst);
-    let key = Key::new(endpoint.id, netns, tls.as_ref()).announced_by(header);
+    let (key, tls) = key(client, plan, endpoint.id);
     let is_tls = tls.is_some();
     let lease = match client.local.http2.find(key, tries.began) {
         Found::Lease(lease) => lease,
         // Boxed: most requests find one.
         found => {
             let reaching = boxed(|| wait(client, plan, index, key, tls, found));
-            let reached = match deadline {
-                None => reaching.await,
-                Some((at, late)) => tokio::time::timeout_at(at.into(), reaching).await.unwrap_or(Err(late)),
-            };
-            reached.map_err(|reason| (reason, Some(endpoint.id)))?
+            within(deadline, reaching).await.map_err(|reason| (reason, Some(endpoint.id)))?
         }
     };
     Ok(Streams { lease, index, is_tls, _counted: counted })
@@ -125,21 +116,8 @@ async fn connect(
     tls: Option<Arc<tls::Client>>,
     ticket: Ticket,
 ) -> Result<Lease, RequestReason> {
-    let limits = plan.service.limits.requests();
-    let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
-    let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
-    let netns = netns.as_ref();
-    let wants = Wanted {
-        client: whose,
-        original_dst,
-        netns,
-        service: &plan.service,
-        has_early: true,
-        application: None,
-    };
     let endpoint = &plan.service.endpoints[index];
-    let opened = endpoint::open(client.local, &wants, endpoint, &plan.stats).await.map_err(of_connect);
-    let opened = opened.and_then(|stream| {
+    let opened = open(client, plan, index).await.and_then(|stream| {
         let chosen = stream.negotiated().and_then(|negotiated| negotiated.alpn.as_deref());
         let is_refused =
             tls.is_some() && plan.service.protocol == Protocol::Http2 && chosen != Some(b"h2");

@@ -10,6 +10,7 @@ use proxy_core::retry::{Failure, Kind, Retries, RetryPolicy};
 use proxy_core::service::Service;
 
 use super::Client;
+use super::plan::Plan;
 use super::story::Story;
 use crate::stats::http::Event;
 
@@ -32,16 +33,14 @@ pub(super) struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
-    /// Begins with the first try, at once.
-    pub(super) fn new(
-        began: Instant,
-        service: &'a Service,
-        policy: &'a RetryPolicy,
-        kind: Kind,
-        deadlines: Deadlines,
-        story: &'a Story,
-    ) -> Self {
-        let (retries, tried) = (Retries::default(), Vec::new());
+    /// Begins with the first try, at once: by the rule that the request goes by, and within the time that it has left.
+    pub(super) fn new(began: Instant, plan: &'a Plan, story: &'a Story) -> Self {
+        let policy = plan.rule.as_ref().map_or(&plan.retry, |rule| &rule.retry);
+        let timeouts = plan.rule.as_ref().map(|rule| rule.timeout).unwrap_or_default();
+        // Whether it can be sent again shows at each failure.
+        let kind = Kind { is_idempotent: plan.question.is_idempotent, is_replayable: true };
+        let deadlines = Deadlines::new(began, timeouts).shrink(plan.time_left);
+        let (service, retries, tried) = (&*plan.service, Retries::default(), Vec::new());
         Self { service, policy, kind, deadlines, story, began, retries, paid: None, tried, is_fresh: false }
     }
 

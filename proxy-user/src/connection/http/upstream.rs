@@ -18,7 +18,7 @@ use crate::connection::Accepted;
 use crate::connection::announce;
 use crate::connection::endpoint::{self, Counted, Wanted, count, pick};
 use crate::forward::wire::Wire;
-use crate::tls;
+use crate::tls::{self, Stream};
 use crate::upstream::pool::{Kept, Key};
 
 /// A connection for one request.
@@ -130,10 +130,7 @@ fn acquire_of(
 ) -> Acquired {
     let endpoint = &plan.service.endpoints[index];
     client.conn.set_endpoint(endpoint.id);
-    let netns = endpoint::netns(client.local, client.accepted.netns.as_ref());
-    let tls = endpoint::tls_client(client.local, &plan.service);
-    let header = announce::header(&plan.service, client.accepted.client, client.accepted.original_dst);
-    let key = Key::new(endpoint.id, netns.map_or(0, Netns::cookie), tls.as_ref()).announced_by(header);
+    let (key, tls) = key(client, plan, endpoint.id);
     let kept = if tries.is_fresh { None } else { client.local.pool.checkout(key, tries.began) };
     match kept {
         Some(Kept { stream, sent_bytes, life, .. }) => {
@@ -158,15 +155,32 @@ pub(super) async fn connect(
 ) -> Result<Upstream, (RequestReason, Option<EndpointId>)> {
     let endpoint = plan.service.endpoints[place.index].id;
     let connecting = connect_to(client, plan, place);
-    let connected = match deadline {
-        None => connecting.await,
-        Some((at, late)) => tokio::time::timeout_at(at.into(), connecting).await.unwrap_or(Err(late)),
-    };
-    connected.map_err(|reason| (reason, Some(endpoint)))
+    within(deadline, connecting).await.map_err(|reason| (reason, Some(endpoint)))
 }
 
-async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Upstream, RequestReason> {
-    let Place { index, key, tls, counted } = place;
+/// Waits until a deadline, which has a name of its own.
+pub(super) async fn within<T>(
+    deadline: Option<(Instant, RequestReason)>,
+    waiting: impl Future<Output = Result<T, RequestReason>>,
+) -> Result<T, RequestReason> {
+    match deadline {
+        None => waiting.await,
+        Some((at, late)) => tokio::time::timeout_at(at.into(), waiting).await.unwrap_or(Err(late)),
+    }
+}
+
+/// What a connection to an endpoint could be used again for, and how TLS is spoken on it.
+pub(super) fn key(client: &Client<'_>, plan: &Plan, endpoint: EndpointId) -> (Key, Option<Arc<tls::Client>>) {
+    let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
+    let netns = endpoint::netns(client.local, netns.as_ref());
+    let tls = endpoint::tls_client(client.local, &plan.service);
+    let header = announce::header(&plan.service, whose, original_dst);
+    let key = Key::new(endpoint, netns.map_or(0, Netns::cookie), tls.as_ref()).announced_by(header);
+    (key, tls)
+}
+
+/// Connects to an endpoint, as one of the requests that wait for that.
+pub(super) async fn open(client: &Client<'_>, plan: &Plan, index: usize) -> Result<Stream, RequestReason> {
     let limits = plan.service.limits.requests();
     let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
     let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
@@ -180,8 +194,12 @@ async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Up
         application: None,
     };
     let endpoint = &plan.service.endpoints[index];
-    let opening = endpoint::open(client.local, &wants, endpoint, &plan.stats);
-    let stream = opening.await.map_err(of_connect)?;
+    endpoint::open(client.local, &wants, endpoint, &plan.stats).await.map_err(of_connect)
+}
+
+async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Upstream, RequestReason> {
+    let Place { index, key, tls, counted } = place;
+    let stream = open(client, plan, index).await?;
     let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
     let wire = Wire::new(stream, Chunk::default());
     let sent_bytes = announce::encode(&plan.service, key.header).map_or(0, |header| header.len() as u64);
@@ -189,7 +207,7 @@ async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Up
 }
 
 /// What a connection that could not be made is called for a request.
-pub(super) fn of_connect(reason: Reason) -> RequestReason {
+fn of_connect(reason: Reason) -> RequestReason {
     match reason {
         Reason::ConnectRefused => RequestReason::ConnectRefused,
         Reason::ConnectTimeout => RequestReason::ConnectTimeout,
