@@ -186,7 +186,6 @@ impl Node {
             tracing::info!(process = successor.process(), "a newer process has taken over");
             return true;
         };
-        tracing::warn!(process = successor.process(), %error, "a takeover failed; this process goes on");
         if let Err(error) = attach::attach(&self.kernel, &self.hierarchy.mount, &self.pins) {
             tracing::error!(%error, "cannot put the kernel programs back");
         }
@@ -195,6 +194,7 @@ impl Node {
         }
         admin.resume();
         self.control.resume();
+        tracing::warn!(process = successor.process(), %error, "a takeover failed; this process goes on");
         false
     }
 }

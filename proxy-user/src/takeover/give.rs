@@ -33,8 +33,8 @@ pub enum Ask {
     /// What listens now, or why nothing can be handed over. Nothing that is named after the configuration may change
     /// from the answer until [`Ask::Resume`] or the end.
     Sockets(oneshot::Sender<Result<Vec<(SocketName, OwnedFd)>, String>>),
-    /// Nobody takes over after all.
-    Resume,
+    /// Nobody takes over after all, and why.
+    Resume(io::Error),
     /// A newer process is ready.
     HandOver(Successor),
 }
@@ -102,8 +102,7 @@ async fn serve(stream: tokio::net::UnixStream, place: &Arc<Place>) {
         }
         Ok(None) => {}
         Err(error) => {
-            tracing::warn!(%error, "a takeover failed; this process goes on");
-            let _ = place.asks.send(Ask::Resume).await;
+            let _ = place.asks.send(Ask::Resume(error)).await;
         }
     }
 }

@@ -80,7 +80,10 @@ impl Control {
                 let answered = answer.send(self.sockets()).is_ok();
                 self.parts.status.is_handing_over = answered;
             }
-            Ask::Resume => self.parts.status.is_handing_over = false,
+            Ask::Resume(error) => {
+                self.parts.status.is_handing_over = false;
+                tracing::warn!(%error, "a takeover failed; this process goes on");
+            }
             Ask::HandOver(successor) => self.successor = Some(successor),
         }
         self.show_status();
