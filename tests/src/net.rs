@@ -51,6 +51,13 @@ impl Family {
         }
     }
 
+    /// Address at which nobody answers, for as long as anybody waits: what is sent there is lost, and no neighbor is missed
+    /// (which would be an error after three seconds).
+    #[must_use]
+    pub fn silent(self, port: u16) -> SocketAddr {
+        self.vip(SILENT, port)
+    }
+
     /// Address that the route to a VIP gives the application.
     #[must_use]
     pub fn own(self) -> IpAddr {
@@ -125,7 +132,7 @@ impl Net {
     fn set_up(&self) -> Result<()> {
         let far_name = &self.far.0;
         let near = format!("link add lan0 type veth peer name lan0 netns {far_name}\n");
-        self.near.ip(&(near + &addresses(std::iter::once(1).chain(SOURCES)) + ROUTES))?;
+        self.near.ip(&(near + &addresses(std::iter::once(1).chain(SOURCES)) + ROUTES + &silent()))?;
         self.far.ip(&addresses(SERVERS))?;
         for side in [Side::Near, Side::Far] {
             // Data in a SYN: a setting per namespace (ip-sysctl, tcp_fastopen: 1 client, 2 server).
@@ -245,6 +252,18 @@ impl Net {
 
 const ROUTES: &str =
     "route add 10.96.0.0/16 dev lan0 src 10.77.0.1\nroute add fd96::/64 dev lan0 src fd77::1\n";
+
+/// Number of the VIP of [`Family::silent`].
+const SILENT: u8 = 200;
+
+/// Commands of iproute2 that send the silent addresses to a machine which is not there.
+fn silent() -> String {
+    let neighbor = |family: Family| {
+        let address = family.silent(0).ip();
+        format!("neigh add {address} lladdr 02:00:00:00:00:c8 dev lan0 nud permanent\n")
+    };
+    [Family::V4, Family::V6].map(neighbor).concat()
+}
 
 /// Whether this thread's namespace has an interface: `/proc/thread-self/net` shows it, unlike `/sys`.
 fn has_link(name: &str) -> bool {

@@ -132,7 +132,7 @@ fn endpoints_that_do_not_answer_cost_the_connect_timeout_and_another_one_answers
     let server = world.server(Family::V4.host(10, SERVER_PORT), "server");
     let vip = Family::V4.vip(1, PORT);
     // nobody is at this address, so that connects to it hang
-    let silent = Family::V4.vip(200, SERVER_PORT);
+    let silent = Family::V4.silent(SERVER_PORT);
     let more = json!({"limits": {"connect_timeout": "300ms"}, "outlier": {"consecutive_failures": 0}});
     let service = config::service("s", vip, &[silent, server.address()], Lane::Proxy, more);
     let Some(_weir) = Weir::start(&world.net, &config::config(&world, [service])) else { return };

@@ -244,7 +244,7 @@ fn a_newer_process_that_fails_changes_nothing() {
 /// A config that keeps a newer process busy for two seconds, because one endpoint does not answer its first health check:
 /// whatever the machine, it is not ready before.
 fn with_a_silent_endpoint(world: &World, grid: &Grid) -> Value {
-    let silent = Family::V4.vip(200, config::SERVER_PORT);
+    let silent = Family::V4.silent(config::SERVER_PORT);
     let health = json!({"health": {"interval": "10s", "timeout": "5s"}});
     let service = config::service("silent", half_dead(), &[silent], Lane::Direct, health);
     config::config(world, grid.services().into_iter().chain([service]))
