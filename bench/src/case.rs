@@ -255,7 +255,8 @@ impl Case {
     #[must_use]
     pub fn result(&self, rows: Vec<Row>) -> CaseResult {
         let (name, question, unit) = (self.name.into(), self.question.into(), self.work.unit().into());
-        CaseResult { name, question, unit, group: self.work.group(), rows, skipped: Vec::new() }
+        let (date, group) = (String::new(), self.work.group());
+        CaseResult { name, question, unit, group, date, rows, skipped: Vec::new() }
     }
 }
 

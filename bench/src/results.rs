@@ -38,11 +38,37 @@ pub struct CaseResult {
     /// Where it stands in tables and pictures.
     #[serde(default)]
     pub group: Group,
+    /// Day on which it was measured, UTC, if that was later than the whole run.
+    #[serde(default)]
+    pub date: String,
     /// One per contestant.
     pub rows: Vec<Row>,
     /// Contestants that take no part in it, and why.
     #[serde(default)]
     pub skipped: Vec<(String, String)>,
+}
+
+impl Results {
+    /// Puts the cases of a later run, which measured only these, in the place of the older ones.
+    ///
+    /// # Errors
+    /// With what differs, if the two runs cannot stand in one table.
+    pub fn replace(&mut self, later: Self) -> Result<(), String> {
+        if self.machine != later.machine {
+            return Err(format!("they are of another machine: {:?}", self.machine));
+        }
+        if (self.repetitions, self.length_ms) != (later.repetitions, later.length_ms) {
+            return Err(format!("they are of {} repetitions of {} ms", self.repetitions, self.length_ms));
+        }
+        for mut case in later.cases {
+            case.date.clone_from(&later.date);
+            match self.cases.iter_mut().find(|older| older.name == case.name) {
+                Some(older) => *older = case,
+                None => self.cases.push(case),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Cases that are read together.
@@ -221,9 +247,34 @@ mod tests {
             question: String::new(),
             unit: String::new(),
             group: Group::Tcp,
+            date: String::new(),
             rows: vec![row("weir-ring", false, 1.0), row("nginx", true, 3.0), row("haproxy", true, 2.0)],
             skipped: Vec::new(),
         };
         assert_eq!(case.best_rival(&case.rows[0]), Some(("haproxy", 2.0)));
+    }
+
+    #[test]
+    fn a_part_takes_the_place_of_what_was_measured_before_on_the_same_machine_only() {
+        let case = |name: &str| CaseResult {
+            name: name.into(),
+            question: String::new(),
+            unit: String::new(),
+            group: Group::Tcp,
+            date: String::new(),
+            rows: Vec::new(),
+            skipped: Vec::new(),
+        };
+        let whole = Results { cases: vec![case("a"), case("b")], ..Results::default() };
+        let cases = vec![case("b"), case("c")];
+        let part = Results { date: "later".into(), cases, ..Results::default() };
+        let mut replaced = whole.clone();
+        replaced.replace(part.clone()).unwrap();
+        let dates: Vec<_> = replaced.cases.iter().map(|case| (&*case.name, &*case.date)).collect();
+        assert_eq!(dates, [("a", ""), ("b", "later"), ("c", "later")]);
+        let elsewhere = Results { machine: vec![("processor".into(), "x".into())], ..part.clone() };
+        assert!(whole.clone().replace(elsewhere).unwrap_err().contains("another machine"));
+        let hasty = Results { repetitions: 1, ..part };
+        assert!(whole.clone().replace(hasty).unwrap_err().contains("0 repetitions"));
     }
 }

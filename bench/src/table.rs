@@ -82,7 +82,11 @@ pub fn markdown(results: &Results) -> String {
 
 /// One case, with its head.
 fn section(case: &CaseResult) -> String {
-    let mut text = format!("\n#### {}\n\n{}. Figure: {}.\n\n", case.name, case.question, case.unit);
+    let mut text = format!("\n#### {}\n\n{}. Figure: {}.", case.name, case.question, case.unit);
+    if !case.date.is_empty() {
+        text += &format!(" Measured alone, {}.", case.date);
+    }
+    text += "\n\n";
     for (index, line) in lines(case).iter().enumerate() {
         text += &format!("| {} |\n", line.join(" | "));
         if index == 0 {
@@ -175,8 +179,8 @@ mod tests {
     }
 
     fn case(rows: Vec<Row>) -> CaseResult {
-        let (name, question, unit) = ("case".into(), "what".into(), "µs".into());
-        CaseResult { name, question, unit, group: Group::Tcp, rows, skipped: Vec::new() }
+        let (name, question, unit, date) = ("case".into(), "what".into(), "µs".into(), String::new());
+        CaseResult { name, question, unit, group: Group::Tcp, date, rows, skipped: Vec::new() }
     }
 
     #[test]

@@ -21,13 +21,13 @@ use crate::scratch::Scratch;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Everything in five minutes: fewer and shorter repetitions
+    /// A look at everything in five minutes: fewer and shorter repetitions, nothing is kept
     #[arg(long)]
     quick: bool,
-    /// Only this case; repeatable
+    /// Only this case, which takes the place of its older figures; repeatable
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
-    /// Only this contestant; repeatable
+    /// A look at this contestant only; repeatable
     #[arg(long = "proxy", value_name = "NAME")]
     proxies: Vec<String>,
     /// Installs the rivals (Debian packages; Envoy and Pingora below target/) and ends

@@ -72,12 +72,8 @@ fn main() -> Result<ExitCode> {
         case.work.fit(place.most_connections().min(plan.most_idle), plan.most_rates);
     }
     let results = run(&cli, plan, &place, &tools, &cases, &names)?;
-    if cli.cases.is_empty() && cli.proxies.is_empty() {
-        save(&cli.folder, &results)?;
-    } else {
-        writeln!(io::stdout(), "A part only: bench/results stays as it is.")?;
-    }
     let has_errors = results.cases.iter().flat_map(|case| &case.rows).any(|row| !row.errors.is_empty());
+    keep(&cli, results)?;
     Ok(if has_errors { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -135,6 +131,24 @@ fn run(
         results.cases.push(result);
     }
     Ok(results)
+}
+
+/// Keeps what was measured as it should be: everybody, and as often and as long as the rest.
+fn keep(cli: &Cli, results: Results) -> Result<()> {
+    let mut stdout = io::stdout();
+    if cli.quick || !cli.proxies.is_empty() {
+        writeln!(stdout, "A look only: bench/results stays as it is.")?;
+        return Ok(());
+    }
+    if cli.cases.is_empty() {
+        return save(&cli.folder, &results);
+    }
+    let kept = fs::read(cli.folder.join("results/latest.json")).context("cannot read bench/results")?;
+    let mut whole: Results = serde_json::from_slice(&kept).context("bench/results/latest.json")?;
+    match whole.replace(results) {
+        Ok(()) => save(&cli.folder, &whole),
+        Err(reason) => Ok(writeln!(stdout, "bench/results stays as it is: {reason}.")?),
+    }
 }
 
 fn save(folder: &Path, results: &Results) -> Result<()> {

@@ -96,6 +96,7 @@ mod tests {
             question: String::new(),
             unit: "µs".into(),
             group: Group::Tcp,
+            date: String::new(),
             rows: vec![row("weir-ring", false, 5.0), row("nginx", true, 10.0)],
             skipped: Vec::new(),
         };

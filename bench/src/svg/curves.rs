@@ -181,7 +181,15 @@ mod tests {
             row("nginx", 20, 900.0),
         ];
         let (name, question, unit) = ("rate".into(), String::new(), String::new());
-        let case = CaseResult { name, question, unit, group: Group::Http, rows, skipped: Vec::new() };
+        let case = CaseResult {
+            name,
+            question,
+            unit,
+            group: Group::Http,
+            date: String::new(),
+            rows,
+            skipped: Vec::new(),
+        };
         let scale = Scale::new(&case, 0, PANELS[0].1);
         assert!(scale.y(900.0) < scale.y(60.0) && scale.x(10) < scale.x(20));
         let results = Results { cases: vec![case], ..Results::default() };
