@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use http::request::Parts;
+use http::{HeaderName, Request};
 use proxy_core::grpc;
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
@@ -26,7 +26,10 @@ use crate::forward::http2;
 use crate::stats::conn::ServiceStats;
 
 /// The header in which Envoy says how many milliseconds a request has left.
-const EXPECTED_TIMEOUT: &str = "x-envoy-expected-rq-timeout-ms";
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A request that goes to a service.
 pub(super) struct Plan {
@@ -272,7 +275,7 @@ fn pace(client: &Client<'_>, rates: &RateLimits) -> Result<(), Box<Answer>> {
 fn time_left(head: &impl Head) -> Option<Duration> {
     let grpc = head.find("grpc-timeout").and_then(grpc::parse_timeout);
     grpc.or_else(|| {
-        let millis = std::str::from_utf8(head.find(EXPECTED_TIMEOUT)?).ok()?.parse().ok()?;
+        let millis = std::str::from_utf8(head.find(EXPECTED_TIMEOUT.as_str())?).ok()?.parse().ok()?;
         // Zero is none in Envoy's.
         (millis > 0).then(|| Duration::from_millis(millis))
     })
@@ -344,7 +347,7 @@ impl<'a> Edited<'a> {
             Action::Forward { rewrite, .. } => rewrite.target(head.path(), head.query(), found.prefix_bytes),
             Action::Redirect(_) | Action::Respond { .. } => None,
         });
-        let given = head.find(EXPECTED_TIMEOUT).and_then(|_| time_left(head));
+        let given = head.find(EXPECTED_TIMEOUT.as_str()).and_then(|_| time_left(head));
         let own = found.and_then(|found| found.rule.timeout.request);
         let left = given.map(|given| own.map_or(given, |own| own.min(given)));
         let expected_timeout = left.map(|left| left.as_millis().max(1).to_string());
@@ -354,9 +357,9 @@ impl<'a> Edited<'a> {
     fn with<T>(&self, write: impl FnOnce(&RequestEdits<'_>) -> T) -> T {
         let forwarded = self.forwarded.as_deref();
         let set = [
-            self.id.as_ref().map(|id| ("x-request-id", id.as_bytes())),
-            forwarded.map(|value| ("x-forwarded-for", value)),
-            forwarded.map(|_| ("x-forwarded-proto", self.client.scheme().as_bytes())),
+            self.id.as_ref().map(|id| (REQUEST_ID, id.as_bytes())),
+            forwarded.map(|value| (FORWARDED_FOR, value)),
+            forwarded.map(|_| (FORWARDED_PROTO, self.client.scheme().as_bytes())),
             self.expected_timeout.as_deref().map(|millis| (EXPECTED_TIMEOUT, millis.as_bytes())),
         ];
         let host = self.found.and_then(|found| match &found.rule.action {
@@ -381,7 +384,7 @@ fn forwarded_for(client: &Client<'_>, head: &impl Head) -> Option<Vec<u8>> {
         return None;
     }
     let mut value = Vec::with_capacity(48);
-    for before in head.find_all("x-forwarded-for") {
+    for before in head.find_all(FORWARDED_FOR.as_str()) {
         value.extend_from_slice(before);
         value.extend_from_slice(b", ");
     }

@@ -1,5 +1,6 @@
 //! Heads of requests: read, and written anew for the endpoint.
 
+use http::HeaderName;
 use httparse::ParserConfig;
 use proxy_core::route::HeaderChanges;
 
@@ -49,7 +50,7 @@ pub struct RequestEdits<'a> {
     /// What the rule says about headers.
     pub changes: Option<&'a HeaderChanges>,
     /// Headers of ours, in place of what came under their names.
-    pub set: &'a [Option<(&'a str, &'a [u8])>],
+    pub set: &'a [Option<(HeaderName, &'a [u8])>],
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
@@ -130,7 +131,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             self.fields.drop_named("host");
         }
         for (name, _) in edits.set.iter().flatten() {
-            self.fields.drop_named(name);
+            self.fields.drop_named(name.as_str());
         }
         if let Some(changes) = edits.changes {
             let names = changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name));
@@ -145,7 +146,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             put(out, "host", host.as_bytes());
         }
         self.fields.write(out);
-        edits.set.iter().flatten().for_each(|(name, value)| put(out, name, value));
+        edits.set.iter().flatten().for_each(|(name, value)| put(out, name.as_str(), value));
         if let Some(changes) = edits.changes {
             changes.set.iter().chain(&changes.add).for_each(|(name, value)| put(out, name, value.as_bytes()));
         }

@@ -107,7 +107,10 @@ pub fn of_http2(parts: request::Parts, host: &str, edits: &RequestEdits<'_>) -> 
     let takes_trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
     strip(&mut headers);
     join_cookies(&mut headers);
-    build(parts.method, parts.uri.path_and_query(), host, headers, takes_trailers, edits)
+    let uri = parts.uri.into_parts();
+    // What stands in Host alone is no authority yet.
+    let authority = uri.authority.map_or_else(|| authority(host), Ok)?;
+    build(parts.method, uri.path_and_query, authority, headers, takes_trailers, edits)
 }
 
 /// Makes the head that an HTTP/2 endpoint gets of one that came in HTTP/1.1.
@@ -119,13 +122,17 @@ pub fn of_http1(head: &RequestHead<'_, '_>, edits: &RequestEdits<'_>) -> Result<
     let target = PathAndQuery::try_from(head.target.path_and_query).map_err(|_| Fault::Target)?;
     let takes_trailers = head.fields.find_all("te").any(|te| te.eq_ignore_ascii_case(b"trailers"));
     let headers = map(head.fields.kept())?;
-    build(method, Some(&target), head.host, headers, takes_trailers, edits)
+    build(method, Some(target), authority(head.host)?, headers, takes_trailers, edits)
+}
+
+fn authority(host: &str) -> Result<Authority, Fault> {
+    Authority::try_from(host).map_err(|_| Fault::Host)
 }
 
 fn build(
     method: Method,
-    target: Option<&PathAndQuery>,
-    host: &str,
+    target: Option<PathAndQuery>,
+    authority: Authority,
     mut headers: HeaderMap,
     takes_trailers: bool,
     edits: &RequestEdits<'_>,
@@ -135,19 +142,20 @@ fn build(
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     for (name, value) in edits.set.iter().flatten() {
-        set(&mut headers, name, value);
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.insert(name, value);
+        }
     }
     if let Some(changes) = edits.changes {
         change(&mut headers, changes);
     }
-    let authority = Authority::try_from(edits.host.unwrap_or(host)).map_err(|_| Fault::Host)?;
     let target = match edits.path_and_query {
         Some(rewritten) => PathAndQuery::try_from(rewritten).map_err(|_| Fault::Target)?,
-        None => target.cloned().ok_or(Fault::Target)?,
+        None => target.ok_or(Fault::Target)?,
     };
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(authority);
+    uri.authority = Some(edits.host.map_or(Ok(authority), self::authority)?);
     uri.path_and_query = Some(target);
     let mut request = Request::new(());
     *request.method_mut() = method;
@@ -265,9 +273,19 @@ fn map<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<HeaderMa
 }
 
 fn strip(headers: &mut HeaderMap) {
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    // Hardly any has one: to look at the few names costs less than to look each of these up.
+    let is_for_one_hop =
+        |(name, value): (&HeaderName, &HeaderValue)| HOP_BY_HOP.contains(name) && !is_trailers(name, value);
+    if headers.iter().any(is_for_one_hop) {
+        for name in &HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
+}
+
+/// `te: trailers`, which each call of gRPC has.
+fn is_trailers(name: &HeaderName, value: &HeaderValue) -> bool {
+    *name == header::TE && value == "trailers"
 }
 
 /// HTTP/2 may send cookies one by one, so that they compress better; nobody else understands that (RFC 9113, 8.2.3).

@@ -16,6 +16,9 @@ use crate::tls::Stream;
 /// Bytes that are collected before they are sent without being asked: `h2` writes frame by frame and flushes at the end.
 const COLLECTED_BYTES: usize = 64 << 10;
 
+/// Room for what is collected, from the first byte: the frames of some requests, so that nothing is copied as they become more.
+const COLLECTED_ROOM: usize = 4 << 10;
+
 /// A stream as `h2` sees it: what is written is collected, and one send carries it when `h2` flushes.
 pub struct H2Io {
     meter: Option<Rc<Meter>>,
@@ -143,6 +146,9 @@ impl H2Io {
     fn poll_write_all(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.collected.len() >= COLLECTED_BYTES {
             ready!(self.poll_send(cx))?;
+        }
+        if self.collected.capacity() == 0 {
+            self.collected.reserve(COLLECTED_ROOM);
         }
         bufs.iter().for_each(|buf| self.collected.extend_from_slice(buf));
         Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
