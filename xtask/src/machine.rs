@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// Below this Weir does not run at all (reduced up to 6.1; single tests skip what the kernel lacks).
-const OLDEST_KERNEL: (u32, u32) = (5, 15);
+/// Below this Weir does not run at all (README, Limits); single tests skip what a kernel lacks.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 /// Asked by packages before they start a service; 101 means "no".
 const POLICY: &str = "/usr/sbin/policy-rc.d";

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: runs the test rings and adds them up.
 //!
 //! unit: one crate at a time, needs nothing. process: the real parts on loopback, needs nothing. node: network
-//! namespaces and real programs, needs root and a recent kernel. What was skipped is said loudly; where a skip must
+//! namespaces and real programs, needs root and a recent kernel. vm: some tests of the node ring on other kernels, under qemu; it is
+//! slow, and no part of `all`. What was skipped is said loudly; where a skip must
 //! not pass (`CI=true` or `WEIR_REQUIRE_NODE=1`), a node ring that did not run fails the command. The last lines name
 //! every test that failed, `FAILED: PROGRAM::TEST (DRIVER)`, and give the sum.
 //!
@@ -14,6 +15,7 @@ mod cargo;
 mod node;
 mod report;
 mod tally;
+mod vm;
 
 use std::env;
 use std::fs;
@@ -49,6 +51,8 @@ enum Ring {
     Unit,
     Process,
     Node,
+    /// Some tests of the node ring on the kernels that Debian offers, under qemu
+    Vm,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,7 +75,7 @@ impl Io {
 
 impl Ring {
     fn includes(self, one: Self) -> bool {
-        self == one || self == Self::All
+        self == one || (self == Self::All && one != Self::Vm)
     }
 }
 
@@ -88,7 +92,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
         let packages = UNIT_CRATES.iter().flat_map(|name| ["-p", name]);
         total += CargoTest::new(repo).args(packages).run()?;
     }
-    if args.ring.includes(Ring::Process) || args.ring.includes(Ring::Node) {
+    if [Ring::Process, Ring::Node, Ring::Vm].iter().any(|ring| args.ring.includes(*ring)) {
         match build_weir(repo) {
             Err(error) => {
                 eprintln!("error: {error:#}");
@@ -106,6 +110,9 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
                     let (tally, ran) = node_ring(repo, &weir, scratch.path(), args.io)?;
                     total += tally;
                     node_ran = ran;
+                }
+                if args.ring.includes(Ring::Vm) {
+                    total += vm_ring(repo, &weir, scratch.path(), args.io)?;
                 }
             }
         }
@@ -172,6 +179,20 @@ fn node_ring(repo: &Repo, weir: &Path, scratch: &Path, io: Io) -> Result<(Tally,
     }
     let ran = total.passed + total.failed.len() > 0;
     Ok((total, ran))
+}
+
+/// Runs tests on other kernels; none is a failure, because nothing else was asked for.
+fn vm_ring(repo: &Repo, weir: &Path, scratch: &Path, io: Io) -> Result<Tally> {
+    heading("vm ring: what it needs");
+    if let Some(reason) = node::obstacle().or_else(vm::obstacle) {
+        loud(&[&format!("The vm ring cannot run: {reason}.")]);
+        return Ok(Tally::failure("vm ring"));
+    }
+    for missing in node::install_programs() {
+        loud(&[&format!("{missing}; the tests that need it will be skipped.")]);
+    }
+    let (tally, kernels) = vm::run(repo, weir, scratch, io.drivers())?;
+    Ok(if kernels == 0 { Tally::failure("vm ring: no kernel can be had") } else { tally })
 }
 
 /// Runs the tests of one ring in proxy-tests with one driver.
