@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// Driver to run the process and node rings with
     #[arg(long, value_enum, default_value_t = Io::Both)]
     io: Io,
+    /// Only kernels whose version begins like this (vm)
+    #[arg(long, value_name = "VERSION", default_value = "")]
+    kernel: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -112,7 +115,7 @@ pub(crate) fn run(repo: &Repo, args: &Args) -> Result<ExitCode> {
                     node_ran = ran;
                 }
                 if args.ring.includes(Ring::Vm) {
-                    total += vm_ring(repo, &weir, scratch.path(), args.io)?;
+                    total += vm_ring(repo, &weir, scratch.path(), args)?;
                 }
             }
         }
@@ -182,7 +185,7 @@ fn node_ring(repo: &Repo, weir: &Path, scratch: &Path, io: Io) -> Result<(Tally,
 }
 
 /// Runs tests on other kernels; none is a failure, because nothing else was asked for.
-fn vm_ring(repo: &Repo, weir: &Path, scratch: &Path, io: Io) -> Result<Tally> {
+fn vm_ring(repo: &Repo, weir: &Path, scratch: &Path, args: &Args) -> Result<Tally> {
     heading("vm ring: what it needs");
     if let Some(reason) = node::obstacle().or_else(vm::obstacle) {
         loud(&[&format!("The vm ring cannot run: {reason}.")]);
@@ -191,7 +194,7 @@ fn vm_ring(repo: &Repo, weir: &Path, scratch: &Path, io: Io) -> Result<Tally> {
     for missing in node::install_programs() {
         loud(&[&format!("{missing}; the tests that need it will be skipped.")]);
     }
-    let (tally, kernels) = vm::run(repo, weir, scratch, io.drivers())?;
+    let (tally, kernels) = vm::run(repo, weir, scratch, args.io.drivers(), &args.kernel)?;
     Ok(if kernels == 0 { Tally::failure("vm ring: no kernel can be had") } else { tally })
 }
 

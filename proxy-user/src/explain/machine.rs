@@ -101,7 +101,7 @@ pub(super) fn bpffs() -> Finding {
 pub(super) fn io_uring() -> Finding {
     match probe::ring() {
         Ok(features) => {
-            let note = if features.defer_taskrun { "" } else { ", without DEFER_TASKRUN (6.1)" };
+            let note = if features.recv_cap { "" } else { ", and at its best from kernel 6.17 on" };
             Finding::ok("io_uring", format!("works{note}"))
         }
         Err(error) => Finding::warning(

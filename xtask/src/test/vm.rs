@@ -65,10 +65,16 @@ pub(super) fn obstacle() -> Option<String> {
 }
 
 /// Runs the tests on every kernel that can be had; tells on how many.
-pub(super) fn run(repo: &Repo, weir: &Path, scratch: &Path, drivers: &[&str]) -> Result<(Tally, usize)> {
+pub(super) fn run(
+    repo: &Repo,
+    weir: &Path,
+    scratch: &Path,
+    drivers: &[&str],
+    version: &str,
+) -> Result<(Tally, usize)> {
     let programs = build(repo)?;
     let (mut total, mut ran) = (Tally::default(), 0);
-    for kernel in kernel::offered()? {
+    for kernel in kernel::offered()?.into_iter().filter(|kernel| kernel.version().starts_with(version)) {
         super::heading(&format!("vm ring, {kernel}"));
         let unpacked = match kernel.fetch(&repo.root().join("target/vm")) {
             Ok(unpacked) => unpacked,
@@ -85,38 +91,63 @@ pub(super) fn run(repo: &Repo, weir: &Path, scratch: &Path, drivers: &[&str]) ->
     Ok((total, ran))
 }
 
-/// Builds the test programs; gives each with its path.
-fn build(repo: &Repo) -> Result<Vec<(&'static str, PathBuf)>> {
-    let names = TESTS.iter().flat_map(|(name, _)| ["--test", name]);
-    let mut command = Command::new(cargo::program());
-    command.current_dir(repo.root()).args(["test", "-p", "proxy-tests", "--no-run"]).args(names);
-    command.env("CARGO_TERM_COLOR", "never");
-    let said = process::messages(&mut command)?;
-    let path = |name: &'static str| {
-        let found = said.lines().find_map(|line| {
-            let (what, path) =
-                line.trim_start().strip_prefix("Executable ")?.strip_suffix(')')?.split_once(" (")?;
-            (what == format!("tests/{name}.rs")).then(|| repo.root().join(path))
-        });
-        Ok((name, found.with_context(|| format!("cargo does not say where {name} is"))?))
-    };
-    TESTS.iter().map(|(name, _)| path(name)).collect()
+/// The test programs, and that with the driver's own tests: they find what a kernel does otherwise before a proxy hangs on it.
+struct Programs {
+    driver: PathBuf,
+    tests: Vec<PathBuf>,
 }
 
-/// What the guest does: each driver in turn, as `cargo test` would.
-fn script(root: &Path, weir: &Path, programs: &[(&str, PathBuf)], drivers: &[&str]) -> String {
+/// Builds the test programs.
+fn build(repo: &Repo) -> Result<Programs> {
+    let names = TESTS.iter().flat_map(|(name, _)| ["--test", name]);
+    let mut command = Command::new(cargo::program());
+    command.current_dir(repo.root()).args([
+        "test",
+        "-p",
+        "proxy-io",
+        "-p",
+        "proxy-tests",
+        "--no-run",
+        "--lib",
+    ]);
+    let said = process::messages(command.args(names).env("CARGO_TERM_COLOR", "never"))?;
+    let path = |name: &str| {
+        let paths = said
+            .lines()
+            .filter_map(|line| line.trim_end().strip_suffix(')')?.rsplit_once('('))
+            .map(|(_, path)| path);
+        let mut found =
+            paths.filter(|path| path.rsplit_once('/').is_some_and(|(_, file)| is_build_of(file, name)));
+        found
+            .next()
+            .map(|path| repo.root().join(path))
+            .with_context(|| format!("cargo does not say where {name} is"))
+    };
+    let tests = TESTS.iter().map(|(name, _)| path(name)).collect::<Result<_>>()?;
+    Ok(Programs { driver: path("proxy_io")?, tests })
+}
+
+/// Tells whether a file is cargo's build of this name: `node_life-0061f3c8ceca190a`.
+fn is_build_of(file: &str, name: &str) -> bool {
+    file.rsplit_once('-').is_some_and(|(begin, _hash)| begin == name)
+}
+
+/// What the guest does: the driver, then each test with each driver, as `cargo test` would.
+fn script(root: &Path, weir: &Path, programs: &Programs, drivers: &[&str]) -> String {
     let mut script =
-        format!("export WEIR_BIN='{}'\ncd '{}'\n\"$WEIR_BIN\" doctor\n", weir.display(), root.display());
+        format!("export WEIR_BIN='{}' WEIR_SKIP_FILE=/run/skips\ncd '{}'\n", weir.display(), root.display());
+    let mut run = |path: &Path, before: &str, what: &str| {
+        let path = path.display();
+        script += &format!("echo 'Running ({path})'\n{before} '{path}' --color=never {what}\n");
+    };
+    run(&programs.driver, "", "driver::");
     for driver in drivers {
-        for ((name, path), (_, tests)) in programs.iter().zip(TESTS) {
-            let (path, tests) = (path.display(), tests.join(" "));
-            script += &format!(
-                "echo \"     Running tests/{name}.rs ({path})\"\n\
-                 WEIR_TEST_IO={driver} WEIR_SKIP_FILE=/run/skips '{path}' --color=never --test-threads=1 --exact {tests}\n"
-            );
+        for (path, (_, tests)) in programs.tests.iter().zip(TESTS) {
+            let what = format!("--test-threads=1 --exact {}", tests.join(" "));
+            run(path, &format!("WEIR_TEST_IO={driver}"), &what);
         }
     }
-    script + &format!("sed 's/^/{SKIPPED}/' /run/skips\necho '{END}'\n")
+    script + &format!("\"$WEIR_BIN\" doctor\nsed 's/^/{SKIPPED}/' /run/skips\necho '{END}'\n")
 }
 
 /// Shows what the guest's console says, and adds it up.

@@ -13,12 +13,13 @@ use crate::buf::ring::BufRing;
 /// receive (6.0) in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingFeatures {
-    /// SINGLE_ISSUER and DEFER_TASKRUN, kernel 6.1: completions are worked off when the driver asks and not
-    /// whenever the kernel interrupts the worker.
-    pub defer_taskrun: bool,
     /// A multishot receive that ends after a number of bytes, kernel 6.17: back-pressure without cancellation. With
     /// it, receive bundles (6.10) are used as well: several buffers per completion. Without it they are not,
     /// because one completion could bring megabytes.
+    ///
+    /// SINGLE_ISSUER and DEFER_TASKRUN (6.1), by which completions are worked off when the driver asks and not whenever
+    /// the kernel interrupts the worker, are used with it only: on 6.12 a ring with them signals its eventfd once and then
+    /// no more, and everything on it hangs (`cargo xtask test vm`). 6.18 does not.
     pub recv_cap: bool,
 }
 
@@ -62,20 +63,21 @@ pub fn ring() -> Result<RingFeatures, RingUnavailable> {
 }
 
 fn find() -> Result<RingFeatures, RingUnavailable> {
-    let defer_taskrun = match build(true) {
-        Ok(_) => true,
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => false,
+    let deferring = match build(true) {
+        Ok(ring) => Some(ring),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
         Err(error) => return Err(refusal(error)),
     };
-    let ring = build(defer_taskrun).map_err(refusal)?;
+    let bundling = deferring.filter(|ring| ring.params().is_feature_recvsend_bundle());
+    if bundling.is_some_and(|ring| try_multishot_recv(ring, Some(PROBE_BYTES)).is_ok()) {
+        return Ok(RingFeatures { recv_cap: true });
+    }
+    let ring = build(false).map_err(refusal)?;
     if !ring.params().is_feature_nodrop() {
         return Err(RingUnavailable::Missing { what: "completions that are never lost", since: "5.5" });
     }
-    if ring.params().is_feature_recvsend_bundle() && try_multishot_recv(ring, Some(PROBE_BYTES)).is_ok() {
-        return Ok(RingFeatures { defer_taskrun, recv_cap: true });
-    }
-    try_multishot_recv(build(defer_taskrun).map_err(refusal)?, None)?;
-    Ok(RingFeatures { defer_taskrun, recv_cap: false })
+    try_multishot_recv(ring, None)?;
+    Ok(RingFeatures { recv_cap: false })
 }
 
 /// A receive that completes again and again, each time with a buffer of `group`.
@@ -104,18 +106,18 @@ pub(super) fn multishot_recv(fd: types::Fd, group: u16, cap: Option<u32>) -> squ
     entry
 }
 
-/// Sets the flags that the driver uses with and without DEFER_TASKRUN.
-pub(super) fn configure(builder: &mut io_uring::Builder, defer_taskrun: bool) {
+/// Sets the flags that the driver uses with and without the cap.
+pub(super) fn configure(builder: &mut io_uring::Builder, has_recv_cap: bool) {
     // COOP_TASKRUN and TASKRUN_FLAG are as old as provided-buffer rings (5.19).
     builder.setup_coop_taskrun().setup_taskrun_flag();
-    if defer_taskrun {
+    if has_recv_cap {
         builder.setup_single_issuer().setup_defer_taskrun();
     }
 }
 
-fn build(defer_taskrun: bool) -> io::Result<IoUring> {
+fn build(has_recv_cap: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
-    configure(&mut builder, defer_taskrun);
+    configure(&mut builder, has_recv_cap);
     builder.build(PROBE_ENTRIES)
 }
 
@@ -174,16 +176,12 @@ pub(crate) mod older {
     #[cfg(test)]
     thread_local! {
         static MOST: std::cell::Cell<RingFeatures> =
-            const { std::cell::Cell::new(RingFeatures { defer_taskrun: true, recv_cap: true }) };
+            const { std::cell::Cell::new(RingFeatures { recv_cap: true }) };
     }
 
     #[cfg(test)]
     pub(super) fn limited(found: RingFeatures) -> RingFeatures {
-        let most = MOST.get();
-        RingFeatures {
-            defer_taskrun: found.defer_taskrun && most.defer_taskrun,
-            recv_cap: found.recv_cap && most.recv_cap,
-        }
+        RingFeatures { recv_cap: found.recv_cap && MOST.get().recv_cap }
     }
 
     /// From now on this thread's probes find no more than `most`.

@@ -555,10 +555,10 @@ fn on_each_driver(test: impl AsyncFn(Driver)) {
 
 fn on_each_driver_with(options: impl Fn(DriverKind) -> DriverOptions, test: impl AsyncFn(Driver)) {
     on_driver(options(DriverKind::Epoll), DriverKind::Epoll, &test);
-    // The newest kernel, 6.1 to 6.16, and before.
-    for (defer_taskrun, recv_cap) in [(true, true), (true, false), (false, false)] {
+    // The newest kernels, and those before 6.17.
+    for recv_cap in [true, false] {
         if has_ring() {
-            probe::older::limit(RingFeatures { defer_taskrun, recv_cap });
+            probe::older::limit(RingFeatures { recv_cap });
             on_driver(options(DriverKind::Ring), DriverKind::Ring, &test);
         }
     }

@@ -45,8 +45,8 @@ ip link set lo up
 ulimit -n 20000
 ";
 
-/// What comes behind it: the machine is switched off.
-const AFTER: &str = "\nsync\necho o > /proc/sysrq-trigger\nsleep 60\n";
+/// What comes behind it: the machine is switched off, and no file is read any more.
+const AFTER: &str = "\necho o > /proc/sysrq-trigger\nwhile :; do :; done\n";
 
 /// A machine that has not been started.
 pub(super) struct Machine {

@@ -21,7 +21,7 @@ pub(super) struct Kernel {
 
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kernel {}", self.package.trim_start_matches("linux-image-").trim_end_matches("-amd64"))
+        write!(f, "kernel {}", self.version())
     }
 }
 
@@ -57,6 +57,11 @@ fn package_in(depends: &str) -> Option<&str> {
 }
 
 impl Kernel {
+    /// `6.1.0-56`, for example.
+    pub(super) fn version(&self) -> &str {
+        self.package.trim_start_matches("linux-image-").trim_end_matches("-amd64")
+    }
+
     /// Gets and unpacks it, unless that was done before.
     pub(super) fn fetch(&self, cache: &Path) -> Result<Unpacked> {
         let root = cache.join(&self.package);

@@ -76,7 +76,7 @@ impl Core {
         eventfd: BorrowedFd<'_>,
     ) -> io::Result<Core> {
         let mut builder = IoUring::builder();
-        probe::configure(&mut builder, features.defer_taskrun);
+        probe::configure(&mut builder, features.recv_cap);
         let ring = builder.setup_cqsize(COMPLETION_ENTRIES).build(SUBMISSION_ENTRIES)?;
         ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         // SAFETY: the entries live in `buffers`, which the core keeps until no operation is left (see `drop`).
