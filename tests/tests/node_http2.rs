@@ -4,16 +4,16 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use proxy_tests::client::Place;
 use proxy_tests::net::Family;
+use proxy_tests::nginx::Nginx;
 use proxy_tests::node::Weir;
 use proxy_tests::pki::{Pki, ROOT};
 use proxy_tests::process::{self, Running};
-use proxy_tests::scratch::Scratch;
-use proxy_tests::skip;
+use proxy_tests::python::{self, has_module};
 use proxy_tests::world::World;
 use proxy_tests::{config, wait};
 use serde_json::{Value, json};
@@ -23,8 +23,6 @@ const BIG_BYTES: usize = 5 << 20;
 /// Longer than any step needs on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// Debian's interpreter, which sees Debian's packages.
-const PYTHON: &str = "/usr/bin/python3";
 const GRPC_SERVER: &str = include_str!("../src/python/grpc_server.py");
 const GRPC_CLIENT: &str = include_str!("../src/python/grpc_client.py");
 const ATTACK: &str = include_str!("../src/python/http2_attack.py");
@@ -61,59 +59,6 @@ fn ways(world: &World) -> [(Place<'_>, SocketAddr); 2] {
     [(world.outside(), edge()), (world.app(), vip())]
 }
 
-/// Tells whether Debian's python has a module; skips the test if not.
-fn has_module(name: &str) -> bool {
-    let has = Path::new("/usr/lib/python3/dist-packages").join(name).is_dir();
-    if !has {
-        skip::skip(&format!("{name} for Python is not installed"));
-    }
-    has
-}
-
-/// An nginx that speaks one version of HTTP without TLS.
-struct Nginx {
-    running: Running,
-    scratch: Scratch,
-}
-
-impl Nginx {
-    fn start(world: &World, listens: &str, more: &str) -> Option<Self> {
-        Self::start_at(world, host(), listens, more)
-    }
-
-    fn start_at(world: &World, address: SocketAddr, listens: &str, more: &str) -> Option<Self> {
-        let nginx = world.program("nginx")?;
-        let scratch = Scratch::new(&format!("http2-nginx-{}", address.ip()));
-        let folder = scratch.path().display().to_string();
-        let text = format!(
-            "user root; daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/log;\n\
-             events {{ worker_connections 1024; }} http {{ access_log off; client_body_temp_path {folder}/b;\n\
-             proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;\n\
-             scgi_temp_path {folder}/s; client_max_body_size 0; absolute_redirect off;\n\
-             server {{ listen {address} {listens}; root {folder}; {more}\n\
-             location = / {{ return 200 \"$server_protocol $request_method $host $http_cookie\"; }}\n\
-             location = /none {{ return 204; }} location = /moved {{ return 302 /; }}\n\
-             location /new/ {{ dav_methods PUT DELETE; create_full_put_path on; }} }} }}\n"
-        );
-        let file = scratch.file("nginx.conf", text);
-        let running = world.serve(&nginx, &["-c", &file], address);
-        Some(Self { running, scratch })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.scratch.path().join(name)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = process::signal(self.running.pid(), "-TERM");
-        if !std::thread::panicking() {
-            self.running.wait(END_LIMIT);
-        }
-    }
-}
-
 /// Bytes that no shift leaves alike.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 1u32;
@@ -131,9 +76,9 @@ fn every_version_reaches_every_version() {
     let Some(world) = World::new() else { return };
     let Some(curl) = world.program("curl") else { return };
     for (protocol, listens, spoken) in [("http", "", "HTTP/1.1"), ("http2", "http2", "HTTP/2.0")] {
-        let Some(nginx) = Nginx::start(&world, listens, "") else { return };
+        let Some(nginx) = Nginx::start(&world, host(), listens, "") else { return };
         let big = noise(BIG_BYTES);
-        let big_file = nginx.scratch.file("big.bin", &big);
+        let big_file = nginx.scratch().file("big.bin", &big);
         let out = nginx.path("out").display().to_string();
         let Some(_weir) = Weir::start(&world.net, &speaking(&world, protocol, json!({}))) else { return };
         for (place, address) in ways(&world) {
@@ -196,7 +141,7 @@ fn a_client_chooses_its_version_inside_tls_and_an_endpoint_does_too() {
     pki.certificate("web", &["DNS:web.shop"]);
     let (cert, key) = (pki.path("web.pem"), pki.path("web.key"));
     let more = format!("ssl_certificate {cert}; ssl_certificate_key {key};");
-    let Some(_nginx) = Nginx::start(&world, "ssl http2", &more) else { return };
+    let Some(_nginx) = Nginx::start(&world, host(), "ssl http2", &more) else { return };
     let ca = pki.path(&format!("{ROOT}.pem"));
     let mut config = speaking(&world, "http2", json!({"tls": {"ca": ca, "sni": "web.shop"}}));
     config["listeners"][0]["tls"] = json!({"certificates": [{"cert": cert, "key": key}]});
@@ -215,7 +160,7 @@ fn a_client_chooses_its_version_inside_tls_and_an_endpoint_does_too() {
 fn h2load_loses_no_request() {
     let Some(world) = World::new() else { return };
     let Some(h2load) = world.program("h2load") else { return };
-    let Some(_nginx) = Nginx::start(&world, "http2", "http2_max_requests 500;") else { return };
+    let Some(_nginx) = Nginx::start(&world, host(), "http2", "http2_max_requests 500;") else { return };
     let Some(weir) = Weir::start(&world.net, &speaking(&world, "http2", json!({}))) else { return };
     let url = format!("http://{}/", edge());
     let said = world.outside().output(&h2load, &["-n", "20000", "-c", "10", "-m", "100", &url]).unwrap();
@@ -236,7 +181,7 @@ impl Grpc {
         if !has_module("grpc") {
             return None;
         }
-        let mut command = world.far().command(Path::new(PYTHON));
+        let mut command = world.far().command(Path::new(python::PROGRAM));
         command.args(["-c", GRPC_SERVER, &host().to_string()]);
         let server = Running::start(&mut command).unwrap();
         assert_eq!(server.line(LIMIT).as_deref(), Some("ready"));
@@ -245,7 +190,7 @@ impl Grpc {
 }
 
 fn grpc_client(place: Place<'_>, address: SocketAddr, steps: &str, more: &[&str]) -> Running {
-    let mut command = place.command(Path::new(PYTHON));
+    let mut command = place.command(Path::new(python::PROGRAM));
     command.args(["-c", GRPC_CLIENT, &address.to_string(), steps]).args(more);
     Running::start(&mut command).unwrap()
 }
@@ -322,7 +267,7 @@ fn a_server_that_stops_loses_no_request() {
     let Some(world) = World::new() else { return };
     let Some(h2load) = world.program("h2load") else { return };
     let other = Family::V4.host(11, 8080);
-    let start = |address| Nginx::start_at(&world, address, "http2", "");
+    let start = |address| Nginx::start(&world, address, "http2", "");
     let (Some(mut stopping), Some(_other)) = (start(host()), start(other)) else { return };
     let endpoints = [host(), other].map(|address| json!({"address": address.to_string()}));
     let config = speaking(&world, "http2", json!({"endpoints": endpoints}));
@@ -333,8 +278,8 @@ fn a_server_that_stops_loses_no_request() {
     let requests = || weir.metrics().sum("weir_http_requests_total", &[("service", "web")]);
     wait::until_true("requests", LIMIT, || requests() > 1000.0);
     // It says GOAWAY, and ends what it has begun.
-    process::signal(stopping.running.pid(), "-QUIT").unwrap();
-    assert!(stopping.running.wait(LIMIT).success());
+    process::signal(stopping.running().pid(), "-QUIT").unwrap();
+    assert!(stopping.running().wait(LIMIT).success());
     let said: Vec<String> = std::iter::from_fn(|| load.line(LIMIT)).collect();
     assert!(said.iter().any(|line| line.contains("20000 succeeded, 0 failed, 0 errored")), "{said:#?}");
     assert!(load.wait(END_LIMIT).success());
@@ -356,7 +301,7 @@ fn a_drain_lets_every_call_end() {
 }
 
 fn attack(world: &World, name: &str, more: &str) -> String {
-    let mut command = world.outside().command(Path::new(PYTHON));
+    let mut command = world.outside().command(Path::new(python::PROGRAM));
     let (host, port) = (edge().ip().to_string(), edge().port().to_string());
     command.args(["-c", ATTACK, &host, &port, name, more]);
     process::output(&mut command).unwrap().trim().to_owned()
@@ -374,7 +319,7 @@ fn each_violation_has_its_error() {
     if !has_module("h2") {
         return;
     }
-    let Some(_nginx) = Nginx::start(&world, "", "") else { return };
+    let Some(_nginx) = Nginx::start(&world, host(), "", "") else { return };
     let Some(_weir) = Weir::start(&world.net, &speaking(&world, "http", json!({}))) else { return };
     let wrong: Vec<String> = attack(&world, "list", "violations")
         .split(' ')
@@ -409,7 +354,7 @@ fn a_flood_ends_its_connection_and_nobody_else_notices() {
     if !has_module("h2") {
         return;
     }
-    let Some(_nginx) = Nginx::start(&world, "", "") else { return };
+    let Some(_nginx) = Nginx::start(&world, host(), "", "") else { return };
     let Some(weir) = Weir::start(&world.net, &speaking(&world, "http", json!({}))) else { return };
     let url = format!("http://{}/", edge());
     let fresh = || world.outside().output(&curl, &["-sS", "--fail", "--max-time", "5", &url]).unwrap();
