@@ -1,17 +1,15 @@
 //! Active checks carried out: one connection, one question, one answer, within one time.
 
+mod grpc;
+mod http;
+mod http2;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, USER_AGENT};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use proxy_bpf::abi::config::WEIR_MARK;
 use proxy_core::health::Check;
 use proxy_core::proxy_protocol::{self, Header};
@@ -24,10 +22,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::tls::{Alpn, Client};
 
-/// Part of a body that is searched; health pages are short.
-const BODY_BYTES: usize = 64 << 10;
 /// Room for the head of an answer; as much as common servers send at most.
-const HEAD_BYTES: usize = 64 << 10;
+const HEAD_BYTES: u32 = 64 << 10;
 /// Time that a good server gets after the verdict to say the rest and close, so that it sees no reset. On a local network
 /// that takes a millisecond or two; ten thousand checks a second are still possible when nobody closes.
 const LINGER: Duration = Duration::from_millis(20);
@@ -67,14 +63,18 @@ enum CheckError {
     Connect(#[source] io::Error),
     #[error("TLS failed: {0}")]
     Tls(#[source] io::Error),
-    #[error("{}", http_text(.0))]
-    Http(#[source] hyper::Error),
+    #[error("{}", http::text(.0))]
+    Http1(#[source] hyper::Error),
+    #[error("{}", http2::text(.0))]
+    Http2(#[source] h2::Error),
     #[error("cannot ask: {0}")]
     Request(#[source] hyper::http::Error),
-    #[error("status {status}, expected {}", ranges(.expected))]
+    #[error("status {status}, expected {}", http::ranges(.expected))]
     Status { status: u16, expected: Vec<(u16, u16)> },
     #[error("the first {searched} bytes of the body do not contain {wanted:?}")]
     Body { wanted: String, searched: usize },
+    #[error(transparent)]
+    Grpc(#[from] grpc::Unhealthy),
 }
 
 /// A connection, inside TLS or not.
@@ -86,7 +86,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 enum Rest {
     Tcp(Box<dyn Transport>),
     /// The body, and the task that owns its connection.
-    Http(Incoming, JoinSet<hyper::Result<()>>),
+    Http(http::Body, JoinSet<()>),
 }
 
 impl Rest {
@@ -99,8 +99,10 @@ impl Rest {
                 while stream.read(&mut greeting).await.is_ok_and(|bytes| bytes > 0) {}
             }
             Self::Http(body, driving) => {
-                while let Some(Ok(_)) = body.frame().await {}
-                let _ = driving.join_next().await;
+                while let Some(Ok(_)) = body.data().await {}
+                // A connection of HTTP/2 ends when nobody has a use for it.
+                *body = http::Body::Read;
+                driving.join_next().await;
             }
         }
     }
@@ -120,17 +122,20 @@ async fn ask(check: &Check, tls: Option<&Tls>) -> Result<Rest, CheckError> {
             Box::new(connected.map_err(CheckError::Tls)?)
         }
     };
-    match &check.check.probe {
-        Probe::Tcp => Ok(Rest::Tcp(stream)),
-        Probe::Http { path, host, status, body } => {
-            let host = host.clone().unwrap_or_else(|| check.address.to_string());
-            let request = request(path, &host).map_err(CheckError::Request)?;
-            let mut driving = JoinSet::new();
-            let answer = get(stream, request, &mut driving).await?;
-            let rest = judge(answer, status, body.as_deref()).await?;
-            Ok(Rest::Http(rest, driving))
+    let host = |host: &Option<String>| host.clone().unwrap_or_else(|| check.address.to_string());
+    let mut driving = JoinSet::new();
+    let rest = match &check.check.probe {
+        Probe::Tcp => return Ok(Rest::Tcp(stream)),
+        Probe::Http { path, host: named, status, body } => {
+            let answer = http::get(stream, path, &host(named), &mut driving).await?;
+            http::judge(answer, status, body.as_deref()).await?
         }
-    }
+        Probe::Grpc { service, host: named } => {
+            let server = (tls.is_some(), host(named));
+            grpc::ask(stream, server, service, check.check.timeout, &mut driving).await?
+        }
+    };
+    Ok(Rest::Http(rest, driving))
 }
 
 /// Opens a connection that the kernel programs leave alone, whatever service the address belongs to.
@@ -144,64 +149,6 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-fn request(path: &str, host: &str) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
-    Request::get(path)
-        .header(HOST, host)
-        .header(USER_AGENT, AGENT)
-        .header(CONNECTION, "close")
-        .body(Empty::new())
-}
-
-/// Asks; the connection lives in `driving`, which must outlive the body.
-async fn get(
-    stream: Box<dyn Transport>,
-    request: Request<Empty<Bytes>>,
-    driving: &mut JoinSet<hyper::Result<()>>,
-) -> Result<Response<Incoming>, CheckError> {
-    let io = TokioIo::new(stream);
-    let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(io).await;
-    let (mut sender, connection) = handshake.map_err(CheckError::Http)?;
-    driving.spawn(connection);
-    sender.send_request(request).await.map_err(CheckError::Http)
-}
-
-/// Looks at the answer and gives back what is left of its body.
-async fn judge(
-    answer: Response<Incoming>,
-    expected: &[(u16, u16)],
-    wanted: Option<&str>,
-) -> Result<Incoming, CheckError> {
-    let status = answer.status().as_u16();
-    if !expected.iter().any(|(first, last)| (*first..=*last).contains(&status)) {
-        return Err(CheckError::Status { status, expected: expected.to_vec() });
-    }
-    let mut body = answer.into_body();
-    if let Some(wanted) = wanted {
-        find(&mut body, wanted).await?;
-    }
-    Ok(body)
-}
-
-/// Reads until the text is found, at most [`BODY_BYTES`].
-async fn find(body: &mut Incoming, wanted: &str) -> Result<(), CheckError> {
-    let mut seen: Vec<u8> = Vec::new();
-    while seen.len() < BODY_BYTES
-        && let Some(frame) = body.frame().await
-    {
-        let Ok(data) = frame.map_err(CheckError::Http)?.into_data() else { continue };
-        let overlap = seen.len().saturating_sub(wanted.len().saturating_sub(1));
-        seen.extend_from_slice(&data[..data.len().min(BODY_BYTES - seen.len())]);
-        if contains(&seen[overlap..], wanted.as_bytes()) {
-            return Ok(());
-        }
-    }
-    Err(CheckError::Body { wanted: wanted.to_owned(), searched: seen.len() })
-}
-
-fn contains(text: &[u8], wanted: &[u8]) -> bool {
-    text.windows(wanted.len().max(1)).any(|window| window == wanted)
-}
-
 fn connect_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
@@ -210,29 +157,6 @@ fn connect_text(error: &io::Error) -> String {
         io::ErrorKind::NetworkUnreachable => "network unreachable: no route".to_owned(),
         _ => format!("cannot connect: {error}"),
     }
-}
-
-fn http_text(error: &hyper::Error) -> String {
-    if error.is_incomplete_message() {
-        "connection closed before the answer was complete".to_owned()
-    } else if error.is_parse_too_large() {
-        format!("the head of the answer is larger than {} KiB", HEAD_BYTES >> 10)
-    } else if error.is_parse() {
-        "the answer is not HTTP/1".to_owned()
-    } else {
-        // hyper's own words are general; what the system said is in the cause.
-        match std::error::Error::source(error) {
-            Some(cause) => format!("connection failed: {cause}"),
-            None => format!("connection failed: {error}"),
-        }
-    }
-}
-
-fn ranges(expected: &[(u16, u16)]) -> String {
-    let range = |(first, last): &(u16, u16)| {
-        if first == last { first.to_string() } else { format!("{first}-{last}") }
-    };
-    expected.iter().map(range).collect::<Vec<_>>().join(" or ")
 }
 
 #[cfg(test)]
@@ -273,87 +197,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http_sends_path_host_and_agent() {
-        let (address, asked) = server("HTTP/1.1 204 No Content\r\n\r\n").await;
-        let probe = Probe::Http {
-            path: "/healthz?full=1".to_owned(),
-            host: Some("web.shop".to_owned()),
-            status: vec![(200, 204)],
-            body: None,
-        };
-        assert_eq!(run_check(&check(address, probe), None).await, Ok(()));
-        let asked = asked.await.unwrap();
-        assert!(asked.starts_with("GET /healthz?full=1 HTTP/1.1\r\n"), "{asked}");
-        assert!(
-            asked.contains("host: web.shop\r\n") && asked.contains("user-agent: weir-health/"),
-            "{asked}"
-        );
-    }
-
-    #[tokio::test]
-    async fn without_a_host_the_address_is_the_host() {
-        let (address, asked) = server("HTTP/1.0 200 OK\r\n\r\nok").await;
-        assert_eq!(
-            run_check(&check(address, http(None)), None).await,
-            Ok(()),
-            "an answer that ends with the connection"
-        );
-        assert!(asked.await.unwrap().contains(&format!("host: {address}\r\n")));
-    }
-
-    #[tokio::test]
-    async fn a_status_outside_the_ranges_is_named_with_them() {
-        let (address, _) = server("HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy").await;
-        assert_eq!(
-            run_check(&check(address, http(None)), None).await,
-            Err("status 503, expected 200 or 301-302".to_owned())
-        );
-    }
-
-    #[tokio::test]
-    async fn a_body_must_contain_its_part_wherever_the_chunks_break() {
-        let answer =
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nstat\r\n5\r\nus:ok\r\n0\r\n\r\n";
-        let (address, _) = server(answer).await;
-        assert_eq!(run_check(&check(address, http(Some("status:ok"))), None).await, Ok(()));
-        let (address, _) = server(answer).await;
-        assert_eq!(
-            run_check(&check(address, http(Some("ready"))), None).await,
-            Err("the first 9 bytes of the body do not contain \"ready\"".to_owned())
-        );
-    }
-
-    #[tokio::test]
-    async fn only_the_first_64_kib_of_a_body_count() {
-        let head = "HTTP/1.1 200 OK\r\n\r\n";
-        let late: &'static str = format!("{head}{}ready", "x".repeat(BODY_BYTES)).leak();
-        let (address, _) = server(late).await;
-        let error = run_check(&check(address, http(Some("ready"))), None).await.unwrap_err();
-        assert!(error.starts_with("the first 65536 bytes"), "{error}");
-        let last: &'static str =
-            format!("{head}{}ready{}", "x".repeat(BODY_BYTES - 5), "y".repeat(99)).leak();
-        let (address, _) = server(last).await;
-        assert_eq!(run_check(&check(address, http(Some("ready"))), None).await, Ok(()));
-    }
-
-    #[tokio::test]
-    async fn silence_and_nonsense_are_told_apart() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let silent = listener.local_addr().unwrap();
-        let mut silent = check(silent, http(None));
-        silent.check.timeout = Duration::from_millis(30);
-        assert_eq!(run_check(&silent, None).await, Err("timed out after 30ms".to_owned()));
-        let (address, _) = server("SSH-2.0-OpenSSH_9.6\r\n").await;
-        assert_eq!(
-            run_check(&check(address, http(None)), None).await,
-            Err("the answer is not HTTP/1".to_owned())
-        );
-        let (address, _) = server("").await;
-        let error = run_check(&check(address, http(None)), None).await.unwrap_err();
-        assert_eq!(error, "connection closed before the answer was complete");
-    }
-
-    #[tokio::test]
     async fn checks_go_through_tls_and_verify_as_connections_do() {
         let pki = Pki::new();
         let acceptor = TlsAcceptor::from(peer::server_config(&pki.server()));
@@ -384,7 +227,7 @@ mod tests {
     }
 
     /// Answers one connection, after its request is complete, and hands the request out.
-    async fn server(answer: &'static str) -> (SocketAddr, oneshot::Receiver<String>) {
+    pub(super) async fn server(answer: &'static str) -> (SocketAddr, oneshot::Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (told, asked) = oneshot::channel();
@@ -401,7 +244,7 @@ mod tests {
         (address, asked)
     }
 
-    fn http(body: Option<&str>) -> Probe {
+    pub(super) fn http(body: Option<&str>) -> Probe {
         Probe::Http {
             path: "/".to_owned(),
             host: None,
@@ -410,7 +253,7 @@ mod tests {
         }
     }
 
-    fn check(address: SocketAddr, probe: Probe) -> Check {
+    pub(super) fn check(address: SocketAddr, probe: Probe) -> Check {
         Check {
             service: ServiceId(1),
             endpoint: EndpointId(1),

@@ -1,12 +1,15 @@
-//! What gRPC says on top of HTTP/2 (the specification's "PROTOCOL-HTTP2.md"): its statuses, its deadlines, its messages.
+//! What gRPC says on top of HTTP/2 (the specification's "PROTOCOL-HTTP2.md"): its statuses, its deadlines, its messages, and the
+//! question whether a server serves.
 //!
 //! Nothing here knows HTTP/2: names and values of headers come in, and bytes of bodies.
 
+mod health;
 mod messages;
 mod status;
 mod text;
 mod timeout;
 
+pub use self::health::{CHECK_PATH, CheckAnswerError, MOST_CHECK_BYTES, Serving, decode_check, encode_check};
 pub use self::messages::{MessageError, Messages, PREFIX_BYTES};
 pub use self::status::{Status, StatusSet};
 pub use self::text::{decode_message, encode_message};

@@ -221,7 +221,7 @@ pub struct HealthCheck {
     pub unhealthy: u32,
     /// What is asked.
     pub probe: Probe,
-    /// Whether an HTTP probe is asked inside TLS, as the service's endpoints speak it ([`Service::tls`]).
+    /// Whether an HTTP or gRPC probe is asked inside TLS, as the service's endpoints speak it ([`Service::tls`]).
     pub is_tls: bool,
     /// Port to check instead of the endpoint's own.
     pub port: Option<u16>,
@@ -242,6 +242,13 @@ pub enum Probe {
         status: Vec<(u16, u16)>,
         /// Text that the first 64 KiB of the body must contain.
         body: Option<String>,
+    },
+    /// That gRPC's health service says SERVING ([`crate::grpc::encode_check`]).
+    Grpc {
+        /// Name that is asked for; empty for the server as a whole.
+        service: String,
+        /// Value of `:authority`; the endpoint's address if absent.
+        host: Option<String>,
     },
 }
 

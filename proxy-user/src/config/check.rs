@@ -190,11 +190,12 @@ impl<'c> Check<'c, '_> {
                     }
                 }
             }
-            if health.value.tcp.is_some() && health.value.http.is_some() {
-                self.report(
-                    health.origin,
-                    Finding::new("both tcp and http are given; a check is one of them"),
-                );
+            let file::Health { tcp, http, grpc, .. } = &health.value;
+            let given = [("tcp", tcp.is_some()), ("http", http.is_some()), ("grpc", grpc.is_some())];
+            let mut given = given.into_iter().filter_map(|(name, is_given)| is_given.then_some(name));
+            if let (Some(one), Some(other)) = (given.next(), given.next()) {
+                let problem = format!("both {one} and {other} are given; a check is one of them");
+                self.report(health.origin, Finding::new(problem));
             }
         }
         if let Some(outlier) = service.outlier.as_ref().filter(|outlier| self.tree.is_whole(outlier.origin)) {

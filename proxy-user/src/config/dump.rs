@@ -15,8 +15,8 @@ use proxy_core::snapshot::{Intercept, Scope, Source};
 
 use super::de::At;
 use super::text::{
-    Address, BodyPart, CgroupPath, FilePath, HttpPath, Name, Network, SocketPath, StatusRange, Time,
-    TimeOrOff, TimeOrZero, Word,
+    Address, BodyPart, CgroupPath, FilePath, HostPort, HttpPath, Name, Network, SocketPath, StatusRange,
+    Time, TimeOrOff, TimeOrZero, Word,
 };
 use super::{
     Config, IoChoice, ListenerConfig, LogFormat, LogLevel, ServesConfig, ServiceConfig, Workers, default,
@@ -180,8 +180,13 @@ fn policy(policy: Policy) -> file::Policy {
 }
 
 fn health(health: &HealthCheck) -> file::Health {
-    let (tcp, http) = match &health.probe {
-        Probe::Tcp => (Some(file::TcpProbe {}), None),
+    let (tcp, http, grpc) = match &health.probe {
+        Probe::Tcp => (Some(file::TcpProbe {}), None, None),
+        Probe::Grpc { service, host } => {
+            let service = Some(service.clone()).filter(|service| !service.is_empty());
+            let grpc = file::GrpcProbe { service: service.map(Word), host: host.clone().map(HostPort) };
+            (None, None, Some(grpc))
+        }
         Probe::Http { path, host, status, body } => {
             let http = file::HttpProbe {
                 path: HttpPath(path.clone()),
@@ -189,7 +194,7 @@ fn health(health: &HealthCheck) -> file::Health {
                 status: Some(status.iter().map(|range| self::status(*range)).collect()),
                 body: body.clone().map(BodyPart),
             };
-            (None, Some(http))
+            (None, Some(http), None)
         }
     };
     file::Health {
@@ -199,9 +204,10 @@ fn health(health: &HealthCheck) -> file::Health {
         healthy: Some(health.healthy),
         unhealthy: Some(health.unhealthy),
         port: health.port,
-        tls: http.is_some().then(|| At::nowhere(health.is_tls)),
+        tls: tcp.is_none().then(|| At::nowhere(health.is_tls)),
         tcp,
         http,
+        grpc,
     }
 }
 

@@ -15,7 +15,7 @@ use super::text::{
     Address, CgroupPath, FilePath, Name, Network, SocketPath, Time, TimeOrOff, TimeOrZero, Word,
 };
 
-pub(super) use health::{Health, HttpProbe, Outlier, Status, TcpProbe};
+pub(super) use health::{GrpcProbe, Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::HttpLimits;
 pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
 pub(super) use route::{

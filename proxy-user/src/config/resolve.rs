@@ -176,6 +176,7 @@ fn health(health: &file::Health, is_tls_spoken: bool) -> HealthCheck {
     let quarter = (interval / default::UNHEALTHY_INTERVAL_DIVISOR).max(default::UNHEALTHY_INTERVAL_LEAST);
     let whole_millis =
         |time: Duration| time - Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000));
+    let probe = probe(health);
     HealthCheck {
         interval,
         unhealthy_interval: health
@@ -185,13 +186,24 @@ fn health(health: &file::Health, is_tls_spoken: bool) -> HealthCheck {
         timeout: health.timeout.as_ref().map_or(default::HEALTH_TIMEOUT.min(interval), |time| time.value.0),
         healthy: health.healthy.unwrap_or(default::HEALTHY),
         unhealthy: health.unhealthy.unwrap_or(default::UNHEALTHY),
-        probe: health.http.as_ref().map_or(Probe::Tcp, probe),
-        is_tls: health.http.is_some() && health.tls.as_ref().map_or(is_tls_spoken, |is_tls| is_tls.value),
+        is_tls: probe != Probe::Tcp && health.tls.as_ref().map_or(is_tls_spoken, |is_tls| is_tls.value),
+        probe,
         port: health.port,
     }
 }
 
-fn probe(http: &file::HttpProbe) -> Probe {
+fn probe(health: &file::Health) -> Probe {
+    match (&health.http, &health.grpc) {
+        (Some(http), _) => http_probe(http),
+        (None, Some(grpc)) => Probe::Grpc {
+            service: grpc.service.as_ref().map(|service| service.0.clone()).unwrap_or_default(),
+            host: grpc.host.as_ref().map(|host| host.0.clone()),
+        },
+        (None, None) => Probe::Tcp,
+    }
+}
+
+fn http_probe(http: &file::HttpProbe) -> Probe {
     let range = |status: &file::Status| match status {
         file::Status::One(status) => (*status, *status),
         file::Status::Range(range) => range.0,

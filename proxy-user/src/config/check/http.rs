@@ -136,7 +136,7 @@ impl<'c> Check<'c, '_> {
             return;
         };
         if resolved.health.as_ref().is_some_and(|health| !health.is_tls) && is_tls.value {
-            self.report(is_tls.origin, Finding::new("tls is of http checks, and this is none"));
+            self.report(is_tls.origin, Finding::new("tls is of http and grpc checks, and this is neither"));
         } else if is_tls.value && resolved.tls.is_none() {
             let problem = "the service has no tls, so nothing says whom to believe";
             self.report(is_tls.origin, Finding::new(problem));

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::de::At;
-use super::super::text::{BodyPart, HttpPath, StatusRange, Time, Word};
+use super::super::text::{BodyPart, HostPort, HttpPath, StatusRange, Time, Word};
 
-/// Active health checks. With neither `tcp` nor `http` a check is that a connection can be made.
+/// Active health checks. With none of `tcp`, `http` and `grpc` a check is that a connection can be made.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Health {
@@ -37,7 +37,10 @@ pub(in crate::config) struct Health {
     /// Check that a GET request (HTTP/1.1) is answered well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) http: Option<HttpProbe>,
-    /// Whether the `http` check uses TLS. Default: `true` if the service has `tls`.
+    /// Check that gRPC's health service (grpc.health.v1.Health/Check) says SERVING.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) grpc: Option<GrpcProbe>,
+    /// Whether the `http` or `grpc` check uses TLS. Default: `true` if the service has `tls`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) tls: Option<At<bool>>,
 }
@@ -63,6 +66,18 @@ pub(in crate::config) struct HttpProbe {
     /// Text that the first 64 KiB of the body must contain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) body: Option<BodyPart>,
+}
+
+/// A gRPC check.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct GrpcProbe {
+    /// Name that the health service is asked for. Default: none, which means the server as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) service: Option<Word>,
+    /// Host that is asked, with a port or without. Default: the endpoint's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) host: Option<HostPort>,
 }
 
 /// One HTTP status or a range of them.

@@ -214,6 +214,16 @@ fn types_are_not_guessed() {
             "w:5:47: services[0].health.tcp.x: unknown key",
         ],
     );
+    bad(
+        &with("health: {grpc: {service: 'two words', host: 'cart:0'}, http: {path: /}}"),
+        &[
+            "w:5:11: services[0].health: both http and grpc are given; a check is one of them",
+            "w:5:28: services[0].health.grpc.service: wrong value: found 'two words', expected a word of 1 to 253 visible ASCII \
+             characters",
+            "w:5:47: services[0].health.grpc.host: wrong value: found 'cart:0', expected a host name or IP address, with or \
+             without a port; a port is 1 to 65535",
+        ],
+    );
 }
 
 #[test]

@@ -376,7 +376,7 @@ fn protocols_and_what_needs_them_fit_each_other() {
             "w:3:74: services[1].tls: protocol: tls says that applications speak TLS themselves; it would be inside of this",
             "w:3:81: services[1].tls.cert: cert needs a key",
             "w:3:91: services[1].fail: fail: open is impossible with tls: the kernel would send in the clear what must be encrypted; write fail: closed",
-            "w:3:111: services[1].health.tls: tls is of http checks, and this is none",
+            "w:3:111: services[1].health.tls: tls is of http and grpc checks, and this is neither",
             "w:4:85: services[2].health.tls: the service has no tls, so nothing says whom to believe",
             "w:5:3: services[3]: missing key 'endpoints', expected a list",
             "w:5:61: services[3].lane: lane: direct is impossible: protocol http is spoken by workers only; write lane: auto",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proxy_core::health::Check;
+use proxy_core::service::Probe;
 use proxy_core::snapshot::Snapshot;
 
 use super::Control;
@@ -57,6 +58,10 @@ impl Control {
         }
         let service = self.snapshot.service(check.service)?;
         let client = self.parts.shared.tls.current().client(service.tls.as_deref()?).cloned()?;
-        Some((client, Alpn::of_service(service.protocol)))
+        let alpn = match check.check.probe {
+            Probe::Grpc { .. } => Alpn::Http2,
+            Probe::Tcp | Probe::Http { .. } => Alpn::of_service(service.protocol),
+        };
+        Some((client, alpn))
     }
 }
