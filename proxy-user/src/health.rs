@@ -126,8 +126,13 @@ async fn ask(check: &Check, tls: Option<&Tls>) -> Result<Rest, CheckError> {
     let mut driving = JoinSet::new();
     let rest = match &check.check.probe {
         Probe::Tcp => return Ok(Rest::Tcp(stream)),
-        Probe::Http { path, host: named, status, body } => {
-            let answer = http::get(stream, path, &host(named), &mut driving).await?;
+        Probe::Http { is_http2, path, host: named, status, body } => {
+            let host = host(named);
+            let answer = if *is_http2 {
+                http::get_http2(stream, (tls.is_some(), &host), path, &mut driving).await?
+            } else {
+                http::get(stream, path, &host, &mut driving).await?
+            };
             http::judge(answer, status, body.as_deref()).await?
         }
         Probe::Grpc { service, host: named } => {
@@ -246,6 +251,7 @@ mod tests {
 
     pub(super) fn http(body: Option<&str>) -> Probe {
         Probe::Http {
+            is_http2: false,
             path: "/".to_owned(),
             host: None,
             status: vec![(200, 200), (301, 302)],

@@ -117,3 +117,41 @@ fn grpc_checks_go_by_what_the_health_service_says() {
     tell(&mut server, "-", "SERVING");
     wait_for(&weir, "whole", "healthy", None);
 }
+
+#[test]
+fn http_checks_speak_what_the_service_speaks() {
+    let Some(world) = World::new() else { return };
+    let pki = Pki::new();
+    pki.certificate("web", &["DNS:web.shop"]);
+    let ssl =
+        format!("ssl_certificate {}; ssl_certificate_key {};", pki.path("web.pem"), pki.path("web.key"));
+    let (plain, tls, http1) = (far(10, 8080), far(10, 8443), far(11, 8080));
+    let start = |address, listens, more| Nginx::start(&world, address, listens, more);
+    let Some(_plain) = start(plain, "http2", "") else { return };
+    let Some(_tls) = start(tls, "ssl http2", &ssl) else { return };
+    let Some(_http1) = start(http1, "", "") else { return };
+    // nginx says which version it was asked in.
+    let asks = |version: &str, port: Option<u16>| {
+        let mut probe = json!({"http": {"path": "/", "body": version}});
+        config::merge(&mut probe, port.map_or(Value::Null, |port| json!({"port": port})));
+        probe
+    };
+    let http2 = json!({"protocol": "http2"});
+    let through_tls =
+        json!({"protocol": "http2", "tls": {"ca": pki.path(&format!("{ROOT}.pem")), "sni": "web.shop"}});
+    let services = [
+        checked("plain", 1, plain, asks("HTTP/2.0 GET", None), http2.clone()),
+        checked("tls", 2, tls, asks("HTTP/2.0 GET", None), through_tls),
+        checked("http1", 3, http1, asks("HTTP/1.1 GET", None), json!({"protocol": "http"})),
+        checked("beside", 4, far(11, 9), asks("HTTP/1.1 GET", Some(http1.port())), http2.clone()),
+        checked("wrong", 5, http1, asks("HTTP", None), http2),
+    ];
+    let Some(weir) = Weir::start(&world.net, &config::config(&world, services)) else { return };
+    wait_for(&weir, "wrong", "unhealthy", Some("the answer is not HTTP/2"));
+    for service in ["plain", "tls", "http1", "beside"] {
+        wait::until_true(&format!("a check of {service}"), LIMIT, || {
+            weir.metrics().sum("weir_health_checks_total", &[("service", service)]) > 0.0
+        });
+        assert_eq!(state(&weir, service), ("healthy".to_owned(), None), "{service}");
+    }
+}

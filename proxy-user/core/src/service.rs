@@ -232,8 +232,10 @@ pub struct HealthCheck {
 pub enum Probe {
     /// That a connection can be made.
     Tcp,
-    /// That an HTTP/1.1 GET is answered as expected.
+    /// That a GET is answered as expected.
     Http {
+        /// In HTTP/2, as the service's endpoints are spoken to; in HTTP/1.1 otherwise.
+        is_http2: bool,
         /// Path and query, beginning with `/`.
         path: String,
         /// Value of the Host header; the endpoint's address if absent.

@@ -187,7 +187,7 @@ fn health(health: &HealthCheck) -> file::Health {
             let grpc = file::GrpcProbe { service: service.map(Word), host: host.clone().map(HostPort) };
             (None, None, Some(grpc))
         }
-        Probe::Http { path, host, status, body } => {
+        Probe::Http { path, host, status, body, .. } => {
             let http = file::HttpProbe {
                 path: HttpPath(path.clone()),
                 host: host.clone().map(Word),

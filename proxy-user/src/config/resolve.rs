@@ -124,7 +124,10 @@ fn service(service: &file::Service, folder: &Path) -> ServiceConfig {
         },
         endpoints: service.endpoints.iter().flat_map(|at| &at.value).map(endpoint).collect(),
         policy: service.balance.as_ref().and_then(|balance| balance.policy).map_or(default::POLICY, policy),
-        health: service.health.as_ref().map(|health| self::health(&health.value, service.tls.is_some())),
+        health: service
+            .health
+            .as_ref()
+            .map(|health| self::health(&health.value, protocol(service.protocol), service.tls.is_some())),
         outlier: service.outlier.as_ref().map_or(default::OUTLIER, |outlier| self::outlier(&outlier.value)),
         limits: limits(&service.limits.clone().unwrap_or_default()),
         rates: route::rates(service.limits.as_ref().and_then(|limits| limits.rate.as_ref())),
@@ -171,12 +174,12 @@ fn policy(policy: file::Policy) -> Policy {
     }
 }
 
-fn health(health: &file::Health, is_tls_spoken: bool) -> HealthCheck {
+fn health(health: &file::Health, protocol: Protocol, is_tls_spoken: bool) -> HealthCheck {
     let interval = health.interval.as_ref().map_or(default::HEALTH_INTERVAL, |time| time.0);
     let quarter = (interval / default::UNHEALTHY_INTERVAL_DIVISOR).max(default::UNHEALTHY_INTERVAL_LEAST);
     let whole_millis =
         |time: Duration| time - Duration::from_nanos(u64::from(time.subsec_nanos() % 1_000_000));
-    let probe = probe(health);
+    let probe = probe(health, protocol);
     HealthCheck {
         interval,
         unhealthy_interval: health
@@ -192,9 +195,10 @@ fn health(health: &file::Health, is_tls_spoken: bool) -> HealthCheck {
     }
 }
 
-fn probe(health: &file::Health) -> Probe {
+fn probe(health: &file::Health, protocol: Protocol) -> Probe {
     match (&health.http, &health.grpc) {
-        (Some(http), _) => http_probe(http),
+        // What listens beside a server of HTTP/2 for such questions is hardly ever one itself.
+        (Some(http), _) => http_probe(http, protocol == Protocol::Http2 && health.port.is_none()),
         (None, Some(grpc)) => Probe::Grpc {
             service: grpc.service.as_ref().map(|service| service.0.clone()).unwrap_or_default(),
             host: grpc.host.as_ref().map(|host| host.0.clone()),
@@ -203,7 +207,7 @@ fn probe(health: &file::Health) -> Probe {
     }
 }
 
-fn http_probe(http: &file::HttpProbe) -> Probe {
+fn http_probe(http: &file::HttpProbe, is_http2: bool) -> Probe {
     let range = |status: &file::Status| match status {
         file::Status::One(status) => (*status, *status),
         file::Status::Range(range) => range.0,
@@ -211,6 +215,7 @@ fn http_probe(http: &file::HttpProbe) -> Probe {
     // Mistakes may have been cut out of the list; it must not be empty even then.
     let status: Vec<_> = http.status.iter().flatten().map(range).collect();
     Probe::Http {
+        is_http2,
         path: http.path.0.clone(),
         host: http.host.as_ref().map(|host| host.0.clone()),
         status: if status.is_empty() { vec![default::STATUS] } else { status },

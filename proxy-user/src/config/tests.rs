@@ -216,6 +216,23 @@ fn intervals_that_are_left_out_follow_the_interval() {
 }
 
 #[test]
+fn a_check_speaks_as_its_service_unless_it_goes_to_a_port_of_its_own() {
+    let is_http2 = |protocol: &str, more: &str| {
+        let text = format!(
+            "services: [{{name: a, addresses: ['10.0.0.1:80'], endpoints: [], protocol: {protocol}, \
+             health: {{http: {{path: /}}{more}}}}}]"
+        );
+        let config = good(&text);
+        assert_eq!(good(&config.to_json().to_string()), config);
+        let health = config.services[0].health.clone().unwrap();
+        matches!(health.probe, Probe::Http { is_http2: true, .. })
+    };
+    assert!(is_http2("http2", ""));
+    assert!(!is_http2("http2", ", port: 9000"));
+    assert!(!is_http2("http", "") && !is_http2("tcp", "") && !is_http2("auto", ""));
+}
+
+#[test]
 fn limits_are_set_by_being_written_and_off_is_none() {
     let is_set = |limits: &str| {
         let text =

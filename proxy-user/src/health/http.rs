@@ -51,6 +51,19 @@ pub(super) async fn get(
     Ok(answer.map(Body::Http1))
 }
 
+/// The same in HTTP/2; where to, and whether inside TLS, is a part of the request.
+pub(super) async fn get_http2(
+    stream: Box<dyn Transport>,
+    (is_tls, host): (bool, &str),
+    path: &str,
+    driving: &mut JoinSet<()>,
+) -> Result<Response<Body>, CheckError> {
+    let uri = http2::uri(is_tls, host, path).map_err(CheckError::Request)?;
+    let request = Request::get(uri).header(USER_AGENT, AGENT).body(()).map_err(CheckError::Request)?;
+    let answer = http2::ask(stream, request, None, driving).await.map_err(CheckError::Http2)?;
+    Ok(answer.map(Body::Http2))
+}
+
 async fn ask(
     stream: Box<dyn Transport>,
     request: Request<Empty<Bytes>>,
@@ -149,6 +162,7 @@ mod tests {
     async fn http_sends_path_host_and_agent() {
         let (address, asked) = server("HTTP/1.1 204 No Content\r\n\r\n").await;
         let probe = Probe::Http {
+            is_http2: false,
             path: "/healthz?full=1".to_owned(),
             host: Some("web.shop".to_owned()),
             status: vec![(200, 204)],
@@ -207,6 +221,48 @@ mod tests {
             format!("{head}{}ready{}", "x".repeat(BODY_BYTES - 5), "y".repeat(99)).leak();
         let (address, _) = server(last).await;
         assert_eq!(run_check(&check(address, http(Some("ready"))), None).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn in_http2_the_same_is_asked_and_looked_at() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for _ in 0..4 {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+                asked.push(format!("{} {}", request.method(), request.uri()));
+                assert!(request.headers()["user-agent"].to_str().unwrap().starts_with("weir-health/"));
+                let status = if request.uri().path() == "/sick" { 503 } else { 200 };
+                let answer = Response::builder().status(status).body(()).unwrap();
+                let mut send = respond.send_response(answer, false).unwrap();
+                // The text spans two frames; what follows fits into no window.
+                send.send_data("stat".into(), false).unwrap();
+                send.send_data(["us:ok", &"x".repeat(BODY_BYTES)].concat().into(), false).unwrap();
+                send.send_trailers(hyper::HeaderMap::new()).unwrap();
+                while connection.accept().await.is_some() {}
+            }
+            asked
+        });
+        let probe = |path: &str, body: &str| Probe::Http {
+            is_http2: true,
+            path: path.to_owned(),
+            host: Some("web.shop".to_owned()),
+            status: vec![(200, 200)],
+            body: Some(body.to_owned()),
+        };
+        for (path, body, wanted) in [
+            ("/?a=b", "status:ok", Ok(())),
+            ("/", &*"x".repeat(BODY_BYTES - 9), Ok(())),
+            ("/", "ready", Err("the first 65536 bytes of the body do not contain \"ready\"".to_owned())),
+            ("/sick", "", Err("status 503, expected 200".to_owned())),
+        ] {
+            assert_eq!(run_check(&check(address, probe(path, body)), None).await, wanted);
+        }
+        let asked = ["/?a=b", "/", "/", "/sick"].map(|path| format!("GET http://web.shop{path}"));
+        assert_eq!(serving.await.unwrap(), asked);
     }
 
     #[tokio::test]

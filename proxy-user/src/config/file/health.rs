@@ -34,7 +34,7 @@ pub(in crate::config) struct Health {
     /// Check that a connection can be made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) tcp: Option<TcpProbe>,
-    /// Check that a GET request (HTTP/1.1) is answered well.
+    /// Check that a GET request is answered well: in HTTP/2 with `protocol: http2`, but in HTTP/1.1 at a `port` of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) http: Option<HttpProbe>,
     /// Check that gRPC's health service (grpc.health.v1.Health/Check) says SERVING.

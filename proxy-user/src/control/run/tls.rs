@@ -59,8 +59,9 @@ impl Control {
         let service = self.snapshot.service(check.service)?;
         let client = self.parts.shared.tls.current().client(service.tls.as_deref()?).cloned()?;
         let alpn = match check.check.probe {
-            Probe::Grpc { .. } => Alpn::Http2,
-            Probe::Tcp | Probe::Http { .. } => Alpn::of_service(service.protocol),
+            Probe::Grpc { .. } | Probe::Http { is_http2: true, .. } => Alpn::Http2,
+            Probe::Http { .. } if service.protocol.is_http() => Alpn::Http1,
+            Probe::Tcp | Probe::Http { .. } => Alpn::None,
         };
         Some((client, alpn))
     }
