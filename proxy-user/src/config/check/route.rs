@@ -309,6 +309,26 @@ impl<'c> Check<'c, '_> {
         for service in self.services() {
             self.route_names(routes.as_ref(), service.routes.as_ref());
         }
+        self.mirrors();
+    }
+
+    /// Copies are sent in HTTP/1.1.
+    fn mirrors(&mut self) {
+        let deaf = self.services().filter(|service| matches!(service.protocol, Some(file::Protocol::Http2)));
+        let deaf: HashMap<&str, Origin> =
+            deaf.map(|service| (service.name.value.0.as_str(), service.name.origin)).collect();
+        for rule in self.all_routes().flat_map(|at| &at.value.rules).map(|at| &at.value) {
+            for mirror in rule.mirror.iter().flat_map(|at| at.value.values()) {
+                let name = mirror.service.value.0.as_str();
+                let Some(origin) = deaf.get(name) else { continue };
+                let line = self.line(*origin);
+                let problem = format!(
+                    "copies are sent in HTTP/1.1, but service {} in line {line} speaks HTTP/2 only",
+                    quoted(name)
+                );
+                self.report(mirror.service.origin, Finding::new(problem).expected("one with protocol http"));
+            }
+        }
     }
 
     fn service_name(&mut self, known: Option<&HashSet<&str>>, name: &At<Name>) {

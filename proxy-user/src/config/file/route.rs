@@ -312,7 +312,7 @@ pub(in crate::config) struct HeaderChanges {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Mirror {
-    /// Name of a service.
+    /// Name of a service that speaks HTTP/1.1: not one with `protocol: http2`.
     pub(in crate::config) service: At<Name>,
     /// Share of the requests. Default: `100%`.
     #[serde(skip_serializing_if = "Option::is_none")]

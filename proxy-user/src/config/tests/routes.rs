@@ -252,6 +252,25 @@ fn names_that_nobody_has_are_found_and_meant_ones_suggested() {
 }
 
 #[test]
+fn a_mirror_cannot_be_a_service_that_speaks_http2_only() {
+    let text = |protocol: &str| {
+        format!(
+            "services:\n- {{name: a, addresses: ['10.0.0.1:80'], protocol: http2, routes: [r], endpoints: []}}\n\
+             - {{name: b, protocol: {protocol}, endpoints: []}}\n\
+             routes:\n- {{name: r, rules: [{{backends: [{{service: b}}], mirror: [{{service: b, share: 5%}}]}}]}}\n"
+        )
+    };
+    assert!(parse("w", &text("http")).is_ok() && parse("w", &text("auto")).is_ok());
+    bad(
+        &text("http2"),
+        &[
+            "w:5:67: routes[0].rules[0].mirror[0].service: copies are sent in HTTP/1.1, but service 'b' in line 3 speaks HTTP/2 \
+           only, expected one with protocol http",
+        ],
+    );
+}
+
+#[test]
 fn a_rule_does_one_thing_and_what_contradicts_it_is_refused() {
     bad(
         &rules(

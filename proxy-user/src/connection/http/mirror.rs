@@ -9,7 +9,7 @@ use std::time::Duration;
 use proxy_core::addr::{ClientAddr, OriginalDst};
 use proxy_core::outcome::Reason;
 use proxy_core::route::Rule;
-use proxy_core::service::{Limits, Protocol, Service};
+use proxy_core::service::{Limits, Service};
 use proxy_io::Chunk;
 use proxy_io::netns::Netns;
 use rand::Rng as _;
@@ -29,7 +29,7 @@ const COPY_TIME: Duration = Duration::from_secs(10);
 /// Bytes of an answer that are taken before its connection is closed: what a server cannot send it may wait for.
 const ANSWER_BYTES: usize = 1 << 20;
 
-/// Sends copies of a request to the services that its rule names. Never waits: a copy that there is no room for, or whose
+/// Sends copies of a request, in HTTP/1.1, to the services that its rule names. Never waits: a copy that there is no room for, or whose
 /// request is not whole yet and small, is not made, which is counted.
 pub(super) fn send_copies(
     client: &Client<'_>,
@@ -48,8 +48,6 @@ pub(super) fn send_copies(
         let target = target.map(|route| (Arc::clone(&route.service), Arc::clone(&route.stats)));
         drop(routes);
         let room = Room::take(&client.local.copies);
-        // Copies are in HTTP/1.1.
-        let target = target.filter(|(service, _)| service.protocol != Protocol::Http2);
         let event = match (target, copy(), room) {
             (Some((service, stats)), Some(request), Some(room)) => {
                 let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
