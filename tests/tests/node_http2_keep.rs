@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use proxy_tests::client::Place;
 use proxy_tests::net::Family;
 use proxy_tests::nginx::Nginx;
 use proxy_tests::node::Weir;
 use proxy_tests::pki::{Pki, ROOT};
-use proxy_tests::process::Running;
+use proxy_tests::process::{self, Running};
 use proxy_tests::python::{self, has_module};
+use proxy_tests::scratch::Scratch;
 use proxy_tests::world::World;
 use proxy_tests::{config, wait};
 use serde_json::{Value, json};
@@ -19,7 +21,16 @@ use serde_json::{Value, json};
 /// Longer than any step needs on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 const GRPC_SERVER: &str = include_str!("../src/python/grpc_server.py");
+const GRPC_CLIENT: &str = include_str!("../src/python/grpc_client.py");
 const HEALTH_SERVER: &str = include_str!("../src/python/grpc_health_server.py");
+
+fn edge() -> SocketAddr {
+    "10.77.0.1:8000".parse().unwrap()
+}
+
+fn vip() -> SocketAddr {
+    Family::V4.vip(1, 80)
+}
 
 fn far(number: u8, port: u16) -> SocketAddr {
     Family::V4.host(number, port)
@@ -64,6 +75,37 @@ fn wait_for(weir: &Weir<'_>, service: &str, state: &str, error: Option<&str>) {
 fn tell(server: &mut Running, name: &str, status: &str) {
     server.say(&format!("{name} {status}"));
     assert_eq!(server.line(LIMIT).as_deref(), Some("set"));
+}
+
+/// A service of HTTP/2, caught at its address and offered at the edge.
+fn web(world: &World, endpoints: &[SocketAddr], http: &Value, more: Value) -> Value {
+    let endpoints: Vec<Value> = endpoints.iter().map(|at| json!({"address": at.to_string()})).collect();
+    let mut service = json!({
+        "name": "web", "protocol": "http2", "addresses": [vip().to_string()], "endpoints": endpoints,
+        "balance": {"policy": "round_robin"}, "http": http,
+    });
+    config::merge(&mut service, more);
+    let mut config = config::config(world, [service]);
+    let listener = json!({"address": edge().to_string(), "protocol": "http", "service": "web", "http": http});
+    config::merge(&mut config, json!({"listeners": [listener]}));
+    config
+}
+
+fn grpc_client(place: Place<'_>, address: SocketAddr, steps: &str) -> Running {
+    let mut command = place.command(Path::new(python::PROGRAM));
+    Running::start(command.args(["-c", GRPC_CLIENT, &address.to_string(), steps])).unwrap()
+}
+
+/// A server of HTTP/2 that is one process.
+fn nghttpd(world: &World, address: SocketAddr, folder: &Scratch) -> Option<Running> {
+    let program = world.program("nghttpd")?;
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    let folder = folder.path().display().to_string();
+    Some(world.serve(&program, &["--no-tls", "-d", &folder, "-a", &ip, &port], address))
+}
+
+fn ended(weir: &Weir<'_>, reason: &str) -> f64 {
+    weir.metrics().sum("weir_http_requests_ended_total", &[("reason", reason)])
 }
 
 #[test]
@@ -154,4 +196,83 @@ fn http_checks_speak_what_the_service_speaks() {
         });
         assert_eq!(state(&weir, service), ("healthy".to_owned(), None), "{service}");
     }
+}
+
+#[test]
+fn an_endpoint_that_does_not_answer_pings_loses_its_requests_to_another() {
+    let Some(world) = World::new() else { return };
+    let Some(curl) = world.program("curl") else { return };
+    let folder = Scratch::new("nghttpd");
+    let _ = folder.file("index.html", "here");
+    let addresses = [far(10, 8080), far(11, 8080)];
+    let (Some(frozen), Some(_other)) =
+        (nghttpd(&world, addresses[0], &folder), nghttpd(&world, addresses[1], &folder))
+    else {
+        return;
+    };
+    let http = json!({"ping": {"timeout": "1s"}});
+    let of_service = json!({"http": {"ping": {"endpoints": "1s", "timeout": "1s"}}, "routes": ["web"]});
+    let mut config = web(&world, &addresses, &http, of_service);
+    let rule = json!({"backends": [{"service": "web"}], "retry": {"attempts": 1, "on": ["reset"]}});
+    let never = json!({"match": {"path": {"prefix": "/once"}}, "backends": [{"service": "web"}]});
+    config["routes"] = json!([{"name": "web", "rules": [never, rule]}]);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let get = |path: &str, what: &str| {
+        let url = format!("http://{}{path}", edge());
+        let arguments = ["-sS", "--max-time", "30", "-o", "/dev/null", "-w", what, &url];
+        world.outside().output(&curl, &arguments).unwrap()
+    };
+    for _ in 0..4 {
+        assert_eq!(get("/", "%{http_code}"), "200");
+    }
+    // It does not read any more, but its kernel takes what comes.
+    process::signal(frozen.pid(), "-STOP").unwrap();
+    for _ in 0..2 {
+        assert_eq!(get("/", "%{http_code}"), "200");
+    }
+    let retries = weir.metrics().sum("weir_http_retries_total", &[("service", "web"), ("result", "made")]);
+    assert!(retries >= 1.0, "those that it had went to the other");
+    let answers: Vec<String> = (0..2).map(|_| get("/once", "%{http_code} %header{x-weir-reason}")).collect();
+    assert!(answers.contains(&"504 upstream_silent".to_owned()), "{answers:?}");
+    assert_eq!(ended(&weir, "upstream_silent"), 1.0);
+    process::signal(frozen.pid(), "-CONT").unwrap();
+    wait::until_true("it to be used again", LIMIT, || get("/once", "%{http_code}") == "404");
+}
+
+#[test]
+fn a_call_is_silent_for_as_long_as_both_sides_answer_pings() {
+    let Some(world) = World::new() else { return };
+    if !has_module("grpc") {
+        return;
+    }
+    let address = far(10, 8080);
+    let server = start_python(&world, GRPC_SERVER, &[&address.to_string(), "pings"]);
+    let of_listener = json!({"ping": {"clients": "1s", "timeout": "1s"}});
+    let of_service = json!({"http": {"ping": {"clients": "1s", "endpoints": "1s", "timeout": "1s"}}});
+    let Some(weir) = Weir::start(&world.net, &web(&world, &[address], &of_listener, of_service)) else {
+        return;
+    };
+    for (place, address) in [(world.outside(), edge()), (world.app(), vip())] {
+        // Four seconds without a word, but for the pings.
+        let client = grpc_client(place, address, "quiet");
+        assert_eq!(client.line(LIMIT).as_deref(), Some("ok quiet"));
+        assert!(server.line(LIMIT).unwrap().starts_with("called "));
+        assert_eq!(server.line(LIMIT).as_deref(), Some("cancelled"));
+
+        let client = grpc_client(place, address, "cancel");
+        assert_eq!(client.line(LIMIT).as_deref(), Some("waiting"));
+        assert!(server.line(LIMIT).unwrap().starts_with("called "));
+        process::signal(client.pid(), "-STOP").unwrap();
+        assert_eq!(server.line(LIMIT).as_deref(), Some("cancelled"), "nobody waits for it any more");
+    }
+    let lost = weir.metrics().sum("weir_connections_closed_total", &[("reason", "user_timeout")]);
+    assert_eq!(lost, 2.0);
+    // Those that gave up may have been late for their own deadline.
+    assert!(ended(&weir, "downstream_reset") >= 2.0, "their calls ended with them");
+
+    let client = grpc_client(world.outside(), edge(), "hung");
+    assert!(server.line(LIMIT).unwrap().starts_with("called "));
+    process::signal(server.pid(), "-STOP").unwrap();
+    assert_eq!(client.line(LIMIT).as_deref(), Some("ok hung"));
+    assert_eq!(ended(&weir, "upstream_silent"), 1.0);
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::http2::Pings;
+
 /// What a peer may take, in bytes and in time. Every figure bounds something that a peer could else grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HttpLimits {
@@ -21,6 +23,8 @@ pub struct HttpLimits {
     pub response_bytes: Option<u64>,
     /// Bytes of one message of a gRPC call, in either direction; a longer one ends the call with `resource_exhausted`.
     pub message_bytes: Option<u32>,
+    /// When silent peers of HTTP/2 are asked whether they are still there.
+    pub pings: Pings,
 }
 
 impl HttpLimits {
@@ -37,6 +41,7 @@ impl HttpLimits {
         request_bytes: None,
         response_bytes: None,
         message_bytes: None,
+        pings: Pings::DEFAULT,
     };
 }
 

@@ -27,7 +27,7 @@ pub enum Reason {
     IdleTimeout,
     /// One side had closed, and the other neither sent nor closed for too long.
     HalfCloseTimeout,
-    /// Sent bytes were not acknowledged in time (TCP_USER_TIMEOUT).
+    /// Sent bytes were not acknowledged in time (TCP_USER_TIMEOUT), or a ping of HTTP/2.
     UserTimeout,
     /// Its endpoint failed or was removed, and the policy says reset.
     EndpointLost,

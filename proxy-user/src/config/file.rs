@@ -16,7 +16,7 @@ use super::text::{
 };
 
 pub(super) use health::{GrpcProbe, Health, HttpProbe, Outlier, Status, TcpProbe};
-pub(super) use http::HttpLimits;
+pub(super) use http::{HttpLimits, Ping};
 pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
 pub(super) use route::{
     Abort, BackOff, Backend, Delay, Fault, FaultRateLimit, GrpcMatch, HeaderChanges, LimitPer, Match, Mirror,

@@ -147,6 +147,9 @@ fn every_default_is_as_its_description_says() {
         ("HttpLimits", "head_timeout") => show(http.head_timeout),
         ("HttpLimits", "idle_timeout") => off(http.idle_timeout),
         ("HttpLimits", "body_timeout") => show(http.body_timeout),
+        ("Ping", "clients") => off(http.pings.clients),
+        ("Ping", "endpoints") => off(http.pings.endpoints),
+        ("Ping", "timeout") => show(http.pings.timeout),
         ("Health", "tls") => is_text(&routed.to_json()["services"][0]["health"]["tls"]),
         ("WeirConfig", _) => is_text(&dump[key]),
         ("Service", "drain_timeout") => is_text(&drained.to_json()["services"][0]["drain_timeout"]),
@@ -182,7 +185,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 60, "a default was added or lost");
+    assert_eq!(defaults_count, 63, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");

@@ -23,7 +23,7 @@ use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
 use super::moving::Whose;
 use super::{Accepted, Known, Local, Served, announce, boxed, http, l4};
-use crate::forward::http2;
+use crate::forward::http2::{self, Begun};
 use crate::forward::l4::{Early, Watch as _, lost};
 use crate::forward::wire::Wire;
 use crate::stats::conn::ServiceStats;
@@ -166,8 +166,10 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             let life = local.pool.begin(&mut local.rng.borrow_mut());
             match (spoken, local.http2.find(key, Instant::now())) {
                 (First::Http2, upstream::http2::Found::Missing(ticket)) => {
-                    if let Ok((sender, driven)) = http2::connect(up.stream, &service.http).await {
-                        drop(ticket.open(sender, driven, life, tls));
+                    if let Ok(Begun { sender, connection, pinger }) =
+                        http2::connect(up.stream, &service.http).await
+                    {
+                        drop(ticket.open(sender, connection, pinger, life, tls));
                     }
                 }
                 // There is one.

@@ -39,6 +39,9 @@ pub struct OpenConn {
     half_close_limit: u32,
     /// Time that an endpoint gets to begin its answer.
     answer_limit: Cell<Option<Duration>>,
+    /// Ticks until the connection is woken to look at something.
+    alarm_ticks: Cell<u32>,
+    has_alarm: Cell<bool>,
     /// Between two requests: it may end at any time.
     is_resting: Cell<bool>,
     is_idle: Cell<bool>,
@@ -65,6 +68,8 @@ impl OpenConn {
             expiry: Cell::new(Reason::IdleTimeout),
             half_close_limit: ticks(limits.half_close_timeout),
             answer_limit: Cell::new(limits.idle_timeout),
+            alarm_ticks: Cell::new(NEVER),
+            has_alarm: Cell::new(false),
             is_resting: Cell::new(false),
             is_idle: Cell::new(false),
             is_graceful: Cell::new(false),
@@ -107,6 +112,16 @@ impl OpenConn {
         self.idle_ticks.set(0);
         self.idle_limit.set(ticks(limit));
         self.expiry.set(reason);
+    }
+
+    /// Asks to be woken, once, after this time (in whole ticks, `None` is never).
+    pub fn set_alarm(&self, after: Option<Duration>) {
+        self.alarm_ticks.set(ticks(after));
+    }
+
+    /// Tells whether it was woken for that.
+    pub fn take_alarm(&self) -> bool {
+        self.has_alarm.take()
     }
 
     /// How long nothing has moved, in [`TICK`]s.
@@ -155,6 +170,15 @@ impl OpenConn {
     }
 
     fn handle_tick(&self) {
+        match self.alarm_ticks.get() {
+            NEVER => {}
+            0 | 1 => {
+                self.alarm_ticks.set(NEVER);
+                self.has_alarm.set(true);
+                self.wake();
+            }
+            more => self.alarm_ticks.set(more - 1),
+        }
         let idle = self.idle_ticks.get().saturating_add(1);
         self.idle_ticks.set(idle);
         if idle >= self.idle_limit.get() {

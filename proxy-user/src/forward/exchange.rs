@@ -36,6 +36,8 @@ pub enum Trouble {
     ClientFault(Fault),
     /// The endpoint's connection died, or could not be written to.
     UpstreamDied(io::Error),
+    /// The endpoint did not answer when it was asked whether it is still there.
+    UpstreamSilent,
     /// The endpoint ended its stream; before the first byte of an answer if there was none.
     UpstreamEnded {
         /// There was a part of an answer.

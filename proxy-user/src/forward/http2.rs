@@ -14,7 +14,7 @@ pub use self::head::{
 };
 pub use self::io::{H2Io, Meter};
 use crate::tls::Stream;
-use crate::upstream::http2::SendRequest;
+use crate::upstream::http2::{Pinger, SendRequest};
 use proxy_core::http::HttpLimits;
 
 /// Bytes that a peer may send ahead on one stream. What RFC 9113, 6.9.2 begins with: enough for one round trip on a node,
@@ -39,6 +39,16 @@ pub type ServerConnection = server::Connection<H2Io, Bytes>;
 /// An endpoint's connection.
 type ClientConnection = client::Connection<H2Io, Bytes>;
 
+/// A connection to an endpoint that was begun.
+pub struct Begun {
+    /// Begins requests.
+    pub sender: SendRequest,
+    /// To be driven by somebody.
+    pub connection: ClientConnection,
+    /// Asks the endpoint whether it is still there, if the limits say so.
+    pub pinger: Option<Pinger>,
+}
+
 /// Begins a client's connection.
 ///
 /// # Errors
@@ -61,11 +71,10 @@ pub async fn accept(io: H2Io, limits: &HttpLimits) -> Result<ServerConnection, h
 ///
 /// # Errors
 /// If the connection died.
-pub async fn connect(
-    stream: Stream,
-    limits: &HttpLimits,
-) -> Result<(SendRequest, ClientConnection), h2::Error> {
-    client::Builder::new()
+pub async fn connect(stream: Stream, limits: &HttpLimits) -> Result<Begun, h2::Error> {
+    let io = H2Io::new(stream, proxy_io::Chunk::default());
+    let heard = io.heard();
+    let (sender, mut connection) = client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
@@ -74,6 +83,10 @@ pub async fn connect(
         .max_header_list_size(limits.head_bytes)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .reset_stream_duration(REMEMBERED_TIME)
-        .handshake(H2Io::new(stream, proxy_io::Chunk::default()))
-        .await
+        .handshake(io)
+        .await?;
+    let pings = limits.pings;
+    let pinger = pings.endpoints.map(|interval| Pinger::new(heard, interval, pings.timeout));
+    let pinger = pinger.map(|pinger| pinger.by(connection.ping_pong()));
+    Ok(Begun { sender, connection, pinger })
 }

@@ -5,6 +5,11 @@
 //!      │            └─ too old, or its endpoint said GOAWAY: no new ones; closed when its last request is over
 //!      └─ none, or all full ──> one request connects, the others wait for it
 //! ```
+//!
+//! An endpoint that says nothing while requests are under way is asked whether it is still there; one that does not answer loses
+//! the connection, and the requests go the way of a reset.
+
+mod pinger;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -12,14 +17,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use proxy_core::http2::Step;
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::RequestReason;
 use proxy_core::pool::Life;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use super::pool::Key;
 use crate::tls::Client;
+
+pub use self::pinger::{Heard, Pinger};
 
 /// Begins requests on a connection.
 pub type SendRequest = h2::client::SendRequest<Bytes>;
@@ -34,6 +43,8 @@ const MOST_CONNECTIONS: usize = 64;
 #[derive(Default)]
 pub struct Http2Pool {
     entries: RefCell<FxHashMap<Key, Entry>>,
+    /// All that are asked whether they are still there: also those that take no more requests.
+    asked: RefCell<Vec<Weak<Http2Conn>>>,
 }
 
 #[derive(Default)]
@@ -47,10 +58,19 @@ struct Http2Conn {
     /// Requests under way.
     active: Cell<usize>,
     is_over: Cell<bool>,
+    /// Its endpoint did not answer when it was asked.
+    is_silent: Cell<bool>,
     used: Cell<Instant>,
     life: Life,
+    watch: Option<RefCell<Watch>>,
     /// How TLS is spoken, which [`Key`] knows by where it lives.
     _tls: Option<Arc<Client>>,
+}
+
+/// Asks an endpoint, and ends the connection.
+struct Watch {
+    pinger: Pinger,
+    driving: AbortHandle,
 }
 
 impl Http2Conn {
@@ -60,6 +80,18 @@ impl Http2Conn {
 
     fn has_room(&self) -> bool {
         self.active.get() < self.sender.current_max_send_streams()
+    }
+
+    /// Asks an endpoint that has been silent for too long, or ends the connection of one that was.
+    fn look(&self) {
+        let Some(watch) = &self.watch else { return };
+        let Watch { pinger, driving } = &mut *watch.borrow_mut();
+        if pinger.look(self.active.get() > 0, || None) == Step::Lost {
+            tracing::debug!("an endpoint does not answer pings");
+            self.is_over.set(true);
+            self.is_silent.set(true);
+            driving.abort();
+        }
     }
 }
 
@@ -85,6 +117,12 @@ impl Lease {
     /// Says that the connection takes no more requests.
     pub fn set_over(&self) {
         self.conn.is_over.set(true);
+    }
+
+    /// Tells whether the connection was ended because its endpoint did not answer a ping.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.conn.is_silent.get()
     }
 }
 
@@ -150,29 +188,41 @@ impl Ticket {
         self.connecting.failure.set(Some(reason));
     }
 
-    /// Takes up the connection and drives it until it ends.
+    /// Takes up the connection and drives it until it ends; the `pinger`, if there is one, asks whether its endpoint is still
+    /// there.
     pub fn open(
         self,
         sender: SendRequest,
         connection: impl Future<Output = Result<(), h2::Error>> + 'static,
+        pinger: Option<Pinger>,
         life: Life,
         tls: Option<Arc<Client>>,
     ) -> Lease {
-        let conn = Rc::new(Http2Conn {
-            sender,
-            active: Cell::new(0),
-            is_over: Cell::new(false),
-            used: Cell::new(Instant::now()),
-            life,
-            _tls: tls,
-        });
-        let driven = Driven(Rc::downgrade(&conn));
-        tokio::task::spawn_local(async move {
-            let _driven = driven;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to an endpoint ended");
+        let is_asked = pinger.is_some();
+        let conn = Rc::new_cyclic(|conn| {
+            let driven = Driven(Weak::clone(conn));
+            let driving = tokio::task::spawn_local(async move {
+                let _driven = driven;
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "connection to an endpoint ended");
+                }
+            });
+            let driving = driving.abort_handle();
+            let watch = pinger.map(|pinger| RefCell::new(Watch { pinger, driving }));
+            Http2Conn {
+                sender,
+                active: Cell::new(0),
+                is_over: Cell::new(false),
+                is_silent: Cell::new(false),
+                used: Cell::new(Instant::now()),
+                life,
+                watch,
+                _tls: tls,
             }
         });
+        if is_asked {
+            self.pool.asked.borrow_mut().push(Rc::downgrade(&conn));
+        }
         self.pool.entries.borrow_mut().entry(self.key).or_default().conns.push(Rc::clone(&conn));
         Lease::new(&conn, false)
     }
@@ -211,9 +261,16 @@ impl Http2Pool {
         }
     }
 
-    /// Closes what has carried nothing for too long, is too old or was closed by its endpoint.
+    /// Closes what has carried nothing for too long, is too old, was closed by its endpoint or has an endpoint that does not
+    /// answer any more; to be called every second or so.
     pub fn sweep(&self) {
         let now = Instant::now();
+        self.asked.borrow_mut().retain(|conn| {
+            conn.upgrade().is_some_and(|conn| {
+                conn.look();
+                !conn.is_silent.get()
+            })
+        });
         let mut entries = self.entries.borrow_mut();
         for entry in entries.values_mut() {
             entry.conns.retain(|conn| {

@@ -115,6 +115,10 @@ def failed():
     code_of("Fail", grpc.StatusCode.UNAVAILABLE)
 
 
+def hung():
+    code_of("Hang", grpc.StatusCode.UNAVAILABLE)
+
+
 def unavailable():
     code_of("Unary", grpc.StatusCode.UNAVAILABLE)
 

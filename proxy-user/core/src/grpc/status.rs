@@ -158,6 +158,7 @@ impl Status {
             | R::TlsUpstream
             | R::UpstreamReset
             | R::UpstreamClosed
+            | R::UpstreamSilent
             | R::UpstreamRefused
             | R::ResponseCut
             | R::ResponseTimeout

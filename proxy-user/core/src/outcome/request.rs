@@ -41,6 +41,8 @@ pub enum RequestReason {
     UpstreamReset,
     /// The endpoint closed its connection before the head of an answer was complete.
     UpstreamClosed,
+    /// The endpoint said nothing on an HTTP/2 connection any more, and did not answer a ping.
+    UpstreamSilent,
     /// The endpoint refused the request without beginning with it, and so did the ones tried after it.
     UpstreamRefused,
     /// The endpoint's answer is not HTTP, or contradicts itself.
@@ -117,7 +119,7 @@ impl Blame {
 
 impl RequestReason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::Ok,
         Self::Redirect,
         Self::DirectResponse,
@@ -135,6 +137,7 @@ impl RequestReason {
         Self::TlsUpstream,
         Self::UpstreamReset,
         Self::UpstreamClosed,
+        Self::UpstreamSilent,
         Self::UpstreamRefused,
         Self::UpstreamMalformed,
         Self::UpstreamHeadTooLarge,
@@ -200,6 +203,7 @@ impl RequestReason {
             Self::TlsUpstream => ("tls_upstream", Some(503), Upstream),
             Self::UpstreamReset => ("upstream_reset", Some(502), Upstream),
             Self::UpstreamClosed => ("upstream_closed", Some(502), Upstream),
+            Self::UpstreamSilent => ("upstream_silent", Some(504), Upstream),
             Self::UpstreamRefused => ("upstream_refused", Some(503), Upstream),
             Self::UpstreamMalformed => ("upstream_malformed", Some(502), Upstream),
             Self::UpstreamHeadTooLarge => ("upstream_head_too_large", Some(502), Upstream),

@@ -34,6 +34,12 @@ impl<'c> Check<'c, '_> {
                     Finding::new("http2 is how endpoints are spoken to; clients choose their version");
                 self.report(at.origin, finding.expected("protocol http, which has both"));
             }
+            let ping = listener.http.as_ref().and_then(|at| at.value.ping.as_ref());
+            if let Some(endpoints) = ping.and_then(|ping| ping.endpoints.as_ref()) {
+                let finding =
+                    Finding::new("a listener asks clients; endpoints are asked as their services say");
+                self.report(endpoints.origin, finding.expected("it in the http of a service"));
+            }
             let problem = "protocol: tls passes TLS on as it is, so it cannot end here";
             self.speaker(&Speaker {
                 protocol: resolved.protocol,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use proxy_core::http::HttpLimits;
+use proxy_core::http2::Pings;
 use proxy_core::tls::{CertificateFiles, ClientTls, ServerTls, TlsVersion};
 
 use super::super::de::At;
@@ -21,8 +22,19 @@ pub(super) fn limits(limits: &HttpLimits) -> Option<At<file::HttpLimits>> {
             max_request_body: limits.request_bytes.map(Size),
             max_response_body: limits.response_bytes.map(Size),
             max_grpc_message: limits.message_bytes.map(|bytes| At::nowhere(Size(bytes.into()))),
+            ping: (limits.pings != Pings::DEFAULT).then(|| ping(&limits.pings)),
         })
     })
+}
+
+/// Those to endpoints only if they are not as by default: a listener has none.
+fn ping(pings: &Pings) -> file::Ping {
+    let endpoints = Some(pings.endpoints).filter(|endpoints| *endpoints != Pings::DEFAULT.endpoints);
+    file::Ping {
+        clients: Some(TimeOrOff(pings.clients)),
+        endpoints: endpoints.map(|time| At::nowhere(TimeOrOff(time))),
+        timeout: Some(Time(pings.timeout)),
+    }
 }
 
 pub(super) fn server_tls(tls: &ServerTls) -> At<file::ServerTls> {

@@ -35,4 +35,23 @@ pub(in crate::config) struct HttpLimits {
     /// Size of one gRPC message, up to 2 GiB; with a longer one the call ends with `resource_exhausted`. No limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) max_grpc_message: Option<At<Size>>,
+    /// When silent peers of HTTP/2 are asked whether they are still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) ping: Option<Ping>,
+}
+
+/// Pings of HTTP/2: to peers that say nothing while requests are under way.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Ping {
+    /// Silence after which a client is asked, or `off`. Default: `2h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) clients: Option<TimeOrOff>,
+    /// Silence after which an endpoint is asked, or `off`; for services only. Servers of gRPC end connections on which they
+    /// are asked more often than every five minutes, unless they are told otherwise. Default: `5m30s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) endpoints: Option<At<TimeOrOff>>,
+    /// Silence after a ping that ends the connection. Default: `20s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) timeout: Option<Time>,
 }

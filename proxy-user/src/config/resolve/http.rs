@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use proxy_core::http::HttpLimits;
+use proxy_core::http2::Pings;
 use proxy_core::tls::{CertificateFiles, ClientAuth, ClientTls, ServerTls, TlsVersion};
 
 use super::super::text::TlsFile;
@@ -26,6 +27,16 @@ pub(super) fn limits(limits: &file::HttpLimits) -> HttpLimits {
             .max_grpc_message
             .as_ref()
             .map(|at| u32::try_from(at.value.0).unwrap_or(u32::MAX)),
+        pings: limits.ping.as_ref().map_or(usual.pings, pings),
+    }
+}
+
+fn pings(ping: &file::Ping) -> Pings {
+    let usual = Pings::DEFAULT;
+    Pings {
+        clients: ping.clients.as_ref().map_or(usual.clients, |time| time.0),
+        endpoints: ping.endpoints.as_ref().map_or(usual.endpoints, |at| at.value.0),
+        timeout: ping.timeout.as_ref().map_or(usual.timeout, |time| time.0),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the file says of gRPC, of rates and of faults.
 
 use proxy_core::grpc::Status;
+use proxy_core::http2::Pings;
 use proxy_core::load::RetryThrottle;
 use proxy_core::rate::{Per, RateLimit};
 use proxy_core::route::fault::{Abort, Delay, FaultAnswer, FaultPolicy, RateLimited};
@@ -14,6 +15,29 @@ fn rule(text: &str) -> RuleConfig {
     let config = good(&rules(&format!("  - {text}")));
     assert_eq!(good(&config.to_json().to_string()), config, "it prints to the same");
     config.routes[0].rules[0].clone()
+}
+
+#[test]
+fn pings_are_of_whoever_is_asked() {
+    let text = |of_listener: &str, of_service: &str| {
+        format!(
+            "services: [{{name: a, protocol: http2, endpoints: [], http: {{ping: {of_service}}}}}]\n\
+             listeners: [{{address: '10.0.0.9:80', protocol: http, service: a, http: {{ping: {of_listener}}}}}]"
+        )
+    };
+    let config = good(&text("{clients: 10m}", "{endpoints: off, timeout: 5s}"));
+    assert_eq!(good(&config.to_json().to_string()), config);
+    let (second, usual) = (Duration::from_secs(1), Pings::DEFAULT);
+    assert_eq!(config.listeners[0].http.pings, Pings { clients: Some(600 * second), ..usual });
+    let of_service = Pings { endpoints: None, timeout: 5 * second, ..usual };
+    assert_eq!(config.services[0].http.pings, of_service);
+    bad(
+        &text("{endpoints: 1m}", "{}"),
+        &[
+            "w:2:91: listeners[0].http.ping.endpoints: a listener asks clients; endpoints are asked as their services say, \
+           expected it in the http of a service",
+        ],
+    );
 }
 
 #[test]

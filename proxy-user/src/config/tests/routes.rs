@@ -1,6 +1,7 @@
 //! Routes, HTTP and TLS: what they mean, what is said about wrong ones, and what a reload keeps.
 
 use proxy_core::http::HttpLimits;
+use proxy_core::http2::Pings;
 use proxy_core::retry::RetryOn;
 use proxy_core::route::{HostPattern, PathPattern, PathRewrite, Rewrite, TextPattern, Timeouts};
 use proxy_core::snapshot::Serves;
@@ -21,7 +22,8 @@ listeners:
       resumption: false
     routes: [shop]
     http: {max_head: 16KiB, max_headers: 50, head_timeout: 5s, idle_timeout: off, body_timeout: 7s,
-           max_request_body: 10MiB, max_response_body: 1GiB, max_grpc_message: 4MiB}
+           max_request_body: 10MiB, max_response_body: 1GiB, max_grpc_message: 4MiB,
+           ping: {clients: off, timeout: 1s}}
 routes:
   - name: shop
     hosts: [Shop.example, "*.shop.example"]
@@ -116,6 +118,7 @@ fn every_key_of_listeners_and_services_means_what_it_says() {
         request_bytes: Some(10 << 20),
         response_bytes: Some(1 << 30),
         message_bytes: Some(4 << 20),
+        pings: Pings { clients: None, timeout: second, ..Pings::DEFAULT },
     };
     assert_eq!(listener.http, http);
     let tls = listener.tls.as_ref().expect("TLS");

@@ -254,6 +254,9 @@ pub(super) fn broken(
         Trouble::ClientDied(_) | Trouble::ClientCut => Broken::Over(RequestReason::DownstreamReset),
         Trouble::ClientFault(fault) => Broken::Over(fault.of_request()),
         Trouble::UpstreamDied(_) => Broken::Try(RequestReason::UpstreamReset, reset(End::Rst)),
+        Trouble::UpstreamSilent => {
+            Broken::Try(RequestReason::UpstreamSilent, Failure::ResetAfterSend { is_reused: false })
+        }
         Trouble::UpstreamEnded { has_begun: false } => {
             Broken::Try(RequestReason::UpstreamClosed, reset(End::Fin))
         }
@@ -281,6 +284,7 @@ pub(super) fn cut(trouble: &Trouble) -> (Then, RequestReason) {
         Trouble::UpstreamDied(_) | Trouble::UpstreamEnded { .. } | Trouble::UpstreamRefused { .. } => {
             (Then::Abort(Reason::UpstreamReset), RequestReason::ResponseCut)
         }
+        Trouble::UpstreamSilent => (Then::Abort(Reason::UpstreamReset), RequestReason::UpstreamSilent),
         Trouble::Timeout => (Then::Abort(Reason::BodyTimeout), RequestReason::RequestTimeout),
         Trouble::Killed(Reason::BodyTimeout) => {
             (Then::Abort(Reason::BodyTimeout), RequestReason::ResponseTimeout)

@@ -146,6 +146,13 @@ impl Reached {
         }
     }
 
+    fn named(&self, trouble: Trouble) -> Trouble {
+        match self {
+            Self::Http1(_) => trouble,
+            Self::Http2(streams) => streams.named(trouble),
+        }
+    }
+
     fn is_reused(&self) -> bool {
         match self {
             Self::Http1(upstream) => upstream.is_reused,
@@ -256,6 +263,7 @@ async fn exchange(
             let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
             let head_bytes = bridge.head_bytes();
             drop(bridge);
+            let trouble = reached.named(trouble);
             if let (Trouble::UpstreamRefused { is_leaving: true }, Reached::Http2(streams)) =
                 (&trouble, &*reached)
             {
@@ -311,12 +319,12 @@ async fn exchange(
     if attempt == Attempt::Good {
         tries.handle_success();
     }
+    let kept = (result.is_ok() && is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
     match result {
         Ok(()) if is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
         Ok(()) => {}
-        Err(ref trouble) => (outcome.then, outcome.reason) = cut(trouble),
+        Err(trouble) => (outcome.then, outcome.reason) = cut(&reached.named(trouble)),
     }
-    let kept = (result.is_ok() && is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
     Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept })
 }
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use proxy_core::http2::Step;
 use proxy_core::outcome::Reason;
 use tokio::time::Sleep;
 
@@ -20,6 +21,10 @@ use crate::connection::boxed;
 use crate::forward::http2::{self, H2Io, Meter, ServerConnection};
 use crate::forward::l4::{Ending, Watch as _};
 use crate::forward::wire::Wire;
+use crate::upstream::http2::Pinger;
+
+/// Looks at a client's silence before it is asked: the last may come so much of it late.
+const LOOKS: u32 = 4;
 
 type Call<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -28,6 +33,8 @@ pub(super) async fn serve(client: &Client<'_>, down: Wire) -> Ending {
     let limits = client.limits();
     let meter = Meter::of_client();
     let io = H2Io::metered(down.stream, down.chunk, Rc::clone(&meter));
+    let pings = limits.pings;
+    let pinger = pings.clients.map(|interval| Pinger::new(io.heard(), interval, pings.timeout));
     let accepting = tokio::time::timeout(limits.head_timeout, http2::accept(io, limits));
     let connection = match accepting.await {
         Ok(Ok(connection)) => connection,
@@ -35,7 +42,9 @@ pub(super) async fn serve(client: &Client<'_>, down: Wire) -> Ending {
         Err(_) => return Ending::of(Reason::HeadTimeout),
     };
     client.conn.set_graceful();
-    let mut session = Session { client, connection, meter, calls: FuturesUnordered::new(), leaving: None };
+    let calls = FuturesUnordered::new();
+    let mut session = Session { client, connection, meter, pinger, calls, leaving: None };
+    session.set_alarm(Step::Wait);
     session.rest();
     let ended = poll_fn(|cx| session.poll(cx)).await;
     // Their streams are over: they notice and say so to the log.
@@ -47,6 +56,8 @@ struct Session<'a> {
     client: &'a Client<'a>,
     connection: ServerConnection,
     meter: Rc<Meter>,
+    /// Asks the client, if it says nothing, whether it is still there.
+    pinger: Option<Pinger>,
     calls: FuturesUnordered<Call<'a>>,
     /// Why the client was asked to go, and until when it may take if nothing is under way.
     leaving: Option<(Reason, Option<Pin<Box<Sleep>>>)>,
@@ -55,6 +66,11 @@ struct Session<'a> {
 impl Session<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.poll_leave(cx);
+        if self.client.conn.take_alarm() && self.is_lost() {
+            // Its requests hear of it; the client hardly will.
+            self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+            return Poll::Ready(Reason::UserTimeout);
+        }
         loop {
             let was_busy = !self.calls.is_empty();
             while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}
@@ -93,6 +109,21 @@ impl Session<'_> {
             }
             _ => ControlFlow::Break(()),
         }
+    }
+
+    /// Looks whether the client is silent, and asks it if it is for too long; says whether it is gone.
+    fn is_lost(&mut self) -> bool {
+        let Some(pinger) = &mut self.pinger else { return false };
+        let step = pinger.look(!self.calls.is_empty(), || self.connection.ping_pong());
+        self.set_alarm(step);
+        step == Step::Lost
+    }
+
+    fn set_alarm(&self, step: Step) {
+        let pings = self.client.limits().pings;
+        let after =
+            if step == Step::Ask { Some(pings.timeout) } else { pings.clients.map(|time| time / LOOKS) };
+        self.client.conn.set_alarm(after);
     }
 
     /// Nothing is under way.

@@ -18,7 +18,8 @@ use super::upstream::{key, open, place, within};
 use crate::connection::boxed;
 use crate::connection::endpoint::Counted;
 use crate::forward::bridge::Http2Side;
-use crate::forward::http2;
+use crate::forward::exchange::Trouble;
+use crate::forward::http2::{self, Begun};
 use crate::tls;
 use crate::upstream::http2::{Found, Lease, Ticket};
 use crate::upstream::pool::Key;
@@ -33,6 +34,14 @@ pub(super) struct Streams {
 }
 
 impl Streams {
+    /// What a connection is called that died because its endpoint did not answer a ping.
+    pub(super) fn named(&self, trouble: Trouble) -> Trouble {
+        match trouble {
+            Trouble::UpstreamDied(_) if self.lease.is_silent() => Trouble::UpstreamSilent,
+            other => other,
+        }
+    }
+
     /// Begins a request; one that `has_ended` has no body.
     pub(super) async fn begin(
         &mut self,
@@ -134,9 +143,9 @@ async fn connect(
         Err(reason) => Err(reason),
     };
     match begun {
-        Ok((sender, connection)) => {
+        Ok(Begun { sender, connection, pinger }) => {
             let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
-            Ok(ticket.open(sender, connection, life, tls))
+            Ok(ticket.open(sender, connection, pinger, life, tls))
         }
         Err(reason) => {
             ticket.fail(reason);

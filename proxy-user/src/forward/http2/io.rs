@@ -12,6 +12,7 @@ use proxy_io::Chunk;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tls::Stream;
+use crate::upstream::http2::Heard;
 
 /// Bytes that are collected before they are sent without being asked: `h2` writes frame by frame and flushes at the end.
 const COLLECTED_BYTES: usize = 64 << 10;
@@ -22,6 +23,7 @@ const COLLECTED_ROOM: usize = 4 << 10;
 /// A stream as `h2` sees it: what is written is collected, and one send carries it when `h2` flushes.
 pub struct H2Io {
     meter: Option<Rc<Meter>>,
+    heard: Rc<Heard>,
     stream: Stream,
     received: Chunk,
     collected: Vec<u8>,
@@ -32,7 +34,14 @@ impl H2Io {
     /// Begins with what was received already.
     #[must_use]
     pub fn new(stream: Stream, received: Chunk) -> Self {
-        Self { meter: None, stream, received, collected: Vec::new(), sending: Chunk::default() }
+        let (meter, heard) = (None, Rc::default());
+        Self { meter, heard, stream, received, collected: Vec::new(), sending: Chunk::default() }
+    }
+
+    /// Tells, later, whether the peer says anything.
+    #[must_use]
+    pub fn heard(&self) -> Rc<Heard> {
+        Rc::clone(&self.heard)
     }
 
     /// Begins with what was received already, for a peer that is not trusted with more than it should send.
@@ -97,6 +106,7 @@ impl AsyncRead for H2Io {
         let this = &mut *self;
         if this.received.is_empty() {
             this.received = ready!(this.stream.poll_recv(cx))?;
+            this.heard.set();
         }
         // A bundle shows its first part.
         let first = &*this.received;

@@ -1,6 +1,7 @@
 //! Any routes, TLS and bounds on HTTP.
 
 use proxy_core::grpc::Status;
+use proxy_core::http2::Pings;
 use proxy_core::load::RetryThrottle;
 use proxy_core::proxy_protocol;
 use proxy_core::rate::{Per, RateLimits};
@@ -15,7 +16,13 @@ use super::*;
 
 fn http() -> impl Strategy<Value = HttpLimits> {
     let bytes = || of(1_u64..1 << 50);
-    (1_u32 << 10..=1 << 20, 1_u16..=256, time(), of(time()), time(), bytes(), bytes(), of(1_u32..=2 << 30))
+    let message = of(1_u32..=2 << 30);
+    let pings = (of(time()), of(time()), time()).prop_map(|(clients, endpoints, timeout)| Pings {
+        clients,
+        endpoints,
+        timeout,
+    });
+    (1_u32 << 10..=1 << 20, 1_u16..=256, time(), of(time()), time(), bytes(), bytes(), message, pings)
         .prop_map(
             |(
                 head_bytes,
@@ -26,6 +33,7 @@ fn http() -> impl Strategy<Value = HttpLimits> {
                 request_bytes,
                 response_bytes,
                 message_bytes,
+                pings,
             )| {
                 HttpLimits {
                     head_bytes,
@@ -36,6 +44,7 @@ fn http() -> impl Strategy<Value = HttpLimits> {
                     request_bytes,
                     response_bytes,
                     message_bytes,
+                    pings,
                 }
             },
         )
@@ -373,6 +382,7 @@ impl Speaker {
         listener.tls = tls.filter(|_| self.protocol != Protocol::Tls);
         if self.speaks_http() {
             listener.http = self.http;
+            listener.http.pings.endpoints = Pings::DEFAULT.endpoints;
             if self.has_routes && !routes.is_empty() {
                 listener.serves = ServesConfig::Routes(routes.to_vec());
             }
