@@ -41,6 +41,7 @@ use crate::record::access::{self, AccessSink};
 use crate::record::kernel as kernel_records;
 use crate::stats::carried::Counts;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
+use crate::stats::overload::Overload;
 use crate::takeover::{self, Ask, Giver, SocketName, Successor, Taking};
 use crate::tls::TlsCell;
 use crate::worker::{Command, Worker};
@@ -222,6 +223,7 @@ impl Node {
                 access: access.clone(),
                 peers,
                 tls: TlsCell::default(),
+                overload: Overload::default(),
             })
         };
         let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));

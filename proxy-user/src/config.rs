@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_core::http::HttpLimits;
+use proxy_core::overload::OverloadPolicy;
 use proxy_core::proxy_protocol;
 use proxy_core::rate::RateLimit;
 use proxy_core::service::{EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Protocol};
@@ -78,6 +79,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Time that open connections get to end after SIGTERM; may be zero.
     pub drain_timeout: Duration,
+    /// What is given up when memory or descriptors run out.
+    pub overload: OverloadPolicy,
     /// Whether rules may have faults.
     pub allow_faults: bool,
 }

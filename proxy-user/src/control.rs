@@ -9,6 +9,7 @@
 
 mod listen;
 mod names;
+mod overload;
 mod publish;
 mod pulse;
 mod run;

@@ -15,6 +15,7 @@ use proxy_bpf::abi::key::{Addr, OriginalDstKey};
 use proxy_core::addr::{ClientAddr, OriginalDst, canonical};
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
+use proxy_core::overload::Rung;
 use proxy_core::snapshot::Inbound;
 use proxy_io::clock::monotonic_ns;
 use proxy_io::netns::Netns;
@@ -217,6 +218,10 @@ fn handle_accepted(
     };
     let load = local.shared.peers.count(local.index);
     let (listener, netns) = match purpose {
+        Purpose::Explicit if local.shared.overload.are_descriptors_short() => {
+            local.shared.overload.count(Rung::Refuse, 1);
+            return refuse(&local.shared, &fd, client, Reason::Overload);
+        }
         Purpose::Explicit => {
             let explicit = local.routes.borrow().listener(listener);
             // Between two versions a connection may come for a listener that is about to be closed.

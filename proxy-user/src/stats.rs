@@ -6,5 +6,6 @@ pub mod family;
 pub mod http;
 pub mod kernel;
 pub mod label;
+pub mod overload;
 pub mod process;
 mod table;

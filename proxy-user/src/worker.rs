@@ -22,7 +22,7 @@ use std::time::Duration;
 use proxy_core::id::EndpointId;
 use proxy_core::snapshot::Snapshot;
 use proxy_io::{DriverCounters, DriverKind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use self::post::Post;
 use crate::connection::moving::{Exit, Parcel};
@@ -52,6 +52,10 @@ pub enum Command {
     Resume(Box<(Parcel, BudgetGuard)>),
     /// Let another process take the connections that it can go on with.
     Leave(Exit),
+    /// Say how many bytes the heaviest stream holds.
+    Weigh(oneshot::Sender<u32>),
+    /// Reset it.
+    ResetHeaviest,
     /// Stop accepting, let connections end, and end them after this time.
     Drain(Duration),
 }

@@ -24,6 +24,7 @@ pub mod lane;
 pub mod load;
 pub mod loss;
 pub mod outcome;
+pub mod overload;
 pub mod pod;
 pub mod pool;
 pub mod proxy_protocol;

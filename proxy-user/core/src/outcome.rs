@@ -23,6 +23,8 @@ pub enum Reason {
     NoEndpoint,
     /// A limit on open connections was reached.
     Limit,
+    /// Memory or descriptors run out: the connection was at rest, came when none are taken, or held the most.
+    Overload,
     /// Neither side said anything for too long.
     IdleTimeout,
     /// One side had closed, and the other neither sent nor closed for too long.
@@ -59,7 +61,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -68,6 +70,7 @@ impl Reason {
         Self::ConnectUnreachable,
         Self::NoEndpoint,
         Self::Limit,
+        Self::Overload,
         Self::IdleTimeout,
         Self::HalfCloseTimeout,
         Self::UserTimeout,
@@ -98,6 +101,7 @@ impl Reason {
             Self::ConnectUnreachable => "connect_unreachable",
             Self::NoEndpoint => "no_endpoint",
             Self::Limit => "limit",
+            Self::Overload => "overload",
             Self::IdleTimeout => "idle_timeout",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::UserTimeout => "user_timeout",

@@ -9,6 +9,7 @@
 pub mod bpf;
 pub mod clock;
 pub mod driver;
+pub mod heap;
 pub mod limit;
 pub mod mount;
 pub mod netns;

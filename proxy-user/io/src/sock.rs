@@ -128,6 +128,20 @@ pub fn unsent_bytes(fd: &impl AsFd) -> io::Result<usize> {
     sys::out_queue_bytes(fd.as_fd())
 }
 
+/// Bytes of kernel memory that a socket's queues hold (SO_MEMINFO, since 4.12).
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn queued_memory(fd: &impl AsFd) -> io::Result<u64> {
+    // Places in the kernel's list: include/uapi/linux/sock_diag.h.
+    const RECEIVED: usize = 0;
+    const SENDING: usize = 5;
+    let mut raw = [0; 9 * size_of::<u32>()];
+    sys::option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, &mut raw)?;
+    let (words, _) = raw.as_chunks::<4>();
+    Ok([RECEIVED, SENDING].iter().map(|place| u64::from(u32::from_ne_bytes(words[*place]))).sum())
+}
+
 /// Says whether `error` means that the process or the machine has no descriptors left (EMFILE, ENFILE).
 ///
 /// The listener stays readable then, so whoever sees this must pause and not try again at once.

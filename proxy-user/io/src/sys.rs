@@ -144,6 +144,13 @@ pub(crate) fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut 
     Ok((len as usize).min(value.len()))
 }
 
+/// Gives freed memory back to the kernel.
+#[cfg(target_env = "gnu")]
+pub(crate) fn malloc_trim() {
+    // SAFETY: malloc_trim(3) takes an integer, may be called from any thread, and moves nothing that is in use.
+    unsafe { libc::malloc_trim(0) };
+}
+
 pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: shutdown(2) takes integers only.
     call(Call::Shutdown, || unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) })?;

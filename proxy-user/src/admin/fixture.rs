@@ -24,6 +24,7 @@ use crate::record::cgroup::Application;
 use crate::record::pod::PodName;
 use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::stats::kernel::{KernelReader, KernelReading};
+use crate::stats::overload::Overload;
 use crate::tls::TlsCell;
 
 const CONFIG: &str = r#"
@@ -67,6 +68,7 @@ impl FakeNode {
             access: AccessSink::off(),
             peers: Peers::new(1).0,
             tls: TlsCell::default(),
+            overload: Overload::default(),
         };
         Self(Arc::new(Inner {
             snapshot: Arc::new(snapshot),

@@ -7,15 +7,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proxy_core::health::EndpointReport;
+use proxy_core::overload::Rung;
 use proxy_core::snapshot::Snapshot;
 
 use super::source::Source;
 use crate::bug;
+use crate::connection::Shared;
 use crate::control::Phase;
 use crate::stats::carried::{ACCESS_LOG_DROPPED, RELOAD_FAILURES, RELOADS};
 use crate::stats::family::{ConfigReading, Reading, TlsReading, render};
 use crate::stats::kernel::KernelReader;
 use crate::stats::label::{MOST_ENDPOINTS, Names};
+use crate::stats::overload::{OverloadReading, carried_name};
 use crate::stats::process::ProcessReading;
 use crate::tls::TlsStore;
 
@@ -52,6 +55,7 @@ pub(super) fn text(
         restarts: shared.peers.failures(),
         panics: bug::panics(),
         descriptors: (shared.budget.open(), shared.budget.most()),
+        overload: overload(shared),
         access_log_dropped: shared.access.dropped() + carried.of_process(ACCESS_LOG_DROPPED),
         moved: (
             shared.stats.moved.count.load(Ordering::Relaxed),
@@ -60,6 +64,15 @@ pub(super) fn text(
         tls: tls(&shared.tls.current()),
         process: ProcessReading::read(status.started),
     }))
+}
+
+/// With what processes before this one have done.
+fn overload(shared: &Shared) -> OverloadReading {
+    let mut reading = shared.overload.read();
+    for (rung, actions) in Rung::ALL.into_iter().zip(&mut reading.actions) {
+        *actions += shared.stats.carried.of_process(carried_name(rung));
+    }
+    reading
 }
 
 fn tls(store: &TlsStore) -> TlsReading {

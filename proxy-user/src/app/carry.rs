@@ -103,6 +103,7 @@ pub(super) fn counts(handle: &Handle, health: &[Counts]) -> Vec<Counts> {
     ];
     let drivers = (0..).zip(handle.driver_counters());
     let mut own: Vec<Counts> = drivers.map(|(index, driver)| Counts::of_driver(index, &driver)).collect();
+    let process = [&process[..], &shared.overload.counts()].concat();
     own.push(Counts::new(Owner::Process, &process));
     own.extend_from_slice(health);
     let mut all = shared.stats.export();

@@ -5,6 +5,7 @@
 
 mod http;
 mod inbound;
+mod overload;
 mod route;
 
 use std::collections::{HashMap, HashSet};
@@ -45,6 +46,7 @@ pub(super) fn check(file: &file::File, config: &Config, tree: &Tree<'_>, mistake
     check.loops();
     check.scopes();
     check.inbound();
+    check.overload(&config.overload);
 }
 
 /// Tells whether services without mistakes of their own can stand in one file with others: whether [`Check::names`],

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use proxy_core::overload::OverloadPolicy;
 use proxy_core::service::{Limits, Outlier, Policy};
 use proxy_core::snapshot::Source;
 use proxy_core::tls::TlsVersion;
@@ -87,6 +88,9 @@ pub(super) const CLIENT_CERTIFICATE_REQUIRED: bool = true;
 
 /// A resumed handshake costs a fifth of a full one, and keys of tickets rotate.
 pub(super) const RESUMPTION: bool = true;
+
+/// See there.
+pub(super) const OVERLOAD: OverloadPolicy = OverloadPolicy::DEFAULT;
 
 /// As Kubernetes' grace period for a pod, which most applications finish their requests in.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@ mod route;
 
 use std::time::Duration;
 
+use proxy_core::overload::{OverloadPolicy, Rung};
 use proxy_core::proxy_protocol::Version;
 use proxy_core::rate::RateLimit;
 use proxy_core::service::{
@@ -15,8 +16,8 @@ use proxy_core::snapshot::{Intercept, Scope, Source};
 
 use super::de::At;
 use super::text::{
-    Address, BodyPart, CgroupPath, FilePath, HostPort, HttpPath, Name, Network, SocketPath, StatusRange,
-    Time, TimeOrOff, TimeOrZero, Word,
+    Address, BodyPart, CgroupPath, FilePath, HostPort, HttpPath, Name, Network, PercentOrOff, Size,
+    SocketPath, StatusRange, Time, TimeOrOff, TimeOrZero, Word,
 };
 use super::{
     Config, IoChoice, ListenerConfig, LogFormat, LogLevel, ServesConfig, ServiceConfig, Workers, default,
@@ -62,7 +63,18 @@ fn file(config: &Config) -> file::File {
         }),
         log: file::Log { level: Some(level(config.log.level)), format: Some(format(config.log.format)) },
         drain_timeout: Some(TimeOrZero(config.drain_timeout)),
+        overload: overload(&config.overload),
         allow_faults: Some(config.allow_faults),
+    }
+}
+
+fn overload(policy: &OverloadPolicy) -> file::Overload {
+    let threshold = |rung| Some(At::nowhere(PercentOrOff(policy.threshold(rung))));
+    file::Overload {
+        max_memory: policy.max_memory.map(|bytes| At::nowhere(Size(bytes))),
+        stop_keep_alive: threshold(Rung::StopKeepAlive),
+        refuse: threshold(Rung::Refuse),
+        reset: threshold(Rung::Reset),
     }
 }
 

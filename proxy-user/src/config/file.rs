@@ -4,6 +4,7 @@
 mod health;
 mod http;
 mod inbound;
+mod overload;
 mod route;
 mod tls;
 
@@ -18,6 +19,7 @@ use super::text::{
 pub(super) use health::{GrpcProbe, Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::{HttpLimits, Ping};
 pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
+pub(super) use overload::Overload;
 pub(super) use route::{
     Abort, BackOff, Backend, Delay, Fault, FaultRateLimit, GrpcMatch, HeaderChanges, LimitPer, Match, Mirror,
     PathMatch, PathRewrite, RateLimit, Redirect, Respond, Retry, RetryOn, Rewrite, Route, Rule, RuleLimits,
@@ -62,6 +64,9 @@ pub(super) struct File {
     /// Time that open connections get to end after SIGTERM. Default: `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) drain_timeout: Option<TimeOrZero>,
+    /// What Weir gives up when memory or descriptors run out.
+    #[serde(default)]
+    pub(super) overload: Overload,
     /// Whether rules may have `fault`, which lets requests fail on purpose. Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) allow_faults: Option<bool>,

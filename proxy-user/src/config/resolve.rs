@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_core::http::HttpLimits;
+use proxy_core::overload::{OverloadPolicy, Rung};
 use proxy_core::proxy_protocol;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
@@ -56,6 +57,7 @@ pub(super) fn resolve(file: &file::File, folder: &Path) -> Config {
             format: file.log.format.map_or(LogFormat::Text, format),
         },
         drain_timeout: drain_timeout(file.drain_timeout.as_ref()),
+        overload: overload(&file.overload),
         allow_faults: file.allow_faults.unwrap_or(false),
     }
 }
@@ -273,6 +275,17 @@ fn limits(limits: &file::Limits) -> Limits {
 
 fn drain_timeout(time: Option<&TimeOrZero>) -> Duration {
     time.map_or(default::DRAIN_TIMEOUT, |time| time.0)
+}
+
+fn overload(overload: &file::Overload) -> OverloadPolicy {
+    let threshold = |rung: Rung| match overload.threshold(rung) {
+        Some(at) => at.value.0,
+        None => default::OVERLOAD.threshold(rung),
+    };
+    OverloadPolicy {
+        max_memory: overload.max_memory.as_ref().map(|at| at.value.0),
+        thresholds: Rung::ALL.map(threshold),
+    }
 }
 
 fn level(level: file::LogLevel) -> LogLevel {

@@ -162,6 +162,7 @@ fn every_default_is_as_its_description_says() {
         ("Intercept", _) => is_text(&dump["intercept"][key]),
         ("Admin", _) => is_text(&dump["admin"][key]),
         ("AccessLog", _) => is_text(&dump["access_log"][key]),
+        ("Overload", _) => is_text(&dump["overload"][key]),
         ("Log", _) => is_text(&dump["log"][key]),
         ("Limits" | "InboundLimits", "connect_timeout") => show(limits.connect_timeout),
         ("Limits", "connect_attempts") => limits.connect_attempts.to_string(),

@@ -52,7 +52,7 @@ impl Format {
             format!("write {number}s")
         } else if self.name == Size::FORMAT {
             format!("write {number}B")
-        } else if self.name == Percent::FORMAT || self.name == Share::FORMAT {
+        } else if [Percent::FORMAT, PercentOrOff::FORMAT, Share::FORMAT].contains(&self.name) {
             format!("write {number}%")
         } else {
             format!("write it in quotes: \"{number}\"")
@@ -60,7 +60,7 @@ impl Format {
     }
 }
 
-const ALL: [Format; 35] = [
+const ALL: [Format; 36] = [
     Format::of::<Time>(),
     Format::of::<TimeOrZero>(),
     Format::of::<TimeOrOff>(),
@@ -76,6 +76,7 @@ const ALL: [Format; 35] = [
     Format::of::<BodyPart>(),
     Format::of::<Size>(),
     Format::of::<Percent>(),
+    Format::of::<PercentOrOff>(),
     Format::of::<Share>(),
     Format::of::<Host>(),
     Format::of::<HostPort>(),
@@ -168,8 +169,8 @@ mod http;
 
 pub(super) use http::{
     Body, Cause, ChangedHeader, GrpcMethod, GrpcService, GrpcStatus, HeaderName, HeaderValue, Host,
-    HostPattern, HostPort, Method, Percent, QueryName, QueryValue, Rate, Regex, RetryCause, Share, Size,
-    SubjectName, TlsFile, UrlPath, show_size,
+    HostPattern, HostPort, Method, Percent, PercentOrOff, QueryName, QueryValue, Rate, Regex, RetryCause,
+    Share, Size, SubjectName, TlsFile, UrlPath, show_size,
 };
 
 text_type! {
@@ -449,6 +450,7 @@ mod tests {
         check::<BodyPart>();
         check::<Size>();
         check::<Percent>();
+        check::<PercentOrOff>();
         check::<Share>();
         check::<Host>();
         check::<HostPort>();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proxy_bpf::maps::Maps;
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::Attempt;
+use proxy_core::overload::Rung;
 use proxy_io::Driver;
 use proxy_io::splice::PipePool;
 use rand::rngs::SmallRng;
@@ -16,6 +17,7 @@ use super::moving::Exit;
 use super::{OpenConns, Peers, Routes};
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget, Share};
+use crate::stats::overload::Overload;
 use crate::tls::TlsCell;
 use crate::upstream::http2::Http2Pool;
 use crate::upstream::pool::UpstreamPool;
@@ -40,6 +42,8 @@ pub struct Shared {
     pub peers: Peers,
     /// Certificates and keys in force.
     pub tls: TlsCell,
+    /// What is given up because memory or descriptors run out.
+    pub overload: Overload,
 }
 
 /// Everything that a worker's tasks share on their thread.
@@ -61,4 +65,19 @@ pub(crate) struct Local {
     pub(crate) is_draining: Cell<bool>,
     /// The way to a newer process, once there is one that takes connections.
     pub(crate) exit: RefCell<Option<Exit>>,
+}
+
+impl Local {
+    /// Tells whether connections end with the answers under way: Weir is stopping, or gives up what clients miss the least.
+    pub(crate) fn ends_keep_alive(&self) -> bool {
+        if self.is_draining.get() {
+            return true;
+        }
+        let overload = &self.shared.overload;
+        let is_short = overload.is_at(Rung::StopKeepAlive);
+        if is_short {
+            overload.count(Rung::StopKeepAlive, 1);
+        }
+        is_short
+    }
 }

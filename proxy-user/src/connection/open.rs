@@ -49,6 +49,9 @@ pub struct OpenConn {
     is_graceful: Cell<bool>,
     /// It is a relay that another process could go on with.
     is_movable: Cell<bool>,
+    /// Its owner wants to know what it holds, and what it said: bytes, here and in the kernel.
+    wants_weight: Cell<bool>,
+    weight: Cell<u32>,
     /// It is to stop, and holds one of the few places for that;
     /// since when, on the monotonic clock.
     stopping: RefCell<Option<(OwnedSemaphorePermit, u64)>>,
@@ -74,6 +77,8 @@ impl OpenConn {
             is_idle: Cell::new(false),
             is_graceful: Cell::new(false),
             is_movable: Cell::new(false),
+            wants_weight: Cell::new(false),
+            weight: Cell::new(0),
             stopping: RefCell::new(None),
         }
     }
@@ -223,6 +228,15 @@ impl Watch for OpenConn {
         self.kill.get()
     }
 
+    fn wants_weight(&self) -> bool {
+        self.wants_weight.get()
+    }
+
+    fn set_weight(&self, bytes: u64) {
+        self.wants_weight.set(false);
+        self.weight.set(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
     fn take_idle(&self) -> bool {
         self.is_idle.take()
     }
@@ -285,6 +299,36 @@ impl OpenConns {
         rested.for_each(|(_, conn)| conn.kill(reason));
     }
 
+    /// Ends the connections that have rested for a tick at least, of whatever kind; gives their number.
+    pub fn kill_idle(&self, reason: Reason) -> u64 {
+        let conns = self.conns.borrow();
+        let has_rested = |conn: &OpenConn| conn.is_resting.get() && conn.idle_ticks.get() >= 2;
+        let rested = conns.iter().filter(|(_, conn)| has_rested(conn) && conn.kill.get().is_none());
+        rested.map(|(_, conn)| conn.kill(reason)).count() as u64
+    }
+
+    /// Asks all connections that have something under way what they hold. They say so when they are next polled, which is soon.
+    pub fn begin_weighing(&self) {
+        let conns = self.conns.borrow();
+        for (_, conn) in conns.iter() {
+            conn.weight.set(0);
+            let is_asked = !conn.is_resting.get() && conn.kill.get().is_none();
+            conn.wants_weight.set(is_asked);
+            if is_asked {
+                conn.wake();
+            }
+        }
+    }
+
+    /// The connection that said that it holds most, and how much.
+    #[must_use]
+    pub fn heaviest(&self) -> Option<(Rc<OpenConn>, u32)> {
+        let conns = self.conns.borrow();
+        let of = |conn: &Rc<OpenConn>| if conn.kill.get().is_none() { conn.weight.get() } else { 0 };
+        let (_, heaviest) = conns.iter().max_by_key(|(_, conn)| of(conn))?;
+        Some((Rc::clone(heaviest), of(heaviest))).filter(|(_, bytes)| *bytes > 0)
+    }
+
     /// Ends all connections.
     pub fn kill_all(&self, reason: Reason) {
         self.conns.borrow().iter().for_each(|(_, conn)| conn.kill(reason));
@@ -325,6 +369,23 @@ impl OpenConns {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_that_have_something_under_way_say_what_they_hold_and_the_heaviest_is_found() {
+        let open = Rc::<OpenConns>::default();
+        let [resting, light, heavy] = [(); 3].map(|()| open.add(&Limits::DEFAULT));
+        resting.conn.rest(None);
+        open.begin_weighing();
+        assert!(!resting.conn.wants_weight() && light.conn.wants_weight());
+        light.conn.set_weight(5);
+        heavy.conn.set_weight(1 << 40);
+        let (found, bytes) = open.heaviest().unwrap();
+        assert!(Rc::ptr_eq(&found, &heavy.conn) && bytes == u32::MAX && !heavy.conn.wants_weight());
+        found.kill(Reason::Overload);
+        assert_eq!(open.heaviest().unwrap().1, 5, "the next one");
+        open.begin_weighing();
+        assert!(open.heaviest().is_none(), "nobody has said anything yet");
+    }
 
     #[test]
     fn a_drain_ends_what_has_rested_for_a_while_and_nothing_that_may_just_be_asking() {

@@ -1,6 +1,7 @@
 //! The control task: everything that changes what is in force happens here, one thing after the other.
 
 mod handover;
+mod overload;
 mod pods;
 mod reset;
 mod sweep;
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 
 use super::listen::Listeners;
 use super::names::{Names, NamesFile};
+use super::overload::Watchman;
 use super::publish::Publisher;
 use super::supervisor::Supervisor;
 use super::watch::{FileWatch, LOOK_INTERVAL};
@@ -109,6 +111,7 @@ pub struct Control {
     losses: Losses,
     listeners: Listeners,
     pods: Pods,
+    watchman: Watchman,
     watch: FileWatch,
     tls_watch: TlsWatch,
     requests: mpsc::Receiver<Request>,
@@ -149,6 +152,7 @@ impl Control {
             losses: Losses::new(),
             listeners: Listeners::new(of_config),
             pods: Pods::new(of_pods),
+            watchman: Watchman::new(parts.source.config().overload),
             watch: FileWatch::new(parts.source.path()),
             tls_watch: TlsWatch::default(),
             requests,
@@ -225,6 +229,7 @@ impl Control {
                     self.publish_health().await;
                 }
                 _ = look.tick() => {
+                    self.handle_overload().await;
                     self.handle_records();
                     self.publish_health().await;
                 }
@@ -335,6 +340,7 @@ impl Control {
         }
         result?;
         self.parts.status.drain_timeout = drain_timeout;
+        self.watchman.set_policy(self.parts.source.config().overload);
         Ok(version)
     }
 

@@ -392,6 +392,10 @@ impl<W: Watch> Bridge<'_, '_, W> {
         if let Some(reason) = self.watch.poll_kill(cx) {
             return Err(Trouble::Killed(reason));
         }
+        if self.watch.wants_weight() {
+            let kept_bytes = if self.upload.is_whole { self.upload.kept_bytes as u64 } else { 0 };
+            self.watch.set_weight(self.down.weight() + self.up.weight() + kept_bytes);
+        }
         let is_late = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
         if is_late { Err(Trouble::Timeout) } else { Ok(()) }
     }

@@ -279,6 +279,9 @@ impl<W: Watch> Exchange<'_, W> {
         if let Some(reason) = self.watch.poll_kill(cx) {
             return Err(Trouble::Killed(reason));
         }
+        if self.watch.wants_weight() {
+            self.watch.set_weight(self.down.weight() + self.up.weight() + self.upload.out.len() as u64);
+        }
         let is_late = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
         if is_late { Err(Trouble::Timeout) } else { Ok(()) }
     }

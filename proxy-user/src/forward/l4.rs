@@ -50,6 +50,12 @@ pub trait Watch {
     fn wants_stop(&self) -> bool {
         false
     }
+    /// Whether the owner wants to know how many bytes this holds, here and in its sockets' queues.
+    fn wants_weight(&self) -> bool {
+        false
+    }
+    /// So many.
+    fn set_weight(&self, _bytes: u64) {}
     /// It cannot: an error has come that only this process knows of, and the connection ends here.
     fn refuse_stop(&self) {}
 }
@@ -212,6 +218,9 @@ impl<W: Watch> Future for Relay<'_, W> {
         if let Some(reason) = this.watch.poll_kill(cx) {
             return Poll::Ready(Turned::Ended(this.ending(reason)));
         }
+        if this.watch.wants_weight() {
+            this.watch.set_weight(this.weight());
+        }
         if this.watch.wants_stop() {
             if this.is_movable() && ready!(this.poll_stop(cx)) {
                 return Poll::Ready(Turned::Stopped);
@@ -253,6 +262,16 @@ impl<W: Watch> Future for Relay<'_, W> {
 }
 
 impl<W> Relay<'_, W> {
+    /// Bytes on their way, here and in the kernel.
+    fn weight(&self) -> u64 {
+        let held = |direction: &Direction| match &direction.state {
+            State::Copy(chunk) => chunk.len() as u64,
+            State::Splice(pipe) => pipe.len() as u64,
+            State::Ending | State::Done | State::Broken(..) => 0,
+        };
+        held(&self.out) + held(&self.back) + self.downstream.queued_memory() + self.upstream.queued_memory()
+    }
+
     fn over_count(&self) -> usize {
         usize::from(self.out.is_over()) + usize::from(self.back.is_over())
     }

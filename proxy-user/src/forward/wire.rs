@@ -47,6 +47,12 @@ impl Wire {
         Self { stream, chunk, is_ended: false }
     }
 
+    /// Bytes that are held of it: received and not used yet, and in the kernel.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.chunk.len() as u64 + self.stream.queued_memory()
+    }
+
     /// Receives more behind what is there. Says whether there was more: not at the end of the stream.
     ///
     /// # Errors

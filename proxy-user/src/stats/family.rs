@@ -5,6 +5,7 @@
 //! are the kernel's.
 
 mod http;
+mod overload;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -28,6 +29,7 @@ use super::conn::ServiceStats;
 use super::http::HttpReading;
 use super::kernel::KernelReading;
 use super::label::{self, MOST_ENDPOINTS, Names};
+use super::overload::OverloadReading;
 use super::process::ProcessReading;
 use super::table::{Histogram, Table};
 use crate::record::kernel::{lane_name, reason_name};
@@ -63,6 +65,8 @@ pub struct Reading {
     pub panics: u64,
     /// Proxied connections that descriptors allow: now and at most.
     pub descriptors: (u64, u64),
+    /// How full it is, and what was done about it.
+    pub overload: OverloadReading,
     /// Records that the access log lost.
     pub access_log_dropped: u64,
     /// Connections that were taken over from an older process, and the longest time that one stood still for it.
@@ -119,6 +123,7 @@ impl Collector for Reading {
         self.certificates(&mut table)?;
         self.drivers(&mut table)?;
         self.failures(&mut table)?;
+        self.overload(&mut table)?;
         self.process(&mut table)
     }
 }

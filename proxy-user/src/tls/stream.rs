@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll, ready};
 
-use proxy_io::{Chunk, Socket};
+use proxy_io::{Chunk, Socket, sock};
 
 use super::error::Fault;
 use super::handshake::Negotiated;
@@ -95,6 +95,12 @@ impl Stream {
             Self::Plain(socket) => socket.fd(),
             Self::Tls(stream) => stream.socket.fd(),
         }
+    }
+
+    /// Bytes that the kernel holds of it: received and not read, sent and not acknowledged.
+    #[must_use]
+    pub fn queued_memory(&self) -> u64 {
+        sock::queued_memory(&self.fd()).unwrap_or(0)
     }
 
     /// Closes with RST: the peer learns that the stream is incomplete.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use proxy_bpf::abi::config::HEARTBEAT_NS;
 use proxy_core::outcome::Reason;
+use proxy_core::overload::Rung;
 use proxy_core::pool::PoolLimits;
 use proxy_core::snapshot::Snapshot;
 use proxy_io::splice::PipePool;
@@ -16,7 +17,7 @@ use proxy_io::{Driver, DriverCounters, DriverKind, DriverOptions};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, LocalSet};
 
 use super::Command;
@@ -57,6 +58,8 @@ enum News {
     ResetEndpoint(proxy_core::id::EndpointId),
     Resume(Box<(Parcel, BudgetGuard)>),
     Leave(Exit),
+    Weigh(oneshot::Sender<u32>),
+    ResetHeaviest,
     Drain,
 }
 
@@ -186,6 +189,10 @@ impl Post {
                     Some(News::Leave(exit)) => {
                         drop(tokio::task::spawn_local(moving::leave(Rc::clone(&local), exit)));
                     }
+                    Some(News::Weigh(answer)) => {
+                        tokio::task::spawn_local(weigh(Rc::clone(&local), answer));
+                    }
+                    Some(News::ResetHeaviest) => reset_heaviest(&local),
                     Some(News::Drain) => {
                         accepting.drain(..).for_each(|(_, task)| task.abort());
                         local.is_draining.set(true);
@@ -208,6 +215,9 @@ impl Post {
                     local.open.handle_tick();
                     if self.deadline.is_some() {
                         local.open.kill_rested(Reason::Drained);
+                    } else if local.shared.overload.is_at(Rung::StopKeepAlive) {
+                        let ended = local.open.kill_idle(Reason::Overload);
+                        local.shared.overload.count(Rung::StopKeepAlive, ended);
                     }
                     local.pool.sweep();
                     local.http2.sweep();
@@ -243,6 +253,8 @@ impl Post {
             Command::ResetEndpoint(endpoint) => News::ResetEndpoint(endpoint),
             Command::Resume(moved) => News::Resume(moved),
             Command::Leave(exit) => News::Leave(exit),
+            Command::Weigh(answer) => News::Weigh(answer),
+            Command::ResetHeaviest => News::ResetHeaviest,
             Command::Drain(time) => {
                 self.listening.clear();
                 self.deadline = Some(Instant::now() + time);
@@ -286,6 +298,23 @@ fn why_ended(end: Result<io::Result<()>, tokio::task::JoinError>) -> Box<dyn std
         Ok(Err(error)) => Box::new(format!("the driver ended: {error}")),
         Err(Ok(panic)) => panic,
         Err(Err(error)) => Box::new(error.to_string()),
+    }
+}
+
+/// Asks all connections what they hold, and tells of the heaviest one.
+async fn weigh(local: Rc<Local>, answer: oneshot::Sender<u32>) {
+    local.open.begin_weighing();
+    // Behind those that were woken: once for connections, once more for requests that share one.
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    let _ = answer.send(local.open.heaviest().map_or(0, |(_, bytes)| bytes));
+}
+
+fn reset_heaviest(local: &Local) {
+    if let Some((conn, bytes)) = local.open.heaviest() {
+        local.shared.overload.count(Rung::Reset, 1);
+        tracing::warn!(worker = local.index, bytes, "overload: the heaviest stream is reset");
+        conn.kill(Reason::Overload);
     }
 }
 

@@ -21,6 +21,8 @@ pub enum RequestReason {
     Limit,
     /// As many requests as the service may have wait for a connection.
     PendingLimit,
+    /// Memory or descriptors run out: no new requests are taken, or this one held the most.
+    Overload,
     /// Requests of the service, the rule or the client come faster than allowed.
     RateLimited,
     /// The config lets requests fail on purpose.
@@ -127,6 +129,7 @@ impl RequestReason {
         Self::NoEndpoint,
         Self::Limit,
         Self::PendingLimit,
+        Self::Overload,
         Self::RateLimited,
         Self::FaultInjected,
         Self::RequestTimeout,
@@ -193,6 +196,7 @@ impl RequestReason {
             Self::NoEndpoint => ("no_endpoint", Some(503), Upstream),
             Self::Limit => ("limit", Some(503), Weir),
             Self::PendingLimit => ("pending_limit", Some(503), Weir),
+            Self::Overload => ("overload", Some(503), Weir),
             Self::RateLimited => ("rate_limited", Some(429), Downstream),
             Self::FaultInjected => ("fault_injected", None, Weir),
             Self::RequestTimeout => ("request_timeout", Some(504), Upstream),

@@ -195,3 +195,15 @@ fn addresses_of_different_families_are_refused() {
     let refused = destroy("127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap(), 1).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
 }
+
+#[test]
+fn queued_memory_is_what_nobody_has_read_or_taken() {
+    let (client, server) = pair("127.0.0.1:0", "127.0.0.1:0");
+    assert_eq!(queued_memory(&server).unwrap(), 0);
+    let mut held = 0;
+    while let Ok(sent) = send_now(&client, &[7; 64 << 10], false) {
+        held += sent as u64;
+    }
+    let (sender, receiver) = (queued_memory(&client).unwrap(), queued_memory(&server).unwrap());
+    assert!(receiver > 0 && sender + receiver >= held, "{sender} + {receiver} for {held}");
+}

@@ -82,7 +82,7 @@ impl<'c> Check<'c, '_> {
         }
     }
 
-    fn size(&mut self, size: Option<&At<Size>>, range: std::ops::RangeInclusive<u64>) {
+    pub(super) fn size(&mut self, size: Option<&At<Size>>, range: std::ops::RangeInclusive<u64>) {
         if let Some(size) = size.filter(|at| !range.contains(&at.value.0)) {
             let (least, most) = (show_size(*range.start()), show_size(*range.end()));
             let finding = Finding::new("wrong value").found(size.value.to_string());

@@ -242,6 +242,13 @@ fn intercept() -> impl Strategy<Value = Intercept> {
     )
 }
 
+fn overload() -> impl Strategy<Value = OverloadPolicy> {
+    (of(32_u64 << 20..1 << 40), [(); 3].map(|()| of(1_u8..=100))).prop_map(|(max_memory, mut thresholds)| {
+        thresholds.sort_by_key(|threshold| threshold.unwrap_or(100));
+        OverloadPolicy { max_memory, thresholds }
+    })
+}
+
 fn config() -> impl Strategy<Value = Config> {
     let workers = prop_oneof![Just(Workers::Auto), (1_u16..=1024).prop_map(Workers::Count)];
     let log_format = || select(vec![LogFormat::Text, LogFormat::Json]);
@@ -254,10 +261,18 @@ fn config() -> impl Strategy<Value = Config> {
         (workers, select(vec![IoChoice::Auto, IoChoice::Ring, IoChoice::Epoll])),
         ("/[ -~]{0,40}x", any::<bool>(), of(("/var/log/[ -.0-~]{0,40}x", log_format()))),
         (level, log_format()),
-        time(),
+        (time(), overload()),
     )
         .prop_map(
-            |(services, listeners, intercept, (workers, io), (socket, has_metrics, access), log, drain)| {
+            |(
+                services,
+                listeners,
+                intercept,
+                (workers, io),
+                (socket, has_metrics, access),
+                log,
+                (drain, overload),
+            )| {
                 let services: Vec<_> = services.into_iter().enumerate().map(|(i, s)| placed(s, i)).collect();
                 let listener = |(i, (is_v6, of)): (usize, (bool, prop::sample::Index))| ListenerConfig {
                     address: unique(12, is_v6, 0, i),
@@ -285,6 +300,7 @@ fn config() -> impl Strategy<Value = Config> {
                     access_log: access.map(|(path, format)| AccessLogConfig { path: path.into(), format }),
                     log: LogConfig { level: log.0, format: log.1 },
                     drain_timeout: drain,
+                    overload,
                     allow_faults: true,
                     services,
                 }

@@ -45,6 +45,20 @@ text_type! {
 }
 
 text_type! {
+    /// A percentage above zero, or `off`.
+    PercentOrOff(Option<u8>), "weir-percent-or-off", "a percentage from 1% to 100%, or off", "80%",
+    |text| if text == "off" {
+        Ok(None)
+    } else {
+        match Percent::parse(text)?.0 {
+            0 => Err(None),
+            percent => Ok(Some(percent)),
+        }
+    },
+    |percent| percent.map_or_else(|| "off".to_owned(), |percent| format!("{percent}%"))
+}
+
+text_type! {
     /// A share above zero, in parts of 10,000.
     Share(u16), "weir-share", "a percentage from 0.01% to 100%", "5%",
     |text| match hundredths(text)? {
@@ -442,6 +456,8 @@ mod tests {
             assert!(Share::parse(text).is_err(), "{text}");
         }
         assert!(Percent::parse("0%").is_ok() && Percent::parse("2.5%").is_err());
+        assert!(PercentOrOff::parse("0%").is_err() && PercentOrOff::parse("101%").is_err());
+        assert_eq!(PercentOrOff::parse("off").unwrap().0, None);
     }
 
     #[test]

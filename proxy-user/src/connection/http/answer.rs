@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
@@ -12,10 +13,16 @@ use proxy_core::outcome::RequestReason;
 use proxy_core::rate::TooEarly;
 use proxy_core::route::fault::{FaultAnswer, FaultEnd};
 use proxy_io::Chunk;
+use rand::Rng as _;
+use rand::rngs::SmallRng;
 
 use super::Client;
 use crate::forward::l4::Watch as _;
 use crate::forward::wire::Wire;
+
+/// When to come again to a node that takes no new work, at the soonest and at the latest: less than two seconds no rung of the ladder
+/// lasts, and those that were refused together must not come together.
+const OVERLOADED_SECONDS: std::ops::RangeInclusive<u64> = 2..=5;
 
 /// Says why Weir answers itself.
 const X_WEIR_REASON: HeaderName = HeaderName::from_static("x-weir-reason");
@@ -45,6 +52,12 @@ impl Answer {
     /// What a request is answered with that came too early.
     pub(super) fn too_early(early: TooEarly) -> Self {
         Self { early: Some(early), ..Self::of_reason(RequestReason::RateLimited) }
+    }
+
+    /// What a request is answered with when memory or descriptors run out.
+    pub(super) fn overloaded(rng: &mut SmallRng) -> Self {
+        let wait = Duration::from_secs(rng.random_range(OVERLOADED_SECONDS));
+        Self { early: Some(TooEarly { wait }), ..Self::of_reason(RequestReason::Overload) }
     }
 
     /// What a request is answered with that fails on purpose.

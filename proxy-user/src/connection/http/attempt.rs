@@ -85,6 +85,7 @@ pub(super) fn after(
         RequestReason::NoEndpoint
             | RequestReason::Limit
             | RequestReason::PendingLimit
+            | RequestReason::Overload
             | RequestReason::RequestTimeout
     );
     if is_final || !is_there {
@@ -299,6 +300,7 @@ fn of_kill(reason: Reason) -> RequestReason {
         Reason::IdleTimeout => RequestReason::RequestTimeout,
         Reason::EndpointLost => RequestReason::EndpointLost,
         Reason::Drained => RequestReason::Draining,
+        Reason::Overload => RequestReason::Overload,
         _ => RequestReason::Internal,
     }
 }
@@ -398,8 +400,8 @@ fn read(
     let is_last = !question.is_keep_alive
         || body == Framing::UntilClose
         || is_unwrapped
-        || client.local.is_draining.get()
-        || !exchange.upload.is_sent();
+        || !exchange.upload.is_sent()
+        || client.local.ends_keep_alive();
     let is_kept = head.is_keep_alive && body != Framing::UntilClose && !is_tunnel;
     let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
     let edits = ResponseEdits {

@@ -71,7 +71,7 @@ pub(super) async fn serve_http1(
     }
     let mut answer = Answer::of_reason(over.reason);
     answer.is_head = question.is_head;
-    let is_last = framing != Framing::Length(0) || !question.is_keep_alive;
+    let is_last = framing != Framing::Length(0) || !question.is_keep_alive || client.local.ends_keep_alive();
     let outcome = answer_here(client, down, answer, is_last).await;
     Outcome { tries: over.tries, ..outcome }
 }
@@ -430,8 +430,8 @@ fn send_head(
             let question = plan.question;
             let is_last = !question.is_keep_alive
                 || framing == Framing::UntilClose
-                || client.local.is_draining.get()
-                || is_early;
+                || is_early
+                || client.local.ends_keep_alive();
             let connection = match (is_last, question.is_version_1_0) {
                 (true, _) => Some("close"),
                 (false, true) => Some("keep-alive"),

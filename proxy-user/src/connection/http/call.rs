@@ -97,7 +97,8 @@ fn cut(side: &mut Http2Side, reason: RequestReason, grpc: Option<Status>) {
         RequestReason::DownstreamReset
         | RequestReason::RequestTimeout
         | RequestReason::ResponseTimeout
-        | RequestReason::Draining => Code::CANCEL,
+        | RequestReason::Draining
+        | RequestReason::Overload => Code::CANCEL,
         _ => Code::INTERNAL_ERROR,
     };
     if let Some(status) = grpc.filter(|_| reason != RequestReason::DownstreamReset)

@@ -10,6 +10,7 @@ use proxy_core::grpc;
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
 use proxy_core::outcome::RequestReason;
+use proxy_core::overload::Rung;
 use proxy_core::rate::RateLimits;
 use proxy_core::retry::{self, RetryPolicy};
 use proxy_core::route::{self, Action, Found, Rule};
@@ -140,7 +141,8 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
         Err(mut answer) => {
             answer.is_head = question.is_head;
             // Where a body is not taken, the next request cannot be found.
-            let is_last = !question.is_keep_alive || framing != Framing::Length(0);
+            let is_last =
+                !question.is_keep_alive || framing != Framing::Length(0) || client.local.ends_keep_alive();
             return Ok(Decided::Answer(answer, is_last));
         }
     };
@@ -238,6 +240,9 @@ fn choose(client: &Client<'_>, head: &impl Head, story: &mut Story) -> Result<Ch
     let way = find(client, &asked).ok_or_else(|| here(RequestReason::NoRoute))?;
     if let Some(found) = &way.found {
         story.set_rule(client, &found.rule);
+    }
+    admit(client, &way)?;
+    if let Some(found) = &way.found {
         pace(client, &found.rule.rates)?;
         if let Some(faults) = &found.rule.faults {
             let injected = faults.inject(&asked, || client.local.rng.borrow_mut().random());
@@ -260,6 +265,17 @@ fn choose(client: &Client<'_>, head: &impl Head, story: &mut Story) -> Result<Ch
     story.set_service(&service);
     pace(client, &service.rates)?;
     Ok(Chosen { service, stats, found: way.found, time_left: time_left(head) })
+}
+
+/// Refuses new work where memory or descriptors run out. What a rule answers by itself costs no more than a refusal.
+fn admit(client: &Client<'_>, way: &Way) -> Result<(), Box<Answer>> {
+    let overload = &client.local.shared.overload;
+    let is_forwarded = |found: &Found| matches!(found.rule.action, Action::Forward { .. });
+    if !overload.is_at(Rung::Refuse) || !way.found.as_ref().is_none_or(is_forwarded) {
+        return Ok(());
+    }
+    overload.count(Rung::Refuse, 1);
+    Err(Box::new(Answer::overloaded(&mut client.local.rng.borrow_mut())))
 }
 
 /// Counts a request that begins now, unless requests come too fast.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use proxy_core::id::EndpointId;
 use proxy_core::load::Load;
 use proxy_core::outcome::{Reason, RequestReason};
+use proxy_core::overload::Rung;
 use proxy_core::pool::Life;
 use proxy_core::retry::proof::{End, Evidence};
 use proxy_io::netns::Netns;
@@ -39,6 +40,10 @@ pub(super) struct Upstream {
 impl Upstream {
     /// Gives the connection back for the next request; so many bytes were sent for this one.
     pub(super) fn keep(self, client: &Client<'_>, sent_bytes: u64, now: Instant) {
+        // Those that rested before may go on: to make each anew would cost more than it gives back.
+        if !self.is_reused && client.local.shared.overload.is_at(Rung::StopKeepAlive) {
+            return;
+        }
         let Self { wire, key, tls, life, .. } = self;
         let sent_bytes = self.sent_bytes + sent_bytes;
         client.local.pool.put(key, Kept { stream: wire.stream, sent_bytes, tls, life }, now);

@@ -84,6 +84,18 @@ impl Side<'_> {
         }
     }
 
+    /// Bytes that are held for it. Of an HTTP/2 connection, which others share, those of this stream.
+    #[must_use]
+    pub fn weight(&mut self) -> u64 {
+        match self {
+            Self::Http1(side) => side.wire.weight() + side.out.len() as u64,
+            Self::Http2(side) => {
+                let received = side.recv.as_mut().map_or(0, |recv| recv.flow_control().used_capacity());
+                (received + side.waiting.as_ref().map_or(0, |(data, _)| data.len())) as u64
+            }
+        }
+    }
+
     /// Notices a peer that is gone, while nothing is awaited from it.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failed> {
         match self {

@@ -8,6 +8,7 @@ use proxy_core::service::EndpointState;
 use super::*;
 use crate::stats::http::{Event, HttpRegistry, RequestEnd};
 use crate::stats::kernel::MapFill;
+use crate::stats::overload::Share;
 
 #[test]
 fn kernel_lanes_come_from_the_kernel_and_the_proxy_lane_from_the_workers() {
@@ -111,6 +112,12 @@ fn figures_of_the_node_are_there() {
         "weir_config_reload_failures_total 1",
         "weir_config_last_reload_successful 0",
         "weir_access_log_dropped_total 13",
+        "weir_overload_pressure_percent{resource=\"memory\"} 91",
+        "weir_overload_used{resource=\"descriptors\"} 3",
+        "weir_overload_max{resource=\"memory\"} 1000",
+        "weir_overload_rung{rung=\"refuse\"} 1",
+        "weir_overload_rung{rung=\"reset\"} 0",
+        "weir_overload_actions_total{rung=\"refuse\"} 6",
         r#"weir_tls_certificate_expiry_seconds{file="/etc/weir/web.pem"} 1800000000"#,
         r#"weir_tls_file_bad{file="/etc/weir/web.key"} 1"#,
         r#"weir_driver_submissions_total{worker="1"} 21"#,
@@ -178,6 +185,12 @@ fn reading() -> Reading {
         restarts: vec![0, 2],
         panics: 2,
         descriptors: (3, 1000),
+        overload: OverloadReading {
+            in_force: [true, true, false],
+            memory: Share { used: 912, bound: 1000 },
+            descriptors: Share { used: 3, bound: 100 },
+            actions: [5, 6, 0],
+        },
         access_log_dropped: 13,
         tls: TlsReading {
             certificates: vec![("/etc/weir/web.pem".to_owned(), 1_800_000_000)],
