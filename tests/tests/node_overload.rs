@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proxy_io::sock;
 use proxy_tests::config::{self, Lane};
 use proxy_tests::http::{Backend, Message, Peer, ok};
 use proxy_tests::net::{Family, Side};
@@ -121,7 +122,10 @@ fn short_of_descriptors_listeners_refuse_and_applications_are_served() {
     assert!((metrics.sum("weir_overload_max", &[("resource", "descriptors")]) - NOFILE as f64).abs() < 0.5);
     let percent =
         |descriptors: u64| format!("{}%", (used(&weir, "descriptors") + descriptors) * 100 / NOFILE);
-    let overload = json!({"stop_keep_alive": percent(100), "refuse": percent(200), "reset": percent(300)});
+    let overload = json!({
+        "stop_keep_alive": percent(100), "refuse_low": percent(150), "refuse": percent(200),
+        "refuse_high": "off", "reset": "off",
+    });
     weir.reload(&config(&world, overload));
 
     let mut resting = Peer::connect(&world.net, edge());
@@ -200,7 +204,9 @@ fn short_of_memory_requests_are_refused_until_there_is_more() {
     let _backend = backend(&world);
     let into = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", memory.path.display());
     // A machine's memory is never that short.
-    let overload = json!({"stop_keep_alive": "40%", "refuse": "50%", "reset": "off"});
+    let overload = json!({
+        "stop_keep_alive": "40%", "refuse_low": "45%", "refuse": "50%", "refuse_high": "off", "reset": "off",
+    });
     let config = config(&world, overload);
     let Some(weir) = Weir::start_with(&world.net, &config, &["sh", "-c", &into], &[]) else { return };
     let bound = [("resource", "memory")];
@@ -239,7 +245,10 @@ fn the_streams_that_hold_most_are_reset_and_no_others() {
     let Some(world) = World::new() else { return };
     let _backend = backend(&world);
     let _server = world.server(host(11), "server");
-    let off = json!({"stop_keep_alive": "off", "refuse": "off", "reset": "off"});
+    let mut off = json!({"reset": "off"});
+    for rung in ["stop_keep_alive", "refuse_low", "refuse", "refuse_high"] {
+        off[rung] = json!("off");
+    }
     let Some(weir) = Weir::start(&world.net, &config(&world, off.clone())) else { return };
     let mut light = world.app().start("hold", &[&vip(), &"20"]);
     assert_eq!(light.next()["answered"], 20);
@@ -274,4 +283,63 @@ fn the_streams_that_hold_most_are_reset_and_no_others() {
     light.go_on("ask");
     assert_eq!(light.next()["answered"], 20);
     assert_eq!(light.next()["closed"], true);
+}
+
+#[test]
+fn what_matters_less_is_refused_first_and_leaves_room() {
+    let Some(world) = World::new() else { return };
+    // Requests whose path says so are never answered.
+    let _backend = Backend::start(&world.net, host(10), |peer, _| {
+        while let Ok(Some(request)) = peer.request() {
+            if !request.start_line().contains("/hang") {
+                peer.say(ok("served"));
+            }
+        }
+    });
+    let rule = |prefix: &str, priority: &str| json!({"match": {"path": {"prefix": prefix}}, "priority": priority, "backends": [{"service": "web"}]});
+    let with = |overload: Value| {
+        let mut config = config(&world, overload);
+        config["listeners"] = json!([{"address": edge().to_string(), "protocol": "http", "routes": ["all"]}]);
+        config["services"][1]["limits"] = json!({"max_requests": 4});
+        let rules = [rule("/low", "low"), rule("/high", "high"), json!({"backends": [{"service": "web"}]})];
+        config["routes"] = json!([{"name": "all", "rules": rules}]);
+        config
+    };
+    let Some(weir) = Weir::start(&world.net, &with(json!({}))) else { return };
+    let open = |path: &str| {
+        let mut client = Peer::connect(&world.net, edge());
+        client.say(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        client
+    };
+    let reason = |path: &str| open(path).answer().header("x-weir-reason").map(str::to_owned);
+    let reasons = || ["/low", "/", "/high"].map(|path| reason(path).unwrap_or_default());
+    assert_eq!(reasons(), ["", "", ""]);
+
+    let active = || weir.metrics().sum("weir_http_requests_active", &[("service", "web")]);
+    let hanging: Vec<Peer> = (0..3).map(|_| open("/low/hang")).collect();
+    wait::until_true("three to be under way", SOON, || active() > 2.5);
+    assert_eq!(reasons(), ["limit", "", ""], "the last place is not theirs");
+    let last = open("/hang");
+    wait::until_true("four to be under way", SOON, || active() > 3.5);
+    assert_eq!(reasons(), ["limit"; 3]);
+    // A mere end could be that of a client that waits for its answer.
+    hanging.iter().chain([&last]).for_each(|client| sock::set_linger_reset(client.socket()).unwrap());
+    drop((hanging, last));
+    wait::until_true("none to be under way", SOON, || active() < 0.5);
+
+    for (rung, expected) in [
+        ("refuse_low", ["overload", "", ""]),
+        ("refuse", ["overload", "overload", ""]),
+        ("refuse_high", ["overload"; 3]),
+    ] {
+        // As if next to no memory were there.
+        let mut overload = json!({"max_memory": "32MiB"});
+        for other in ["stop_keep_alive", "refuse_low", "refuse", "refuse_high", "reset"] {
+            overload[other] = json!(if other == rung { "1%" } else { "off" });
+        }
+        weir.reload(&with(overload));
+        wait::until_true("it to be in force", SOON, || is_in_force(&weir, rung));
+        assert_eq!(reasons(), expected, "{rung}");
+    }
+    assert_eq!(["refuse_low", "refuse", "refuse_high"].map(|rung| actions(&weir, rung)), [3.0, 2.0, 1.0]);
 }

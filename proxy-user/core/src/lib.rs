@@ -27,6 +27,7 @@ pub mod outcome;
 pub mod overload;
 pub mod pod;
 pub mod pool;
+pub mod priority;
 pub mod proxy_protocol;
 pub mod rate;
 pub mod retry;

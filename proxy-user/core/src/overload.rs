@@ -1,7 +1,7 @@
 //! Overload: what a node gives up, step by step, when memory or descriptors run out.
 //!
 //! ```text
-//!   calm ──> stop_keep_alive ──> refuse ──> reset        up at once, as soon as the pressure is there
+//!   calm ──> stop_keep_alive ──> refuse… ──> reset       up at once, as soon as the pressure is there
 //!    ^             │  ^             │ ^       │
 //!    └─────────────┘  └─────────────┘ └───────┘          down only after it was clearly less for a while
 //! ```
@@ -9,6 +9,8 @@
 //! Each rung includes those before it, but for what the config switches off. The pressure is the share in use of whatever is the scarcest.
 
 use std::time::{Duration, Instant};
+
+use crate::priority::Priority;
 
 /// How far below its threshold the pressure must be before a rung is left, in parts of [`Pressure::WHOLE`]: what the rung itself
 /// gives back must not end it at once.
@@ -21,23 +23,41 @@ const HOLD: Duration = Duration::from_secs(2);
 pub enum Rung {
     /// Connections end after their answers, those at rest end, and no more to endpoints are kept for later.
     StopKeepAlive,
-    /// New requests are refused; where it is descriptors that run out, new connections to listeners, too.
+    /// New requests of low priority are refused.
+    RefuseLow,
+    /// All new requests are refused but those of high priority; where it is descriptors that run out, new connections to listeners,
+    /// too.
     Refuse,
+    /// New requests of high priority are refused as well.
+    RefuseHigh,
     /// The stream that holds most bytes is reset, one after the other.
     Reset,
 }
 
 impl Rung {
     /// Every rung, from the first to the last.
-    pub const ALL: [Self; 3] = [Self::StopKeepAlive, Self::Refuse, Self::Reset];
+    pub const ALL: [Self; 5] =
+        [Self::StopKeepAlive, Self::RefuseLow, Self::Refuse, Self::RefuseHigh, Self::Reset];
 
     /// Word for the config, metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::StopKeepAlive => "stop_keep_alive",
+            Self::RefuseLow => "refuse_low",
             Self::Refuse => "refuse",
+            Self::RefuseHigh => "refuse_high",
             Self::Reset => "reset",
+        }
+    }
+
+    /// The rung that refuses new requests of a priority, and of those above it; lower ones are refused by it, too.
+    #[must_use]
+    pub fn refusing(priority: Priority) -> Self {
+        match priority {
+            Priority::Low => Self::RefuseLow,
+            Priority::Default => Self::Refuse,
+            Priority::High => Self::RefuseHigh,
         }
     }
 
@@ -67,8 +87,9 @@ impl OverloadPolicy {
     /// What holds where the config says nothing.
     ///
     /// Four fifths are more than a node that does its work has in use, and leave time for what follows: connections that rest are
-    /// given up first, for they cost clients one handshake. The kernel kills at 100, so the last rung leaves a little to act in.
-    pub const DEFAULT: Self = Self { max_memory: None, thresholds: [Some(80), Some(90), Some(97)] };
+    /// given up first, for they cost clients one handshake, and then what matters less. The kernel kills at 100, so the last rung leaves a little to act in.
+    pub const DEFAULT: Self =
+        Self { max_memory: None, thresholds: [Some(80), Some(85), Some(90), Some(95), Some(97)] };
 
     /// Tells whether a rung's part is given up while another one is in force: not what is switched off.
     #[must_use]
@@ -197,12 +218,13 @@ mod tests {
         let mut node = Node::new();
         assert_eq!(node.at(79, HOLD * 9), None);
         assert_eq!(node.at(80, LOOK), Some(Rung::StopKeepAlive));
-        assert_eq!(node.at(98, LOOK), Some(Rung::Reset), "two at once");
+        assert_eq!(node.at(98, LOOK), Some(Rung::Reset), "several at once");
         assert_eq!(node.at(93, HOLD * 9), Some(Rung::Reset), "not clearly below 97");
         assert_eq!(node.at(91, HOLD - LOOK), Some(Rung::Reset), "not for long enough");
-        assert_eq!(node.at(91, LOOK * 3), Some(Rung::Refuse));
+        assert_eq!(node.at(91, LOOK * 3), Some(Rung::RefuseHigh));
+        assert_eq!(node.at(89, HOLD + LOOK * 2), Some(Rung::Refuse));
         assert_eq!(node.at(10, HOLD + LOOK), None, "all of them");
-        assert_eq!(node.changes, 4);
+        assert_eq!(node.changes, 5);
     }
 
     #[test]
@@ -225,13 +247,17 @@ mod tests {
     fn a_rung_that_is_switched_off_is_passed_over_and_left_at_once() {
         let mut node = Node::new();
         assert_eq!(node.at(99, LOOK), Some(Rung::Reset));
-        let off = OverloadPolicy { thresholds: [Some(80), None, None], ..POLICY };
+        let off = OverloadPolicy { thresholds: [Some(80), None, None, None, None], ..POLICY };
         assert!(node.ladder.handle_pressure(node.now, Pressure::of(99, 100), &off));
         assert_eq!(node.ladder.rung(), Some(Rung::StopKeepAlive));
-        let last = OverloadPolicy { thresholds: [None, None, Some(97)], ..POLICY };
-        assert_eq!(Rung::ALL.map(|rung| last.includes(Some(Rung::Reset), rung)), [false, false, true]);
-        assert_eq!(Rung::ALL.map(|rung| POLICY.includes(Some(Rung::Refuse), rung)), [true, true, false]);
-        let off = OverloadPolicy { thresholds: [None; 3], ..POLICY };
+        let last = OverloadPolicy { thresholds: [None, None, None, None, Some(97)], ..POLICY };
+        assert_eq!(
+            Rung::ALL.map(|rung| last.includes(Some(Rung::Reset), rung)),
+            [false, false, false, false, true]
+        );
+        let refusing = Rung::ALL.map(|rung| POLICY.includes(Some(Rung::Refuse), rung));
+        assert_eq!(refusing, [true, true, true, false, false]);
+        let off = OverloadPolicy { thresholds: [None; 5], ..POLICY };
         assert!(node.ladder.handle_pressure(node.now, Pressure::of(99, 100), &off));
         assert!(!node.ladder.handle_pressure(node.now, Pressure::of(500, 100), &off));
         assert_eq!(node.ladder.rung(), None);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use self::fault::Faults;
 use self::table::Text;
 use crate::id::ServiceId;
+use crate::priority::Priority;
 use crate::rate::RateLimits;
 use crate::retry::RetryPolicy;
 
@@ -60,6 +61,8 @@ pub struct Rule {
     pub retry: RetryPolicy,
     /// Bounds on how fast its requests may come.
     pub rates: Arc<RateLimits>,
+    /// What is refused first when not everything can be served.
+    pub priority: Priority,
     /// Faults on purpose.
     pub faults: Option<Faults>,
     /// Services that get copies.

@@ -73,7 +73,9 @@ fn overload(policy: &OverloadPolicy) -> file::Overload {
     file::Overload {
         max_memory: policy.max_memory.map(|bytes| At::nowhere(Size(bytes))),
         stop_keep_alive: threshold(Rung::StopKeepAlive),
+        refuse_low: threshold(Rung::RefuseLow),
         refuse: threshold(Rung::Refuse),
+        refuse_high: threshold(Rung::RefuseHigh),
         reset: threshold(Rung::Reset),
     }
 }

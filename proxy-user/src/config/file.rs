@@ -22,8 +22,8 @@ pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
 pub(super) use overload::Overload;
 pub(super) use route::{
     Abort, BackOff, Backend, Delay, Fault, FaultRateLimit, GrpcMatch, HeaderChanges, LimitPer, Match, Mirror,
-    PathMatch, PathRewrite, RateLimit, Redirect, Respond, Retry, RetryOn, Rewrite, Route, Rule, RuleLimits,
-    Scheme, TextMatch, TextMatchKind, Throttle, Timeout,
+    PathMatch, PathRewrite, Priority, RateLimit, Redirect, Respond, Retry, RetryOn, Rewrite, Route, Rule,
+    RuleLimits, Scheme, TextMatch, TextMatchKind, Throttle, Timeout,
 };
 pub(super) use tls::{CertificateFiles, ClientAuth, ClientTls, ServerTls, TlsVersion};
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proxy_core::id::ServiceId;
+use proxy_core::priority::Priority;
 use proxy_core::rate::{RateLimit, RateLimits};
 use proxy_core::retry::RetryPolicy;
 use proxy_core::route::fault::{FaultPolicy, Faults};
@@ -38,6 +39,8 @@ pub struct RuleConfig {
     pub rates: Vec<RateLimit>,
     /// Faults on purpose.
     pub fault: Option<FaultPolicy>,
+    /// What is refused first.
+    pub priority: Priority,
     /// Services that get copies.
     pub mirrors: Vec<MirrorConfig>,
     /// What happens.
@@ -165,6 +168,7 @@ impl RuleConfig {
             timeout: self.timeout,
             retry: self.retry.clone(),
             rates: rates(&self.rates, old.map(|old| &old.rates)),
+            priority: self.priority,
             faults: self.fault.clone().map(Faults::new),
             mirrors,
             action,
@@ -195,6 +199,7 @@ impl RuleConfig {
             timeout: rule.timeout,
             retry: rule.retry.clone(),
             rates: rule.rates.limits().collect(),
+            priority: rule.priority,
             fault: rule.faults.as_ref().map(|faults| faults.policy().clone()),
             mirrors: rule.mirrors.iter().map(mirror).collect(),
             action,

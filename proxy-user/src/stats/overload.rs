@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use proxy_core::overload::{OverloadPolicy, Pressure, Rung};
+use proxy_core::priority::Priority;
 
 /// Where the node stands, and what was done about it.
 ///
@@ -65,6 +66,14 @@ impl Overload {
         self.in_force.load(Ordering::Relaxed) & bit(rung) != 0
     }
 
+    /// Tells whether new requests of a priority are refused: by the rung that is for them, or one that is for higher ones.
+    #[must_use]
+    pub fn refuses(&self, priority: Priority) -> bool {
+        let bits =
+            Priority::ALL.into_iter().filter(|one| *one >= priority).map(|one| bit(Rung::refusing(one)));
+        self.in_force.load(Ordering::Relaxed) & bits.sum::<u8>() != 0
+    }
+
     /// Tells whether connections are refused, because it is descriptors that run out.
     #[must_use]
     pub fn are_descriptors_short(&self) -> bool {
@@ -123,7 +132,9 @@ fn bit(rung: Rung) -> u8 {
 pub fn carried_name(rung: Rung) -> &'static str {
     match rung {
         Rung::StopKeepAlive => "overload/stop_keep_alive",
+        Rung::RefuseLow => "overload/refuse_low",
         Rung::Refuse => "overload/refuse",
+        Rung::RefuseHigh => "overload/refuse_high",
         Rung::Reset => "overload/reset",
     }
 }
@@ -137,9 +148,14 @@ mod tests {
         let overload = Overload::default();
         assert!(!Rung::ALL.iter().any(|rung| overload.is_at(*rung)));
         overload.set(Some(Rung::Refuse), &OverloadPolicy::DEFAULT, false);
-        assert_eq!(Rung::ALL.map(|rung| overload.is_at(rung)), [true, true, false]);
+        assert_eq!(Rung::ALL.map(|rung| overload.is_at(rung)), [true, true, true, false, false]);
+        assert_eq!(Priority::ALL.map(|priority| overload.refuses(priority)), [true, true, false]);
         overload.count(Rung::Refuse, 3);
         assert_eq!(overload.counts()[Rung::Refuse as usize], ("overload/refuse", 3));
+        // The lower ones go first, even where their own rung is switched off.
+        let policy = OverloadPolicy { max_memory: None, thresholds: [None, None, Some(50), None, None] };
+        overload.set(Some(Rung::Refuse), &policy, false);
+        assert_eq!(Priority::ALL.map(|priority| overload.refuses(priority)), [true, true, false]);
         overload.set(None, &OverloadPolicy::DEFAULT, false);
         assert!(!overload.is_at(Rung::StopKeepAlive) && !overload.are_descriptors_short());
     }

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Load;
+use crate::priority::Priority;
 
 /// What is under way in a service.
 #[derive(Debug, Default)]
@@ -25,6 +26,15 @@ pub struct RequestLimits {
     pub max_pending: Option<u32>,
     /// Retries.
     pub max_retries: Option<u32>,
+}
+
+impl RequestLimits {
+    /// The same for requests of a priority: low ones leave some room for the others.
+    #[must_use]
+    pub fn of_priority(self, priority: Priority) -> Self {
+        let share = |most| priority.share(most);
+        Self { max_requests: self.max_requests.map(share), max_pending: self.max_pending.map(share), ..self }
+    }
 }
 
 /// Share of the requests under way that may be retries: their budget.
@@ -173,6 +183,18 @@ mod tests {
         assert_eq!((load.request_count(), load.pending_count()), (1, 0));
         assert!(Load::try_request(&load, limits).is_some());
         assert_eq!(load.request_count(), 1, "that one was not kept");
+    }
+
+    #[test]
+    fn what_low_ones_leave_free_is_there_for_the_others() {
+        let load = Load::default();
+        let limits = RequestLimits { max_requests: Some(8), max_pending: Some(4), ..NONE };
+        let try_as = |priority| Load::try_request(&load, limits.of_priority(priority));
+        let low: Vec<_> = std::iter::from_fn(|| try_as(Priority::Low)).collect();
+        let others: Vec<_> = std::iter::from_fn(|| try_as(Priority::Default)).collect();
+        assert_eq!((low.len(), others.len()), (6, 2));
+        assert!(try_as(Priority::High).is_none(), "the bound holds for everybody");
+        assert_eq!(limits.of_priority(Priority::Low).max_pending, Some(3));
     }
 
     #[test]

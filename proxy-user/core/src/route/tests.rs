@@ -60,6 +60,7 @@ fn rule(matches: Vec<Match>) -> Rule {
         timeout: Timeouts::default(),
         retry: RetryPolicy::default(),
         rates: Arc::default(),
+        priority: crate::priority::Priority::default(),
         faults: None,
         mirrors: Vec::new(),
         action: forward(&[1]),

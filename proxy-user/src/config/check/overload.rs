@@ -20,7 +20,7 @@ impl Check<'_, '_> {
                 let at = overload.threshold(rung).or_else(|| overload.threshold(first));
                 let problem =
                     format!("{} ({percent}%) would come before {} ({most}%)", rung.as_str(), first.as_str());
-                let expected = "shares that do not shrink from stop_keep_alive to refuse to reset";
+                let expected = "shares that do not shrink from stop_keep_alive to refuse_low, refuse, refuse_high and reset";
                 if let Some(at) = at {
                     self.report(at.origin, Finding::new(problem).expected(expected));
                 }

@@ -159,6 +159,7 @@ impl<'c> Check<'c, '_> {
         }
         for (name, origin) in [
             ("timeout", rule.timeout.as_ref().map(|at| at.origin)),
+            ("priority", rule.priority.as_ref().map(|at| at.origin)),
             ("retry", rule.retry.as_ref().map(|at| at.origin)),
             ("request_headers", rule.request_headers.as_ref().map(|at| at.origin)),
             ("mirror", rule.mirror.as_ref().map(|at| at.origin)),

@@ -1,5 +1,6 @@
 //! Routes, back to what one would write. What is as by default is left out where a route for TLS could not have it.
 
+use proxy_core::priority::Priority;
 use proxy_core::rate::{Per, RateLimit};
 use proxy_core::retry::{RetryOn, RetryPolicy};
 use proxy_core::route::fault::{Abort, FaultAnswer, FaultPolicy};
@@ -38,6 +39,11 @@ fn rule(rule: &RuleConfig) -> file::Rule {
         timeout: (rule.timeout != Timeouts::default()).then(|| At::nowhere(timeout(rule.timeout))),
         retry: (rule.retry != RetryPolicy::default()).then(|| At::nowhere(retry(&rule.retry))),
         limits: (!rule.rates.is_empty()).then(|| At::nowhere(file::RuleLimits { rate: rates(&rule.rates) })),
+        priority: match rule.priority {
+            Priority::Default => None,
+            Priority::High => Some(At::nowhere(file::Priority::High)),
+            Priority::Low => Some(At::nowhere(file::Priority::Low)),
+        },
         fault: rule.fault.as_ref().map(|policy| At::nowhere(fault(policy))),
         request_headers: headers(&rule.request_headers),
         response_headers: headers(&rule.response_headers),

@@ -18,10 +18,16 @@ pub(in crate::config) struct Overload {
     /// HTTP connections end after their answers, those at rest end, and no more to endpoints are kept. Default: `80%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) stop_keep_alive: Option<At<PercentOrOff>>,
-    /// Requests are answered 503, or UNAVAILABLE; where it is descriptors that run out, connections to `listeners` are reset.
+    /// Requests of low priority are answered 503, or UNAVAILABLE. Default: `85%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) refuse_low: Option<At<PercentOrOff>>,
+    /// Requests are answered 503, or UNAVAILABLE, but those of high priority; where it is descriptors that run out, connections to `listeners` are reset.
     /// Default: `90%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) refuse: Option<At<PercentOrOff>>,
+    /// Requests of high priority are answered so, too. Default: `95%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) refuse_high: Option<At<PercentOrOff>>,
     /// The stream that holds most bytes is reset, twice a second. Default: `97%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) reset: Option<At<PercentOrOff>>,
@@ -32,7 +38,9 @@ impl Overload {
     pub(in crate::config) fn threshold(&self, rung: Rung) -> Option<&At<PercentOrOff>> {
         match rung {
             Rung::StopKeepAlive => self.stop_keep_alive.as_ref(),
+            Rung::RefuseLow => self.refuse_low.as_ref(),
             Rung::Refuse => self.refuse.as_ref(),
+            Rung::RefuseHigh => self.refuse_high.as_ref(),
             Rung::Reset => self.reset.as_ref(),
         }
     }

@@ -41,6 +41,10 @@ pub(in crate::config) struct Rule {
     /// Bounds on its requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) limits: Option<At<RuleLimits>>,
+    /// Which requests are refused first when memory, descriptors or places in a service run out: those of low priority, which also
+    /// leave a quarter of `max_requests` and `max_pending` to the others. `default` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) priority: Option<At<Priority>>,
     /// Let a share of its requests fail on purpose; only with `allow_faults: true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) fault: Option<At<Fault>>,
@@ -66,6 +70,18 @@ pub(in crate::config) struct Rule {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub(in crate::config) backends: Option<At<Vec<At<Backend>>>>,
+}
+
+/// Priorities of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum Priority {
+    /// Refused last.
+    High,
+    /// As all others.
+    Default,
+    /// Refused first.
+    Low,
 }
 
 /// Conditions that must all hold.

@@ -1,6 +1,7 @@
 //! Routes: from the file's types to [`RouteConfig`].
 
 use proxy_core::load::RetryThrottle;
+use proxy_core::priority::Priority;
 use proxy_core::rate::{Per, RateLimit, RateLimits};
 use proxy_core::retry::{RetryOn, RetryPolicy};
 use proxy_core::route::fault::{Abort, Delay, FaultAnswer, FaultPolicy, RateLimited};
@@ -41,6 +42,11 @@ fn rule(rule: &file::Rule) -> RuleConfig {
         timeout,
         retry,
         rates: rates(rule.limits.as_ref().and_then(|at| at.value.rate.as_ref())),
+        priority: match rule.priority.as_ref().map(|at| at.value) {
+            None | Some(file::Priority::Default) => Priority::Default,
+            Some(file::Priority::High) => Priority::High,
+            Some(file::Priority::Low) => Priority::Low,
+        },
         fault: rule.fault.as_ref().map(|at| fault(&at.value)),
         mirrors: mirrors.collect(),
         action: action(rule),

@@ -243,7 +243,7 @@ fn intercept() -> impl Strategy<Value = Intercept> {
 }
 
 fn overload() -> impl Strategy<Value = OverloadPolicy> {
-    (of(32_u64 << 20..1 << 40), [(); 3].map(|()| of(1_u8..=100))).prop_map(|(max_memory, mut thresholds)| {
+    (of(32_u64 << 20..1 << 40), [(); 5].map(|()| of(1_u8..=100))).prop_map(|(max_memory, mut thresholds)| {
         thresholds.sort_by_key(|threshold| threshold.unwrap_or(100));
         OverloadPolicy { max_memory, thresholds }
     })

@@ -466,12 +466,12 @@ fn what_was_wrong_is_not_also_missing() {
 fn what_is_given_up_first_must_come_first() {
     let with = |overload: &str| format!("services: []\noverload: {overload}");
     bad(
-        &with("{stop_keep_alive: 95%, reset: 80%, max_memory: 1KiB}"),
+        &with("{stop_keep_alive: 89%, reset: 80%, max_memory: 1KiB}"),
         &[
-            "w:2:29: overload.stop_keep_alive: refuse (90%) would come before stop_keep_alive (95%), expected shares that do \
-             not shrink from stop_keep_alive to refuse to reset",
-            "w:2:41: overload.reset: reset (80%) would come before refuse (90%), expected shares that do not shrink from \
-             stop_keep_alive to refuse to reset",
+            "w:2:29: overload.stop_keep_alive: refuse_low (85%) would come before stop_keep_alive (89%), expected shares that \
+             do not shrink from stop_keep_alive to refuse_low, refuse, refuse_high and reset",
+            "w:2:41: overload.reset: reset (80%) would come before refuse_high (95%), expected shares that do not shrink from \
+             stop_keep_alive to refuse_low, refuse, refuse_high and reset",
             "w:2:58: overload.max_memory: wrong value: found 1KiB, expected a size from 32MiB to 1048576GiB",
         ],
     );
@@ -479,6 +479,10 @@ fn what_is_given_up_first_must_come_first() {
         &with("{refuse: 0%}"),
         &["w:2:20: overload.refuse: wrong value: found '0%', expected a percentage from 1% to 100%, or off"],
     );
-    let config = parse("w", &with("{stop_keep_alive: off, refuse: off, reset: 60%}")).unwrap();
-    assert_eq!(config.overload.thresholds, [None, None, Some(60)]);
+    let config = parse(
+        "w",
+        &with("{stop_keep_alive: off, refuse_low: off, refuse: off, refuse_high: off, reset: 60%}"),
+    )
+    .unwrap();
+    assert_eq!(config.overload.thresholds, [None, None, None, None, Some(60)]);
 }

@@ -91,8 +91,7 @@ pub(super) async fn forward(
         return Err(Over { reason: RequestReason::Internal, tries: 0 });
     };
     let plan = &*plan;
-    let limits = plan.service.limits.requests();
-    let Some(_active) = Load::try_request(&*plan.service.load, limits) else {
+    let Some(_active) = Load::try_request(&*plan.service.load, plan.limits()) else {
         return Err(Over { reason: RequestReason::Limit, tries: 0 });
     };
     let mut tries = Tries::new(began, plan, story);

@@ -9,8 +9,10 @@ use http::{HeaderName, Request};
 use proxy_core::grpc;
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
+use proxy_core::load::RequestLimits;
 use proxy_core::outcome::RequestReason;
 use proxy_core::overload::Rung;
+use proxy_core::priority::Priority;
 use proxy_core::rate::RateLimits;
 use proxy_core::retry::{self, RetryPolicy};
 use proxy_core::route::{self, Action, Found, Rule};
@@ -48,6 +50,13 @@ pub(super) struct Plan {
     pub(super) version: Version,
     /// Time that whoever is in front has left for it.
     pub(super) time_left: Option<Duration>,
+}
+
+impl Plan {
+    /// Bounds on what is under way in its service, for such requests.
+    pub(super) fn limits(&self) -> RequestLimits {
+        self.service.limits.requests().of_priority(priority(self.rule.as_deref()))
+    }
 }
 
 /// A head for an endpoint.
@@ -267,14 +276,19 @@ fn choose(client: &Client<'_>, head: &impl Head, story: &mut Story) -> Result<Ch
     Ok(Chosen { service, stats, found: way.found, time_left: time_left(head) })
 }
 
+fn priority(rule: Option<&Rule>) -> Priority {
+    rule.map_or(Priority::Default, |rule| rule.priority)
+}
+
 /// Refuses new work where memory or descriptors run out. What a rule answers by itself costs no more than a refusal.
 fn admit(client: &Client<'_>, way: &Way) -> Result<(), Box<Answer>> {
     let overload = &client.local.shared.overload;
     let is_forwarded = |found: &Found| matches!(found.rule.action, Action::Forward { .. });
-    if !overload.is_at(Rung::Refuse) || !way.found.as_ref().is_none_or(is_forwarded) {
+    let priority = priority(way.found.as_ref().map(|found| &*found.rule));
+    if !overload.refuses(priority) || !way.found.as_ref().is_none_or(is_forwarded) {
         return Ok(());
     }
-    overload.count(Rung::Refuse, 1);
+    overload.count(Rung::refusing(priority), 1);
     Err(Box::new(Answer::overloaded(&mut client.local.rng.borrow_mut())))
 }
 

@@ -197,8 +197,7 @@ async fn forward(
         Err(fault) => return boxed(move || refuse(client, down, fault)).await,
     };
     let plan = &*plan;
-    let limits = plan.service.limits.requests();
-    let Some(_active) = Load::try_request(&*plan.service.load, limits) else {
+    let Some(_active) = Load::try_request(&*plan.service.load, plan.limits()) else {
         return boxed(move || give_up(client, down, plan, RequestReason::Limit)).await;
     };
     let mut tries = Tries::new(began, plan, story);

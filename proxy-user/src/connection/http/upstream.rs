@@ -186,8 +186,8 @@ pub(super) fn key(client: &Client<'_>, plan: &Plan, endpoint: EndpointId) -> (Ke
 
 /// Connects to an endpoint, as one of the requests that wait for that.
 pub(super) async fn open(client: &Client<'_>, plan: &Plan, index: usize) -> Result<Stream, RequestReason> {
-    let limits = plan.service.limits.requests();
-    let _pending = Load::try_pending(&*plan.service.load, limits).ok_or(RequestReason::PendingLimit)?;
+    let _pending =
+        Load::try_pending(&*plan.service.load, plan.limits()).ok_or(RequestReason::PendingLimit)?;
     let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
     let netns = netns.as_ref();
     let wants = Wanted {

@@ -186,10 +186,10 @@ fn reading() -> Reading {
         panics: 2,
         descriptors: (3, 1000),
         overload: OverloadReading {
-            in_force: [true, true, false],
+            in_force: [true, true, true, false, false],
             memory: Share { used: 912, bound: 1000 },
             descriptors: Share { used: 3, bound: 100 },
-            actions: [5, 6, 0],
+            actions: [5, 0, 6, 0, 0],
         },
         access_log_dropped: 13,
         tls: TlsReading {

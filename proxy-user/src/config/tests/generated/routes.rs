@@ -3,6 +3,7 @@
 use proxy_core::grpc::Status;
 use proxy_core::http2::Pings;
 use proxy_core::load::RetryThrottle;
+use proxy_core::priority::Priority;
 use proxy_core::proxy_protocol;
 use proxy_core::rate::{Per, RateLimits};
 use proxy_core::retry::{RetryOn, RetryPolicy};
@@ -221,7 +222,7 @@ fn rule(services: usize) -> impl Strategy<Value = RuleConfig> {
         headers(),
         timeout,
         retry(),
-        (rates(), of(fault())),
+        (rates(), of(fault()), select(Priority::ALL.to_vec())),
         mirrors,
         action(services),
     )
@@ -232,7 +233,7 @@ fn rule(services: usize) -> impl Strategy<Value = RuleConfig> {
                 response_headers,
                 timeout,
                 retry,
-                (rates, fault),
+                (rates, fault, priority),
                 mirrors,
                 action,
             )| {
@@ -243,6 +244,7 @@ fn rule(services: usize) -> impl Strategy<Value = RuleConfig> {
                     timeout,
                     retry,
                     rates,
+                    priority,
                     fault,
                     mirrors: mirrors
                         .into_iter()
@@ -280,6 +282,7 @@ fn placed(mut rule: RuleConfig, place: usize) -> RuleConfig {
     if !matches!(rule.action, ActionConfig::Forward { .. }) {
         rule.timeout = Timeouts::default();
         rule.retry = RetryPolicy::default();
+        rule.priority = Priority::default();
         rule.request_headers = HeaderChanges::default();
         rule.mirrors = Vec::new();
     }
@@ -323,6 +326,7 @@ fn passing(service: &str) -> RouteConfig {
         timeout: Timeouts::default(),
         retry: RetryPolicy::default(),
         rates: Vec::new(),
+        priority: Priority::default(),
         fault: None,
         mirrors: Vec::new(),
         action: ActionConfig::Forward { backends, rewrite: Rewrite::default() },
