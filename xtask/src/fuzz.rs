@@ -20,6 +20,7 @@ const TARGETS: [(&str, u32); 11] = [
     ("http1_response", 1_000_000),
     ("chunked", 2_000_000),
     ("http2_request", 2_000_000),
+    ("http2_frames", 4_000_000),
     ("proxy_protocol", 500_000),
     ("grpc_health", 8_000_000),
 ];

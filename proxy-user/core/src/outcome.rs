@@ -45,6 +45,14 @@ pub enum Reason {
     Protocol,
     /// The client sent more of what costs than it may: small HTTP/2 frames, resets.
     Flood,
+    /// A client's HTTP/2 frame was too long, or too short for what it must contain.
+    FrameSize,
+    /// A client used a window of HTTP/2 beyond its end, or made it too large.
+    FlowControl,
+    /// A client sent a frame of HTTP/2 on a stream that it had ended.
+    StreamClosed,
+    /// The fields of a client's HTTP/2 frames could not be decompressed.
+    Compression,
     /// The TLS handshake with the client or the endpoint failed.
     TlsHandshake,
     /// The client did not end its TLS handshake, or say the name that it wants, in time.
@@ -61,7 +69,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 29] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -81,6 +89,10 @@ impl Reason {
         Self::BodyTimeout,
         Self::Protocol,
         Self::Flood,
+        Self::FrameSize,
+        Self::FlowControl,
+        Self::StreamClosed,
+        Self::Compression,
         Self::TlsHandshake,
         Self::TlsTimeout,
         Self::TlsCertificate,
@@ -112,6 +124,10 @@ impl Reason {
             Self::BodyTimeout => "body_timeout",
             Self::Protocol => "protocol",
             Self::Flood => "flood",
+            Self::FrameSize => "frame_size",
+            Self::FlowControl => "flow_control",
+            Self::StreamClosed => "stream_closed",
+            Self::Compression => "compression",
             Self::TlsHandshake => "tls_handshake",
             Self::TlsTimeout => "tls_timeout",
             Self::TlsCertificate => "tls_certificate",

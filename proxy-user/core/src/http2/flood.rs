@@ -1,8 +1,5 @@
 //! Frames that cost more than they bring, and how many of each a peer may send.
 
-/// Error code of the GOAWAY that ends a connection whose peer sends too many (RFC 9113, 7).
-pub const ENHANCE_YOUR_CALM: u32 = 0xb;
-
 /// What a peer sent too much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Flood {
@@ -20,7 +17,7 @@ pub enum Flood {
     TinyData,
     /// DATA, HEADERS or CONTINUATION with nothing in it that end nothing (CVE-2019-9518).
     Empty,
-    /// Frames of types that are unknown here, GOAWAY and PUSH_PROMISE.
+    /// Frames of types that are unknown here, and GOAWAY.
     Other,
     /// CONTINUATION upon CONTINUATION (CVE-2024-27316 and others).
     Continuation,

@@ -1,8 +1,14 @@
-//! Follows the frames of one direction of a connection, and says when the peer floods.
+//! Follows the frames of one direction of a connection, and says when the peer floods or breaks the rules.
 
 use std::time::{Duration, Instant};
 
+use super::fault::{Breach, Fault};
 use super::flood::Flood;
+use super::frame::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, MAX_HEAD_BYTES, PING, PRIORITY,
+    PRIORITY_UPDATE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+};
+use super::rules::{Rules, Wanted};
 
 /// What a client says first (RFC 9113, 3.4).
 pub const PREFACE_BYTES: usize = 24;
@@ -14,25 +20,20 @@ pub const TINY_BYTES: u32 = 5;
 /// largest head that can be configured has.
 pub const MAX_CONTINUATIONS: u8 = 64;
 
-/// Length, type, flags and stream (RFC 9113, 4.1).
-const HEAD_BYTES: usize = 9;
-/// With the length of the padding, which some DATA have behind it.
-const MAX_HEAD_BYTES: usize = HEAD_BYTES + 1;
-
 /// What a piece that is sent counts for beside its bytes: a peer may react to each, however small.
 const PIECE_BYTES: u32 = 192;
 
 /// Parts that a token is counted in: of a rate for each second, one millisecond earns as many.
 const TOKEN: u32 = 1000;
 
-/// Follows the bytes of one direction as they are received, without holding or looking at payload.
+/// Follows the bytes of one direction as they are received.
 ///
 /// ```text
-///   frame ──> of a kind that costs more than it brings? ──> a token of that kind, or flood
-///     └─────> useful? ──> earns tokens, as time does, and as does what is sent to the peer
+///   frame ──> allowed, there and then? ──> of a kind that costs more than it brings? ──> a token of that kind, or flood
+///                  └─ no: breach             └─ useful? ──> earns tokens, as time does, and as does what is sent to the peer
 /// ```
 ///
-/// It knows nothing of streams and finds no errors: that is the codec's behind it, which must see the same bytes.
+/// What it lets pass is the codec's behind it, which must see the same bytes and knows the rest: fields, windows, how many streams.
 #[derive(Clone, Debug)]
 pub struct FrameMeter {
     /// In thousandths.
@@ -49,42 +50,21 @@ pub struct FrameMeter {
     continuations: u8,
     /// Payload that is to come.
     skip_bytes: u32,
+    /// What the rules want to see of it.
+    wanted: Wanted,
+    /// Of clients only.
+    rules: Option<Rules>,
 }
-
-/// The head of a frame.
-#[derive(Clone, Copy)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    /// Of the payload, behind the length of the padding if there is one.
-    left_bytes: u32,
-    padding_bytes: u32,
-}
-
-const DATA: u8 = 0x0;
-const HEADERS: u8 = 0x1;
-const PRIORITY: u8 = 0x2;
-const RST_STREAM: u8 = 0x3;
-const SETTINGS: u8 = 0x4;
-const PING: u8 = 0x6;
-const WINDOW_UPDATE: u8 = 0x8;
-const CONTINUATION: u8 = 0x9;
-/// RFC 9218, 7.1.
-const PRIORITY_UPDATE: u8 = 0x10;
-
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
 
 impl FrameMeter {
     /// Begins with what a client sends, its preface included.
     #[must_use]
     pub fn of_client(now: Instant) -> Self {
         let preface = u32::try_from(PREFACE_BYTES).unwrap_or(0);
-        Self { skip_bytes: preface, ..Self::of_server(now) }
+        Self { skip_bytes: preface, rules: Some(Rules::new()), ..Self::of_server(now) }
     }
 
-    /// Begins with what a server sends, or a client behind its preface.
+    /// Begins with what a server sends, which is held to no rules here: its codec is.
     #[must_use]
     pub fn of_server(now: Instant) -> Self {
         Self {
@@ -97,35 +77,56 @@ impl FrameMeter {
             head_bytes: 0,
             continuations: 0,
             skip_bytes: 0,
+            wanted: Wanted::Nothing,
+            rules: None,
         }
     }
 
-    /// Follows the next bytes. Costs some nanoseconds for each frame, and as much for the call.
+    /// Follows the next bytes, once the codec has read those before them. Costs some nanoseconds for each frame, and as much for
+    /// the call.
     ///
     /// # Errors
-    /// What there is too much of: the connection is to be ended with [`ENHANCE_YOUR_CALM`](super::ENHANCE_YOUR_CALM).
-    /// Nothing behind it can be followed.
-    pub fn follow(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
+    /// What is wrong with them: the connection is to be ended with [`Fault::code`]. Nothing behind it can be followed.
+    pub fn follow(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Fault> {
         self.refill(now);
+        let is_partial = self.wanted == Wanted::Head && self.skip_bytes > 0;
+        if let Some(rules) = &mut self.rules {
+            rules.begin(is_partial);
+        }
         loop {
             let skipped = bytes.len().min(usize::try_from(self.skip_bytes).unwrap_or(usize::MAX));
             self.skip_bytes -= u32::try_from(skipped).unwrap_or(self.skip_bytes);
-            bytes = &bytes[skipped..];
+            let (payload, rest) = bytes.split_at(skipped);
+            bytes = rest;
+            if self.wanted != Wanted::Nothing
+                && let Some(rules) = &mut self.rules
+            {
+                rules.take_payload(self.wanted, payload)?;
+            }
             if bytes.is_empty() {
                 return Ok(());
             }
-            let frame = match Frame::read(bytes) {
+            match Frame::read(bytes) {
                 Some((frame, head_bytes)) if self.head_bytes == 0 => {
-                    bytes = &bytes[head_bytes..];
-                    Some(frame)
+                    let (head, rest) = bytes.split_at(head_bytes);
+                    bytes = rest;
+                    self.take(frame, head)?;
                 }
-                _ => self.assemble(&mut bytes),
-            };
-            if let Some(frame) = frame {
-                self.skip_bytes = frame.left_bytes;
-                self.take(frame)?;
+                _ => self.assemble(&mut bytes)?,
             }
         }
+    }
+
+    /// The rule that the peer broke, if the codec says that what [`follow`](Self::follow) let pass last breaks the protocol in a way
+    /// that has no code of its own: codecs call so what they cannot decompress, too.
+    #[must_use]
+    pub fn breach(&self) -> Breach {
+        self.rules.as_ref().map_or(Breach::Protocol, Rules::breach)
+    }
+
+    #[cfg(test)]
+    pub(super) fn rules(&self) -> Option<&Rules> {
+        self.rules.as_ref()
     }
 
     /// Takes note of a piece of a head or a body that was sent to the peer; not of what HTTP/2 itself makes of it or says by
@@ -137,20 +138,32 @@ impl FrameMeter {
 
     /// Completes a head that comes in pieces.
     #[cold]
-    fn assemble(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
+    fn assemble(&mut self, bytes: &mut &[u8]) -> Result<(), Fault> {
         while let Some((first, rest)) = bytes.split_first() {
             self.head[usize::from(self.head_bytes)] = *first;
             self.head_bytes += 1;
             *bytes = rest;
-            if let Some((frame, _)) = Frame::read(&self.head[..usize::from(self.head_bytes)]) {
+            let head = self.head;
+            let head = &head[..usize::from(self.head_bytes)];
+            if let Some((frame, _)) = Frame::read(head) {
                 self.head_bytes = 0;
-                return Some(frame);
+                return self.take(frame, head);
             }
         }
-        None
+        Ok(())
     }
 
-    fn take(&mut self, frame: Frame) -> Result<(), Flood> {
+    #[inline(always)]
+    fn take(&mut self, frame: Frame, head: &[u8]) -> Result<(), Fault> {
+        self.skip_bytes = frame.left_bytes;
+        if let Some(rules) = &mut self.rules {
+            self.wanted = rules.take(&frame, head)?;
+        }
+        Ok(self.weigh(frame)?)
+    }
+
+    #[inline(always)]
+    fn weigh(&mut self, frame: Frame) -> Result<(), Flood> {
         let Frame { kind, flags, .. } = frame;
         let useful_bytes = frame.left_bytes.saturating_sub(frame.padding_bytes);
         let ends = flags & if kind == DATA { END_STREAM } else { END_HEADERS } != 0;
@@ -234,20 +247,6 @@ impl FrameMeter {
 fn grown(tokens: u32, more: u64, burst: u32) -> u32 {
     let most = burst * TOKEN;
     u32::try_from(more).map_or(most, |more| tokens.saturating_add(more).min(most))
-}
-
-impl Frame {
-    /// Reads the head of a frame, and tells its length; none if it is not complete.
-    fn read(bytes: &[u8]) -> Option<(Self, usize)> {
-        let [a, b, c, kind, flags, _, _, _, _, rest @ ..] = bytes else { return None };
-        let length_bytes = u32::from_be_bytes([0, *a, *b, *c]);
-        let frame = Self { kind: *kind, flags: *flags, left_bytes: length_bytes, padding_bytes: 0 };
-        if *kind != DATA || flags & PADDED == 0 || length_bytes == 0 {
-            return Some((frame, HEAD_BYTES));
-        }
-        let padding_bytes = u32::from(*rest.first()?);
-        Some((Self { left_bytes: length_bytes - 1, padding_bytes, ..frame }, MAX_HEAD_BYTES))
-    }
 }
 
 #[cfg(test)]

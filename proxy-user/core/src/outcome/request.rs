@@ -121,7 +121,7 @@ impl Blame {
 
 impl RequestReason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::Ok,
         Self::Redirect,
         Self::DirectResponse,

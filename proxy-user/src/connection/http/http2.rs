@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use proxy_core::http2::Step;
+use proxy_core::http2::{Breach, Fault, Step};
 use proxy_core::outcome::Reason;
 use tokio::time::Sleep;
 
@@ -89,7 +89,7 @@ impl Session<'_> {
                 Poll::Ready(None) => return Poll::Ready(self.leaving.as_ref().map_or(Reason::Fin, |l| l.0)),
                 Poll::Pending => {
                     // It is told why, and the connection ends with that.
-                    if self.poll_flood().is_break() {
+                    if self.poll_fault().is_break() {
                         break;
                     }
                 }
@@ -98,17 +98,17 @@ impl Session<'_> {
         self.poll_lingered(cx)
     }
 
-    /// Ends a connection whose client sends too much of what costs; says whether there is nothing to do.
-    fn poll_flood(&mut self) -> ControlFlow<()> {
-        match self.meter.flood() {
-            Some(flood) if !matches!(self.leaving, Some((Reason::Flood, _))) => {
-                tracing::debug!(client = %self.client.accepted.client, flood = flood.as_str(), "too much");
-                self.leaving = Some((Reason::Flood, None));
-                self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-                ControlFlow::Continue(())
-            }
-            _ => ControlFlow::Break(()),
+    /// Ends a connection whose client sends what it must not, or too much; says whether there is nothing to do.
+    fn poll_fault(&mut self) -> ControlFlow<()> {
+        let Some(fault) = self.meter.fault() else { return ControlFlow::Break(()) };
+        let reason = reason_of(fault);
+        if self.leaving.as_ref().is_some_and(|leaving| leaving.0 == reason) {
+            return ControlFlow::Break(());
         }
+        tracing::debug!(client = %self.client.accepted.client, fault = fault.as_str(), "a wrong frame");
+        self.leaving = Some((reason, None));
+        self.connection.abrupt_shutdown(fault.code().into());
+        ControlFlow::Continue(())
     }
 
     /// Looks whether the client is silent, and asks it if it is for too long; says whether it is gone.
@@ -153,7 +153,9 @@ impl Session<'_> {
     }
 
     fn reason(&self, error: &h2::Error) -> Reason {
-        self.leaving.as_ref().map_or_else(|| reason(error), |leaving| leaving.0)
+        let leaving = self.leaving.as_ref().map(|leaving| leaving.0);
+        // Of what `h2` found by itself, the meter knows the right name.
+        self.meter.fault().map(reason_of).or(leaving).unwrap_or_else(|| reason(error))
     }
 }
 
@@ -164,6 +166,21 @@ fn reason(error: &h2::Error) -> Reason {
         _ if error.is_io() => Reason::DownstreamReset,
         Some(h2::Reason::NO_ERROR) => Reason::Fin,
         _ if error.is_remote() => Reason::DownstreamReset,
-        _ => Reason::Protocol,
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => Reason::Flood,
+        Some(code) => {
+            Breach::of_code(code.into()).map_or(Reason::Protocol, |breach| reason_of(breach.into()))
+        }
+        None => Reason::Protocol,
+    }
+}
+
+fn reason_of(fault: Fault) -> Reason {
+    match fault {
+        Fault::Flood(_) => Reason::Flood,
+        Fault::Breach(Breach::Protocol) => Reason::Protocol,
+        Fault::Breach(Breach::FlowControl) => Reason::FlowControl,
+        Fault::Breach(Breach::FrameSize) => Reason::FrameSize,
+        Fault::Breach(Breach::StreamClosed) => Reason::StreamClosed,
+        Fault::Breach(Breach::Compression) => Reason::Compression,
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use proxy_core::http2::{Flood, FrameMeter};
+use proxy_core::http2::{Breach, Fault, FrameMeter};
 use proxy_io::Chunk;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -16,6 +16,11 @@ use crate::upstream::http2::Heard;
 
 /// Bytes that are collected before they are sent without being asked: `h2` writes frame by frame and flushes at the end.
 const COLLECTED_BYTES: usize = 64 << 10;
+/// Length, type, flags and stream of a frame (RFC 9113, 4.1).
+const FRAME_HEAD_BYTES: usize = 9;
+/// A GOAWAY without more than it must have, and what it begins with (RFC 9113, 6.8).
+const GOAWAY_BYTES: usize = FRAME_HEAD_BYTES + 8;
+const GOAWAY_HEAD: [u8; FRAME_HEAD_BYTES] = [0, 0, 8, 7, 0, 0, 0, 0, 0];
 
 /// Room for what is collected, from the first byte: the frames of some requests, so that nothing is copied as they become more.
 const COLLECTED_ROOM: usize = 4 << 10;
@@ -27,6 +32,8 @@ pub struct H2Io {
     stream: Stream,
     received: Chunk,
     collected: Vec<u8>,
+    /// What is collected may begin within a frame.
+    is_split: bool,
     sending: Chunk,
 }
 
@@ -34,8 +41,8 @@ impl H2Io {
     /// Begins with what was received already.
     #[must_use]
     pub fn new(stream: Stream, received: Chunk) -> Self {
-        let (meter, heard) = (None, Rc::default());
-        Self { meter, heard, stream, received, collected: Vec::new(), sending: Chunk::default() }
+        let (meter, heard, collected) = (None, Rc::default(), Vec::new());
+        Self { meter, heard, stream, received, collected, is_split: false, sending: Chunk::default() }
     }
 
     /// Tells, later, whether the peer says anything.
@@ -62,12 +69,43 @@ impl H2Io {
             self.sending = Chunk::from(std::mem::take(&mut self.collected));
         }
     }
+
+    /// Gives the GOAWAY by which `h2` ends a connection the error code of RFC 9113: it says PROTOCOL_ERROR for what it cannot
+    /// decompress, too. Only at the end of what is collected, when that ends with a frame.
+    fn correct_goaway(&mut self) {
+        // What the meter found has its code already.
+        let is_unnamed = |meter: &&Rc<Meter>| meter.fault().is_none() && !self.is_split;
+        let Some(meter) = self.meter.as_ref().filter(is_unnamed) else { return };
+        let code_of_h2 = u32::from(h2::Reason::PROTOCOL_ERROR).to_be_bytes();
+        let Some(at) = self.collected.len().checked_sub(GOAWAY_BYTES) else { return };
+        let is_like_one =
+            self.collected.ends_with(&code_of_h2) && self.collected[at..].starts_with(&GOAWAY_HEAD);
+        // A body may end with the same bytes.
+        if is_like_one && is_frame_at(&self.collected, at) {
+            let breach = meter.breach();
+            meter.fault.set(Some(breach.into()));
+            let code = self.collected.len() - code_of_h2.len();
+            self.collected[code..].copy_from_slice(&breach.code().to_be_bytes());
+        }
+    }
 }
 
-/// What is known of the frames that a peer sends, and whether there are too many.
+/// Tells whether a frame begins somewhere in bytes that begin with a frame.
+fn is_frame_at(mut frames: &[u8], at: usize) -> bool {
+    let end = frames.len() - at;
+    while frames.len() > end {
+        let [a, b, c, ..] = frames else { return false };
+        let length_bytes = u32::from_be_bytes([0, *a, *b, *c]);
+        let frame_bytes = usize::try_from(length_bytes).map_or(usize::MAX, |bytes| bytes + FRAME_HEAD_BYTES);
+        frames = frames.get(frame_bytes..).unwrap_or_default();
+    }
+    frames.len() == end
+}
+
+/// What is known of the frames that a peer sends, and whether there are too many, or wrong ones.
 pub struct Meter {
     frames: RefCell<FrameMeter>,
-    flood: Cell<Option<Flood>>,
+    fault: Cell<Option<Fault>>,
 }
 
 impl Meter {
@@ -75,13 +113,13 @@ impl Meter {
     #[must_use]
     pub fn of_client() -> Rc<Self> {
         let frames = RefCell::new(FrameMeter::of_client(Instant::now()));
-        Rc::new(Self { frames, flood: Cell::new(None) })
+        Rc::new(Self { frames, fault: Cell::new(None) })
     }
 
-    /// What the peer sends too much of, if it does.
+    /// Why the connection is to be ended, or was, if the peer is to blame.
     #[must_use]
-    pub fn flood(&self) -> Option<Flood> {
-        self.flood.get()
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.get()
     }
 
     /// Takes note of a piece of a head or body that was sent to the peer.
@@ -90,10 +128,15 @@ impl Meter {
     }
 
     fn follow(&self, bytes: &[u8]) -> bool {
-        if self.flood.get().is_none() {
-            self.flood.set(self.frames.borrow_mut().follow(bytes, Instant::now()).err());
+        if self.fault.get().is_none() {
+            self.fault.set(self.frames.borrow_mut().follow(bytes, Instant::now()).err());
         }
-        self.flood.get().is_none()
+        self.fault.get().is_none()
+    }
+
+    /// What `h2` means that calls it PROTOCOL_ERROR.
+    fn breach(&self) -> Breach {
+        self.frames.borrow().breach()
     }
 }
 
@@ -142,8 +185,12 @@ impl AsyncWrite for H2Io {
         true
     }
 
+    /// `h2` flushes between two frames only.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send(cx)
+        self.correct_goaway();
+        ready!(self.poll_send(cx))?;
+        self.is_split = false;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -156,11 +203,27 @@ impl H2Io {
     fn poll_write_all(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.collected.len() >= COLLECTED_BYTES {
             ready!(self.poll_send(cx))?;
+            self.is_split = true;
         }
         if self.collected.capacity() == 0 {
             self.collected.reserve(COLLECTED_ROOM);
         }
         bufs.iter().for_each(|buf| self.collected.extend_from_slice(buf));
         Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goaway_is_told_from_a_body_that_looks_like_one() {
+        let goaway = [&GOAWAY_HEAD[..], &[0, 0, 0, 7, 0, 0, 0, 1]].concat();
+        let data = [&[0, 0, 17, 0, 1, 0, 0, 0, 1], &goaway[..]].concat();
+        assert!(is_frame_at(&goaway, 0));
+        assert!(!is_frame_at(&data, FRAME_HEAD_BYTES));
+        let both = [&data[..], &goaway].concat();
+        assert!(is_frame_at(&both, data.len()));
     }
 }

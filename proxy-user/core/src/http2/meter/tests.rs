@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fixture;
+use crate::http2::frame::{HEAD_BYTES, PADDED};
 
 /// A peer, and what passes between it and us on simulated time.
 struct Peer {
@@ -17,7 +18,7 @@ impl Peer {
         Self { meter: FrameMeter::of_server(now), now }
     }
 
-    fn send(&mut self, kind: u8, flags: u8, payload_bytes: usize) -> Result<(), Flood> {
+    fn send(&mut self, kind: u8, flags: u8, payload_bytes: usize) -> Result<(), Fault> {
         self.meter.follow(&frame(kind, flags, payload_bytes), self.now)
     }
 
@@ -28,7 +29,7 @@ impl Peer {
     /// Sends the same until it is too much; tells after how many.
     fn flood(&mut self, kind: u8, flags: u8, payload_bytes: usize) -> (usize, Option<Flood>) {
         for count in 0..10_000 {
-            if let Err(flood) = self.send(kind, flags, payload_bytes) {
+            if let Err(Fault::Flood(flood)) = self.send(kind, flags, payload_bytes) {
                 // What was behind the head of that one was not followed.
                 self.meter.skip_bytes = 0;
                 return (count, Some(flood));
@@ -144,7 +145,7 @@ fn what_only_costs_is_stopped_soon() {
     padded[HEAD_BYTES] = 255;
     let mut peer = Peer::new();
     let result = (0..200).try_for_each(|_| peer.meter.follow(&padded, peer.now));
-    assert_eq!(result, Err(Flood::Empty));
+    assert_eq!(result, Err(Flood::Empty.into()));
 }
 
 /// HEADERS and RST_STREAM in turn, which never has more than one stream open; also if the requests have bodies.
@@ -156,7 +157,7 @@ fn rapid_reset_is_a_flood_whatever_is_sent_beside_it() {
         peer.send(DATA, 0, 16 << 10).unwrap();
         peer.send(RST_STREAM, 0, 4).err().map(|flood| (count, flood))
     });
-    assert_eq!(flood, Some((1000, Flood::Reset)));
+    assert_eq!(flood, Some((1000, Flood::Reset.into())));
 }
 
 #[test]
@@ -192,11 +193,13 @@ fn time_gives_back_what_was_used_and_no_more() {
 fn the_preface_of_a_client_is_no_frame() {
     let now = fixture::now();
     let mut meter = FrameMeter::of_client(now);
-    let bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(PING, 0, 8).repeat(1000)].concat();
-    for byte in bytes {
+    let ping = [&[0, 0, 8, PING, 0, 0, 0, 0, 0], b"12345678".as_slice()].concat();
+    let settings = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
+    for byte in [preface, &settings, &ping.repeat(1000)].concat() {
         meter.follow(&[byte], now).unwrap();
     }
-    assert_eq!(meter.follow(&frame(PING, 0, 8), now), Err(Flood::Ping));
+    assert_eq!(meter.follow(&ping, now), Err(Flood::Ping.into()));
 }
 
 #[test]
