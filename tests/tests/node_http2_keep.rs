@@ -276,3 +276,68 @@ fn a_call_is_silent_for_as_long_as_both_sides_answer_pings() {
     assert_eq!(client.line(LIMIT).as_deref(), Some("ok hung"));
     assert_eq!(ended(&weir, "upstream_silent"), 1.0);
 }
+
+#[test]
+fn old_connections_are_replaced_and_no_request_is_lost() {
+    let Some(world) = World::new() else { return };
+    let Some(curl) = world.program("curl") else { return };
+    if !has_module("grpc") {
+        return;
+    }
+    let (address, page) = (far(10, 8080), far(11, 8080));
+    let _server = start_python(&world, GRPC_SERVER, &[&address.to_string()]);
+    let Some(_nginx) = Nginx::start(&world, page, "http2", "") else { return };
+    let http = json!({"max_connection_age": "1s"});
+    let mut config = web(&world, &[address], &http, json!({"routes": ["web"]}));
+    let pages = json!({"name": "pages", "protocol": "http2", "endpoints": [{"address": page.to_string()}]});
+    config["services"].as_array_mut().unwrap().push(pages);
+    let rules = json!([
+        {"match": {"path": {"exact": "/"}}, "backends": [{"service": "pages"}]},
+        {"backends": [{"service": "web"}]},
+    ]);
+    config["routes"] = json!([{"name": "web", "rules": rules}]);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let aged = || weir.metrics().sum("weir_connections_closed_total", &[("reason", "max_age")]);
+    for (place, address) in [(world.outside(), edge()), (world.app(), vip())] {
+        let before = aged();
+        let client = grpc_client(place, address, "steady");
+        assert_eq!(client.line(LIMIT).as_deref(), Some("ok steady"));
+        assert!(aged() - before >= 2.0, "five seconds are several ages");
+
+        let url = format!("http://{address}/?[1-25]");
+        let pace = ["--rate", "10/s", "-w", "%{http_code} %{num_connects}\n"];
+        let arguments = [&["-sS", "--http1.1", "--max-time", "30", "-o", "/dev/null"], &pace[..], &[&url]];
+        let said = place.output(&curl, &arguments.concat()).unwrap();
+        let connects = said.lines().map(|line| line.strip_prefix("200 ").unwrap().parse::<u32>().unwrap());
+        let connects: u32 = connects.sum();
+        assert!((2..=5).contains(&connects), "two and a half seconds: {connects} connections");
+    }
+    let (ok, all) = (ended(&weir, "ok"), weir.metrics().sum("weir_http_requests_ended_total", &[]));
+    assert_eq!(ok, all, "every request went well");
+}
+
+#[test]
+fn what_is_under_way_on_an_old_connection_gets_its_grace() {
+    let Some(world) = World::new() else { return };
+    if !has_module("grpc") {
+        return;
+    }
+    let address = far(10, 8080);
+    let server = start_python(&world, GRPC_SERVER, &[&address.to_string()]);
+    let of_listener = json!({"max_connection_age": "1s"});
+    let of_service = json!({"http": {"max_connection_age": "1s", "max_connection_age_grace": "1s"}});
+    let Some(weir) = Weir::start(&world.net, &web(&world, &[address], &of_listener, of_service)) else {
+        return;
+    };
+    // Four seconds, on a connection that has one.
+    let client = grpc_client(world.outside(), edge(), "quiet");
+    assert_eq!(client.line(LIMIT).as_deref(), Some("ok quiet"));
+    assert!(server.line(LIMIT).unwrap().starts_with("called "));
+    assert_eq!(server.line(LIMIT).as_deref(), Some("cancelled"));
+
+    let client = grpc_client(world.app(), vip(), "hung");
+    assert_eq!(client.line(LIMIT).as_deref(), Some("ok hung"));
+    assert!(server.line(LIMIT).unwrap().starts_with("called "));
+    assert_eq!(server.line(LIMIT).as_deref(), Some("cancelled"));
+    assert_eq!(ended(&weir, "draining"), 1.0);
+}

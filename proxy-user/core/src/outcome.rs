@@ -35,6 +35,8 @@ pub enum Reason {
     EndpointLost,
     /// Weir is stopping and the time for draining was over.
     Drained,
+    /// It was as old as it may get, and its client was asked to make another.
+    MaxAge,
     /// The connection came without a known original destination.
     NoOriginalDst,
     /// No complete head of a request came in time.
@@ -69,7 +71,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -84,6 +86,7 @@ impl Reason {
         Self::UserTimeout,
         Self::EndpointLost,
         Self::Drained,
+        Self::MaxAge,
         Self::NoOriginalDst,
         Self::HeadTimeout,
         Self::BodyTimeout,
@@ -119,6 +122,7 @@ impl Reason {
             Self::UserTimeout => "user_timeout",
             Self::EndpointLost => "endpoint_lost",
             Self::Drained => "drained",
+            Self::MaxAge => "max_age",
             Self::NoOriginalDst => "no_original_dst",
             Self::HeadTimeout => "head_timeout",
             Self::BodyTimeout => "body_timeout",

@@ -147,6 +147,8 @@ fn every_default_is_as_its_description_says() {
         ("HttpLimits", "head_timeout") => show(http.head_timeout),
         ("HttpLimits", "idle_timeout") => off(http.idle_timeout),
         ("HttpLimits", "body_timeout") => show(http.body_timeout),
+        ("HttpLimits", "max_connection_age") => off(http.max_age),
+        ("HttpLimits", "max_connection_age_grace") => off(http.max_age_grace),
         ("Ping", "clients") => off(http.pings.clients),
         ("Ping", "endpoints") => off(http.pings.endpoints),
         ("Ping", "timeout") => show(http.pings.timeout),

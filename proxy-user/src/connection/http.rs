@@ -31,6 +31,7 @@ use proxy_core::http::HttpLimits;
 use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::{Limits, Service};
 use proxy_io::Chunk;
+use proxy_io::clock::monotonic_ns;
 
 use self::plan::Version;
 use super::{Accepted, Entry, Local, OpenConn, Served, boxed};
@@ -192,6 +193,21 @@ impl Client<'_> {
             (_, Some(service)) => &service.http,
             (_, None) => &HttpLimits::DEFAULT,
         }
+    }
+
+    /// Time that the connection has until its client is asked to make another: none left, or no bound.
+    fn time_left(&self) -> Option<Duration> {
+        let limit = self.limits().age_limit(self.accepted.began_ns)?;
+        Some(limit.saturating_sub(self.age()))
+    }
+
+    fn age(&self) -> Duration {
+        Duration::from_nanos(monotonic_ns().saturating_sub(self.accepted.began_ns))
+    }
+
+    /// Tells whether the next answer is to be the last one on this connection.
+    fn is_leaving(&self) -> bool {
+        self.local.ends_keep_alive() || self.time_left().is_some_and(|left| left.is_zero())
     }
 
     fn bound(&self) -> HeadBound {

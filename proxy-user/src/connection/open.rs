@@ -168,6 +168,12 @@ impl OpenConn {
         }
     }
 
+    /// Why it was asked to end, if it was.
+    #[must_use]
+    pub fn killed(&self) -> Option<Reason> {
+        self.kill.get()
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();

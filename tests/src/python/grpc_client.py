@@ -115,6 +115,13 @@ def failed():
     code_of("Fail", grpc.StatusCode.UNAVAILABLE)
 
 
+def steady():
+    # one call after the other, for longer than connections live
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        assert call("unary_unary", "Unary")(b"x", timeout=LIMIT_S) == b"x||"
+
+
 def hung():
     code_of("Hang", grpc.StatusCode.UNAVAILABLE)
 

@@ -87,7 +87,7 @@ pub enum RequestReason {
     UnsupportedExpectation,
     /// The client's body is longer than allowed.
     RequestTooLarge,
-    /// Weir is stopping.
+    /// Weir is stopping, or the client's connection was too old and the time for its requests over.
     Draining,
     /// A system call of ours failed unexpectedly.
     Internal,

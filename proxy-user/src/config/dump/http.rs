@@ -22,6 +22,8 @@ pub(super) fn limits(limits: &HttpLimits) -> Option<At<file::HttpLimits>> {
             max_request_body: limits.request_bytes.map(Size),
             max_response_body: limits.response_bytes.map(Size),
             max_grpc_message: limits.message_bytes.map(|bytes| At::nowhere(Size(bytes.into()))),
+            max_connection_age: Some(TimeOrOff(limits.max_age)),
+            max_connection_age_grace: Some(TimeOrOff(limits.max_age_grace)),
             ping: (limits.pings != Pings::DEFAULT).then(|| ping(&limits.pings)),
         })
     })

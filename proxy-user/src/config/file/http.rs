@@ -38,6 +38,13 @@ pub(in crate::config) struct HttpLimits {
     /// When silent peers of HTTP/2 are asked whether they are still there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) ping: Option<Ping>,
+    /// Age of a client's connection, up to a tenth more or less at random, at which the client is asked to make another:
+    /// by GOAWAY in HTTP/2, by `connection: close` with the next answer in HTTP/1.1. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) max_connection_age: Option<TimeOrOff>,
+    /// Time that requests of HTTP/2 get to end after that, or `off` for as long as they take. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) max_connection_age_grace: Option<TimeOrOff>,
 }
 
 /// Pings of HTTP/2: to peers that say nothing while requests are under way.

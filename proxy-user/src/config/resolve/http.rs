@@ -28,6 +28,8 @@ pub(super) fn limits(limits: &file::HttpLimits) -> HttpLimits {
             .as_ref()
             .map(|at| u32::try_from(at.value.0).unwrap_or(u32::MAX)),
         pings: limits.ping.as_ref().map_or(usual.pings, pings),
+        max_age: limits.max_connection_age.as_ref().map_or(usual.max_age, |time| time.0),
+        max_age_grace: limits.max_connection_age_grace.as_ref().map_or(usual.max_age_grace, |time| time.0),
     }
 }
 

@@ -23,7 +23,7 @@ listeners:
     routes: [shop]
     http: {max_head: 16KiB, max_headers: 50, head_timeout: 5s, idle_timeout: off, body_timeout: 7s,
            max_request_body: 10MiB, max_response_body: 1GiB, max_grpc_message: 4MiB,
-           ping: {clients: off, timeout: 1s}}
+           ping: {clients: off, timeout: 1s}, max_connection_age: 30m, max_connection_age_grace: 1m}
 routes:
   - name: shop
     hosts: [Shop.example, "*.shop.example"]
@@ -119,6 +119,8 @@ fn every_key_of_listeners_and_services_means_what_it_says() {
         response_bytes: Some(1 << 30),
         message_bytes: Some(4 << 20),
         pings: Pings { clients: None, timeout: second, ..Pings::DEFAULT },
+        max_age: Some(1800 * second),
+        max_age_grace: Some(60 * second),
     };
     assert_eq!(listener.http, http);
     let tls = listener.tls.as_ref().expect("TLS");

@@ -401,7 +401,7 @@ fn read(
         || body == Framing::UntilClose
         || is_unwrapped
         || !exchange.upload.is_sent()
-        || client.local.ends_keep_alive();
+        || client.is_leaving();
     let is_kept = head.is_keep_alive && body != Framing::UntilClose && !is_tunnel;
     let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
     let edits = ResponseEdits {

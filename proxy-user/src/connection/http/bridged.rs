@@ -71,7 +71,7 @@ pub(super) async fn serve_http1(
     }
     let mut answer = Answer::of_reason(over.reason);
     answer.is_head = question.is_head;
-    let is_last = framing != Framing::Length(0) || !question.is_keep_alive || client.local.ends_keep_alive();
+    let is_last = framing != Framing::Length(0) || !question.is_keep_alive || client.is_leaving();
     let outcome = answer_here(client, down, answer, is_last).await;
     Outcome { tries: over.tries, ..outcome }
 }
@@ -427,10 +427,8 @@ fn send_head(
         Side::Http1(side) => {
             let framing = framing(plan, &mut response, has_ended);
             let question = plan.question;
-            let is_last = !question.is_keep_alive
-                || framing == Framing::UntilClose
-                || is_early
-                || client.local.ends_keep_alive();
+            let is_last =
+                !question.is_keep_alive || framing == Framing::UntilClose || client.is_leaving() || is_early;
             let connection = match (is_last, question.is_version_1_0) {
                 (true, _) => Some("close"),
                 (false, true) => Some("keep-alive"),

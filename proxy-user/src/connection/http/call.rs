@@ -9,7 +9,7 @@ use h2::{Reason as Code, RecvStream};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Request};
 use proxy_core::grpc::{self, Status};
-use proxy_core::outcome::RequestReason;
+use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::Limits;
 
 use super::answer::Answer;
@@ -31,6 +31,7 @@ pub(super) async fn serve(
 ) {
     let began = Instant::now();
     let guard = client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits));
+    let session = client.conn;
     let client = &Client { conn: &guard.conn, ..*client };
     let (parts, recv) = request.into_parts();
     let framing = framing(&parts.headers, recv.is_end_stream());
@@ -56,6 +57,9 @@ pub(super) async fn serve(
         Ok(Decided::Answer(found, _)) => refuse(&mut side, *found),
         Err(fault) => refuse(&mut side, Answer::of_reason(fault.of_request())),
     };
+    if outcome.reason == RequestReason::DownstreamReset && session.killed() == Some(Reason::MaxAge) {
+        outcome.reason = RequestReason::Draining;
+    }
     if is_grpc && outcome.grpc.is_none() {
         outcome.grpc = Status::of_reason(outcome.reason);
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   preface ──> streams ──> requests, each in a future of its own
-//!                  └─ drained, idle for too long: GOAWAY, and the end when the last request is over
+//!                  └─ drained, idle for too long, too old: GOAWAY, and the end when the last request is over
 //! ```
 
 use std::future::{Future, poll_fn};
@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use proxy_core::http2::{Breach, Fault, Step};
@@ -43,7 +44,7 @@ pub(super) async fn serve(client: &Client<'_>, down: Wire) -> Ending {
     };
     client.conn.set_graceful();
     let calls = FuturesUnordered::new();
-    let mut session = Session { client, connection, meter, pinger, calls, leaving: None };
+    let mut session = Session { client, connection, meter, pinger, calls, leaving: None, grace: None };
     session.set_alarm(Step::Wait);
     session.rest();
     let ended = poll_fn(|cx| session.poll(cx)).await;
@@ -61,15 +62,20 @@ struct Session<'a> {
     calls: FuturesUnordered<Call<'a>>,
     /// Why the client was asked to go, and until when it may take if nothing is under way.
     leaving: Option<(Reason, Option<Pin<Box<Sleep>>>)>,
+    /// Until when what is under way may take, since the connection is too old.
+    grace: Option<Instant>,
 }
 
 impl Session<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.poll_leave(cx);
-        if self.client.conn.take_alarm() && self.is_lost() {
-            // Its requests hear of it; the client hardly will.
+        if self.client.conn.take_alarm()
+            && let Some(reason) = self.handle_alarm()
+        {
+            // Its requests hear of it, and the client if it listens.
+            self.client.conn.kill(reason);
             self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-            return Poll::Ready(Reason::UserTimeout);
+            return Poll::Ready(reason);
         }
         loop {
             let was_busy = !self.calls.is_empty();
@@ -111,19 +117,40 @@ impl Session<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Looks whether the client is silent, and asks it if it is for too long; says whether it is gone.
-    fn is_lost(&mut self) -> bool {
-        let Some(pinger) = &mut self.pinger else { return false };
-        let step = pinger.look(!self.calls.is_empty(), || self.connection.ping_pong());
+    /// Looks at what comes with time: a client that says nothing is asked whether it is there, and one whose connection is old is
+    /// asked to make another. Says why the connection has to end at once, if it has to.
+    fn handle_alarm(&mut self) -> Option<Reason> {
+        let step = match &mut self.pinger {
+            Some(pinger) => pinger.look(!self.calls.is_empty(), || self.connection.ping_pong()),
+            None => Step::Wait,
+        };
+        if step == Step::Lost {
+            return Some(Reason::UserTimeout);
+        }
+        let limits = self.client.limits();
+        let left = self.client.time_left();
+        if left == Some(Duration::ZERO) && self.leaving.is_none() {
+            self.leaving = Some((Reason::MaxAge, None));
+            self.connection.graceful_shutdown();
+            self.grace = limits.max_age_grace.map(|grace| Instant::now() + grace);
+        }
+        if self.grace.is_some_and(|grace| grace <= Instant::now()) {
+            return Some(Reason::MaxAge);
+        }
         self.set_alarm(step);
-        step == Step::Lost
+        None
     }
 
+    /// Sees to it that somebody looks again.
     fn set_alarm(&self, step: Step) {
         let pings = self.client.limits().pings;
-        let after =
+        let ping =
             if step == Step::Ask { Some(pings.timeout) } else { pings.clients.map(|time| time / LOOKS) };
-        self.client.conn.set_alarm(after);
+        let age = match self.grace {
+            Some(grace) => Some(grace.saturating_duration_since(Instant::now())),
+            None => self.client.time_left().filter(|_| self.leaving.is_none()),
+        };
+        self.client.conn.set_alarm([ping, age].into_iter().flatten().min());
     }
 
     /// Nothing is under way.

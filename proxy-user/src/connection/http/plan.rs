@@ -150,8 +150,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
         Err(mut answer) => {
             answer.is_head = question.is_head;
             // Where a body is not taken, the next request cannot be found.
-            let is_last =
-                !question.is_keep_alive || framing != Framing::Length(0) || client.local.ends_keep_alive();
+            let is_last = !question.is_keep_alive || framing != Framing::Length(0) || client.is_leaving();
             return Ok(Decided::Answer(answer, is_last));
         }
     };

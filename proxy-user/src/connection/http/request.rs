@@ -108,6 +108,7 @@ pub(super) async fn answer_here(
     answer: Answer,
     is_last: bool,
 ) -> Outcome {
+    let is_last = is_last || client.is_leaving();
     let (reason, status) = (answer.reason, answer.status);
     let then = match answer::send(client, down, answer, is_last).await {
         Ok(()) if !is_last => Then::Next,
@@ -235,8 +236,7 @@ async fn give_up(client: &Client<'_>, down: &mut Wire, plan: &Plan, reason: Requ
     };
     let mut answer = Answer::of_reason(reason);
     answer.is_head = plan.question.is_head;
-    let is_last =
-        plan.framing != Framing::Length(0) || !plan.question.is_keep_alive || client.local.ends_keep_alive();
+    let is_last = plan.framing != Framing::Length(0) || !plan.question.is_keep_alive || client.is_leaving();
     let mut outcome = answer_here(client, down, answer, is_last).await;
     outcome.status = status;
     outcome

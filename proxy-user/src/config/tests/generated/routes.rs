@@ -23,7 +23,8 @@ fn http() -> impl Strategy<Value = HttpLimits> {
         endpoints,
         timeout,
     });
-    (1_u32 << 10..=1 << 20, 1_u16..=256, time(), of(time()), time(), bytes(), bytes(), message, pings)
+    let ages = (of(time()), of(time()));
+    (1_u32 << 10..=1 << 20, 1_u16..=256, time(), of(time()), time(), bytes(), bytes(), message, pings, ages)
         .prop_map(
             |(
                 head_bytes,
@@ -35,6 +36,7 @@ fn http() -> impl Strategy<Value = HttpLimits> {
                 response_bytes,
                 message_bytes,
                 pings,
+                (max_age, max_age_grace),
             )| {
                 HttpLimits {
                     head_bytes,
@@ -46,6 +48,8 @@ fn http() -> impl Strategy<Value = HttpLimits> {
                     response_bytes,
                     message_bytes,
                     pings,
+                    max_age,
+                    max_age_grace,
                 }
             },
         )
