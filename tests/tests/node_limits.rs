@@ -1,10 +1,12 @@
 //! Bounds: on connections, on time, on maps, and explicit listeners.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use proxy_tests::client::number;
+use proxy_tests::client::{Place, number};
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
 use proxy_tests::net::{Family, Net, Side};
+use proxy_tests::nginx::Nginx;
 use proxy_tests::node::Weir;
 use proxy_tests::upstream::Server;
 use proxy_tests::wait;
@@ -267,4 +269,35 @@ fn too_little_locked_memory_for_rings_means_epoll_unless_rings_were_asked_for() 
     let output = command.output().expect("it can be started");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("LimitMEMLOCK"), "{said}");
+}
+
+#[test]
+fn a_network_of_ipv6_is_one_client_and_an_application_of_this_node_is_its_own() {
+    let Some(world) = World::new() else { return };
+    let Some(curl) = world.program("curl") else { return };
+    let (host, vip) = (Family::V6.host(10, SERVER_PORT), Family::V6.vip(1, PORT));
+    let Some(_nginx) = Nginx::start(&world, host, "", "") else { return };
+    let edge: SocketAddr = "[fd77::1]:8000".parse().expect("an address");
+    // One each, and nothing more within the time of a test.
+    let rate = json!({"requests": "1/h", "per": "client"});
+    let service = json!({
+        "name": "web", "protocol": "http", "addresses": [vip.to_string()],
+        "endpoints": [{"address": host.to_string()}], "limits": {"rate": rate},
+    });
+    let mut config = config::config(&world, [service]);
+    let listener = json!({"address": edge.to_string(), "protocol": "http", "service": "web"});
+    config::merge(&mut config, json!({"listeners": [listener]}));
+    let Some(_weir) = Weir::start(&world.net, &config) else { return };
+    let ask = |place: Place<'_>, address: SocketAddr, source: u8| {
+        let (url, source) = (format!("http://{address}/"), Family::V6.host(source, 0).ip().to_string());
+        let what = ["-sS", "--max-time", "30", "-o", "/dev/null", "-w", "%{http_code}"];
+        place.output(&curl, &[&what[..], &["--interface", &source, &url]].concat()).expect("curl answers")
+    };
+    // These count by their own addresses, which are in one network with the others'.
+    for (source, wanted) in [(20, "200"), (21, "200"), (20, "429")] {
+        assert_eq!(ask(world.app(), vip, source), wanted, "{source}");
+    }
+    for (source, wanted) in [(22, "200"), (23, "429"), (22, "429")] {
+        assert_eq!(ask(world.outside(), edge, source), wanted, "{source}");
+    }
 }

@@ -6,7 +6,7 @@
 
 mod clients;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -30,11 +30,28 @@ pub struct RateLimit {
 /// Whom a bound is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Per {
-    /// Each client by itself, that is each address.
+    /// Each client by itself, as [`one_client`] tells them apart.
     Client,
     /// All clients together.
     All,
 }
+
+/// What an address has in common with all that are the same client.
+///
+/// One that comes from elsewhere can have 2^64 addresses of IPv6 for the asking: a network of this size is what the smallest
+/// customer is given (RFC 6177), and hosts draw new addresses in it by themselves (RFC 8981). So it is the network that counts.
+/// Whoever is on this node has the address that he was given, in a network with all others, and counts by himself; so does an
+/// address of IPv4.
+#[must_use]
+pub fn one_client(address: IpAddr, is_remote: bool) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if is_remote => Ipv6Addr::from_bits(v6.to_bits() & NETWORK).into(),
+        other => other,
+    }
+}
+
+/// The first 64 bits.
+const NETWORK: u128 = !0 << 64;
 
 /// A request that comes too early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +118,7 @@ impl RateLimits {
 
     /// Counts a request of a client that begins now, unless it comes too early; one that does is not counted.
     ///
-    /// `now_ns` is any clock that all workers share and that does not go back. Costs some ten nanoseconds for each bound, and a lock
+    /// `client` is an address, or what [`one_client`] makes of it. `now_ns` is any clock that all workers share and that does not go back. Costs some ten nanoseconds for each bound, and a lock
     /// that is held as long for one that is per client.
     ///
     /// # Errors

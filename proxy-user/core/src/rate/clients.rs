@@ -21,7 +21,7 @@ const YOUNG: usize = 512;
 ///
 /// In two generations: a client that is asked for is young, and when there are too many of those all become old, and the old ones
 /// are forgotten. A client that is forgotten begins anew; to have that done somebody must send from as many other
-/// addresses, each of which has a bound of its own.
+/// addresses, or networks of IPv6, each of which has a bound of its own.
 ///
 /// A client is known by the hash of his address. It has a key, so that nobody can choose addresses that meet; by chance two of
 /// 65,536 do with 1 in 10 billion.

@@ -39,6 +39,19 @@ fn clients_are_bounded_each_by_itself_and_do_not_use_up_what_is_for_all() {
 }
 
 #[test]
+fn a_network_of_ipv6_is_one_client_unless_it_is_on_this_node() {
+    let of = |text: &str, is_remote| one_client(text.parse().unwrap(), is_remote);
+    let (one, other) = ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff");
+    assert_eq!(of(one, true), of(other, true));
+    assert_ne!(of(one, true), of("2001:db8:1:3::1", true));
+    assert_ne!(of(one, false), of(other, false));
+    for is_remote in [true, false] {
+        assert_eq!(of("10.0.0.1", is_remote), ONE);
+        assert_eq!(of("::ffff:10.0.0.1", is_remote), ONE, "not one with all of IPv4");
+    }
+}
+
+#[test]
 fn how_long_to_wait_is_told_in_whole_units_and_never_as_nothing() {
     let early = |nanos| TooEarly { wait: Duration::from_nanos(nanos) };
     assert_eq!([1, SECOND, SECOND + 1].map(|nanos| early(nanos).retry_after_seconds()), [1, 1, 2]);

@@ -272,7 +272,7 @@ pub(in crate::config) struct RateLimit {
 pub(in crate::config) enum LimitPer {
     /// All clients together.
     All,
-    /// Each address that clients come from.
+    /// Each address that clients come from; of IPv6, each network (/64) but for applications on this node.
     Client,
 }
 

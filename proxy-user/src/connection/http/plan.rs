@@ -13,7 +13,7 @@ use proxy_core::load::RequestLimits;
 use proxy_core::outcome::RequestReason;
 use proxy_core::overload::Rung;
 use proxy_core::priority::Priority;
-use proxy_core::rate::RateLimits;
+use proxy_core::rate::{self, RateLimits};
 use proxy_core::retry::{self, RetryPolicy};
 use proxy_core::route::{self, Action, Found, Rule};
 use proxy_core::service::{Protocol, Service};
@@ -296,7 +296,8 @@ fn pace(client: &Client<'_>, rates: &RateLimits) -> Result<(), Box<Answer>> {
     if rates.is_empty() {
         return Ok(());
     }
-    let begun = rates.try_begin(client.accepted.client.0.ip(), clock::monotonic_ns());
+    let whose = rate::one_client(client.accepted.client.0.ip(), client.accepted.is_remote);
+    let begun = rates.try_begin(whose, clock::monotonic_ns());
     begun.map_err(|early| Box::new(Answer::too_early(early)))
 }
 
