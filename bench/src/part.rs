@@ -9,6 +9,7 @@ mod detect;
 mod fixture;
 mod http1;
 mod http2;
+mod overload;
 mod rate;
 mod record;
 mod route;
@@ -32,7 +33,7 @@ pub struct Part {
 }
 
 /// All parts.
-pub const PARTS: [Part; 23] = [
+pub const PARTS: [Part; 25] = [
     Part { name: "balance/round-robin", times: 20_000, prepare: balance::round_robin },
     Part { name: "balance/round-robin-long", times: 20_000, prepare: balance::round_robin_long },
     Part { name: "balance/random", times: 20_000, prepare: balance::random },
@@ -49,6 +50,8 @@ pub const PARTS: [Part; 23] = [
     Part { name: "route/10000-hosts", times: 20_000, prepare: route::hosts },
     Part { name: "pool/checkout-put", times: 20_000, prepare: upstream::pool },
     Part { name: "retry/decision", times: 20_000, prepare: upstream::retry },
+    Part { name: "overload/admit", times: 20_000, prepare: overload::admit },
+    Part { name: "overload/adaptive", times: 20_000, prepare: overload::adaptive },
     Part { name: "rate/client-and-all", times: 20_000, prepare: rate::client_and_all },
     Part { name: "snapshot/service-at", times: 20_000, prepare: snapshot::service_at },
     Part { name: "snapshot/one-of-10000", times: 5, prepare: snapshot::one_changed },

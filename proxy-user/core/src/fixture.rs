@@ -32,6 +32,7 @@ pub(crate) fn service(id: u32, policy: Policy, weights: &[u32]) -> Service {
         outlier: outlier(),
         limits: limits(),
         rates: Arc::default(),
+        adaptive: None,
         on_endpoint_loss: EndpointLoss::Keep,
         fail: Fail::Open,
         load: Arc::default(),
@@ -94,6 +95,7 @@ pub(crate) fn limits() -> Limits {
         max_requests: None,
         max_pending: None,
         max_retries: None,
+        adaptive: None,
         is_set: false,
     }
 }

@@ -1,5 +1,6 @@
 //! What is under way, and how long it takes: counts that all workers share, of a service or of one endpoint.
 
+pub mod adaptive;
 mod latency;
 mod limit;
 mod throttle;

@@ -9,6 +9,7 @@ use crate::addr::{EndpointAddr, Family};
 use crate::http::HttpLimits;
 use crate::id::{EndpointId, ServiceId};
 use crate::load::RequestLimits;
+use crate::load::adaptive::{Adaptive, AdaptivePolicy};
 use crate::proxy_protocol;
 use crate::rate::RateLimits;
 use crate::tls::ClientTls;
@@ -51,6 +52,8 @@ pub struct Service {
     pub limits: Limits,
     /// Bounds on how fast requests may come.
     pub rates: Arc<RateLimits>,
+    /// How many may be under way by how fast the service answers, if the limits say so.
+    pub adaptive: Option<Arc<Adaptive>>,
     /// What happens to connections that are open to an endpoint that fails or is removed.
     pub on_endpoint_loss: EndpointLoss,
     /// What happens to new connections while Weir cannot serve them.
@@ -298,6 +301,8 @@ pub struct Limits {
     pub max_pending: Option<u32>,
     /// Retries under way in the service, whatever the budgets of its rules allow.
     pub max_retries: Option<u32>,
+    /// A bound on requests under way that follows how fast the service answers; more are answered 503.
+    pub adaptive: Option<AdaptivePolicy>,
     /// True if the config set any of these: then the direct lane cannot honour the service.
     pub is_set: bool,
 }
@@ -315,6 +320,7 @@ impl Limits {
         max_requests: None,
         max_pending: None,
         max_retries: None,
+        adaptive: None,
         is_set: false,
     };
 

@@ -7,7 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proxy_core::health::EndpointReport;
+use proxy_core::id::ServiceId;
+use proxy_core::load::adaptive::AdaptiveReading;
 use proxy_core::overload::Rung;
+use proxy_core::service::Service;
 use proxy_core::snapshot::Snapshot;
 
 use super::source::Source;
@@ -37,6 +40,7 @@ pub(super) fn text(
         kernel: source.read_kernel(reader)?,
         proxied: services.chain([(None, Arc::clone(&shared.stats.stray))]).collect(),
         http: shared.stats.http.read(),
+        adaptive: adaptive(&snapshot),
         health,
         carried_health: carried.health(),
         drivers: (0..)
@@ -64,6 +68,13 @@ pub(super) fn text(
         tls: tls(&shared.tls.current()),
         process: ProcessReading::read(status.started),
     }))
+}
+
+fn adaptive(snapshot: &Snapshot) -> Vec<(ServiceId, AdaptiveReading, u32)> {
+    let reading = |service: &Service| {
+        service.adaptive.as_ref().map(|limit| (service.id, limit.read(), service.load.request_count()))
+    };
+    snapshot.services().filter_map(|service| reading(service)).collect()
 }
 
 /// With what processes before this one have done.

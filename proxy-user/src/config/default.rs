@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::overload::OverloadPolicy;
 use proxy_core::service::{Limits, Outlier, Policy};
 use proxy_core::snapshot::Source;
@@ -67,6 +68,9 @@ pub(super) const HALF_CLOSE_TIMEOUT: Option<Duration> = Limits::DEFAULT.half_clo
 /// About what Linux does by itself (`tcp_retries2` = 15, 924 s). Not shorter, because the time that a slow reader keeps
 /// its window shut counts as well.
 pub(super) const USER_TIMEOUT: Duration = Limits::DEFAULT.user_timeout;
+
+/// See there.
+pub(super) const ADAPTIVE: AdaptivePolicy = AdaptivePolicy::DEFAULT;
 
 /// Every request is copied unless the share says otherwise.
 pub(super) const MIRROR_SHARE: u16 = 10_000;

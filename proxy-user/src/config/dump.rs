@@ -6,6 +6,7 @@ mod route;
 
 use std::time::Duration;
 
+use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::overload::{OverloadPolicy, Rung};
 use proxy_core::proxy_protocol::Version;
 use proxy_core::rate::RateLimit;
@@ -16,7 +17,7 @@ use proxy_core::snapshot::{Intercept, Scope, Source};
 
 use super::de::At;
 use super::text::{
-    Address, BodyPart, CgroupPath, FilePath, HostPort, HttpPath, Name, Network, PercentOrOff, Size,
+    Address, BodyPart, CgroupPath, FilePath, HostPort, HttpPath, Name, Network, Percent, PercentOrOff, Size,
     SocketPath, StatusRange, Time, TimeOrOff, TimeOrZero, Word,
 };
 use super::{
@@ -259,8 +260,19 @@ fn limits(limits: &Limits, rates: &[RateLimit]) -> Option<file::Limits> {
         max_requests: limits.max_requests.map(At::nowhere),
         max_pending: limits.max_pending.map(At::nowhere),
         max_retries: limits.max_retries.map(At::nowhere),
+        adaptive: limits.adaptive.as_ref().map(|policy| At::nowhere(adaptive(policy))),
         rate: route::rates(rates),
     })
+}
+
+fn adaptive(policy: &AdaptivePolicy) -> file::Adaptive {
+    file::Adaptive {
+        min: Some(policy.least),
+        max: Some(At::nowhere(policy.most)),
+        tolerance: Some(Percent(policy.tolerance_percent)),
+        window: Some(Time(policy.window)),
+        measure_interval: Some(At::nowhere(Time(policy.measure_interval))),
+    }
 }
 
 fn level(level: LogLevel) -> file::LogLevel {

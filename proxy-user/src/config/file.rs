@@ -1,6 +1,7 @@
 //! The file as it is written. The only description of its keys: the JSON Schema, the check that finds mistakes and the
 //! reader are all derived from these types. Doc comments here are the help that editors show.
 
+mod adaptive;
 mod health;
 mod http;
 mod inbound;
@@ -16,6 +17,7 @@ use super::text::{
     Address, CgroupPath, FilePath, Name, Network, SocketPath, Time, TimeOrOff, TimeOrZero, Word,
 };
 
+pub(super) use adaptive::Adaptive;
 pub(super) use health::{GrpcProbe, Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::{HttpLimits, Ping};
 pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
@@ -336,6 +338,10 @@ pub(super) struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub(super) max_retries: Option<At<u32>>,
+    /// A bound on requests under way that Weir finds out itself, by how fast the service answers; more are answered 503. None if
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) adaptive: Option<At<Adaptive>>,
     /// Requests that may begin in a time, in all or of each client; more are answered 429. No limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rate: Option<At<OneOrMany<RateLimit>>>,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_core::http::HttpLimits;
+use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::overload::{OverloadPolicy, Rung};
 use proxy_core::proxy_protocol;
 use proxy_core::service::{
@@ -254,6 +255,7 @@ fn limits(limits: &file::Limits) -> Limits {
         || limits.max_requests.is_some()
         || limits.max_pending.is_some()
         || limits.max_retries.is_some()
+        || limits.adaptive.is_some()
         || limits.rate.is_some();
     Limits {
         connect_timeout: limits.connect_timeout.as_ref().map_or(default::CONNECT_TIMEOUT, |time| time.0),
@@ -269,7 +271,19 @@ fn limits(limits: &file::Limits) -> Limits {
         max_requests: limits.max_requests.as_ref().map(|count| count.value),
         max_pending: limits.max_pending.as_ref().map(|count| count.value),
         max_retries: limits.max_retries.as_ref().map(|count| count.value),
+        adaptive: limits.adaptive.as_ref().map(|at| adaptive(&at.value)),
         is_set,
+    }
+}
+
+fn adaptive(adaptive: &file::Adaptive) -> AdaptivePolicy {
+    let usual = default::ADAPTIVE;
+    AdaptivePolicy {
+        least: adaptive.min.unwrap_or(usual.least),
+        most: adaptive.max.as_ref().map_or(usual.most, |at| at.value),
+        tolerance_percent: adaptive.tolerance.as_ref().map_or(usual.tolerance_percent, |percent| percent.0),
+        window: adaptive.window.as_ref().map_or(usual.window, |time| time.0),
+        measure_interval: adaptive.measure_interval.as_ref().map_or(usual.measure_interval, |at| at.value.0),
     }
 }
 

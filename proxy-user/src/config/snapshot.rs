@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proxy_core::addr::EndpointAddr;
 use proxy_core::http::HttpLimits;
 use proxy_core::id::{EndpointId, Registry, ServiceId, Version};
+use proxy_core::load::adaptive::{Adaptive, AdaptivePolicy};
 use proxy_core::route::Route;
 use proxy_core::service::{Endpoint, EndpointLoss, EndpointState, Fail, LaneChoice, Load, Protocol, Service};
 use proxy_core::snapshot::{ExplicitListener, Inbound, Serves, Snapshot};
@@ -173,6 +174,7 @@ impl ServiceConfig {
             outlier: self.outlier,
             limits: self.limits,
             rates: super::route::rates(&self.rates, old.map(|old| &old.rates)),
+            adaptive: adaptive(self.limits.adaptive, old),
             on_endpoint_loss: self.on_endpoint_loss,
             fail: self.fail,
             load: old.map_or_else(Arc::<Load>::default, |old| Arc::clone(&old.load)),
@@ -230,6 +232,13 @@ impl ServiceConfig {
             && endpoints.len() == service.endpoints.len()
             && endpoints.iter().zip(&service.endpoints).all(|(config, endpoint)| config.is_of(endpoint))
     }
+}
+
+/// What was found out stays as long as the config says the same.
+fn adaptive(policy: Option<AdaptivePolicy>, old: Option<&Service>) -> Option<Arc<Adaptive>> {
+    let running =
+        old.and_then(|old| old.adaptive.as_ref()).filter(|running| Some(running.policy()) == policy);
+    running.cloned().or_else(|| policy.map(|policy| Arc::new(Adaptive::new(policy))))
 }
 
 impl EndpointConfig {

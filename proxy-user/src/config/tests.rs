@@ -115,6 +115,9 @@ fn every_default_is_as_its_description_says() {
     let off = |time: Option<Duration>| time.map_or("off".to_owned(), show);
     let drained =
         good("services: [{name: a, addresses: ['10.0.0.1:80'], endpoints: [], on_endpoint_loss: drain}]");
+    let adaptive = good(
+        "services: [{name: a, protocol: http, addresses: ['10.0.0.1:80'], endpoints: [], limits: {adaptive: {}}}]",
+    );
     let http = HttpLimits::DEFAULT;
     let routed = routed();
     let rule = &routed.to_json()["routes"][0]["rules"][0];
@@ -166,6 +169,7 @@ fn every_default_is_as_its_description_says() {
         ("AccessLog", _) => is_text(&dump["access_log"][key]),
         ("Overload", _) => is_text(&dump["overload"][key]),
         ("Log", _) => is_text(&dump["log"][key]),
+        ("Adaptive", _) => is_text(&adaptive.to_json()["services"][0]["limits"]["adaptive"][key]),
         ("Limits" | "InboundLimits", "connect_timeout") => show(limits.connect_timeout),
         ("Limits", "connect_attempts") => limits.connect_attempts.to_string(),
         ("Limits" | "InboundLimits", "idle_timeout") => off(limits.idle_timeout),
@@ -188,7 +192,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 65, "a default was added or lost");
+    assert_eq!(defaults_count, 70, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");

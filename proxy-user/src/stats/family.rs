@@ -21,6 +21,7 @@ use proxy_bpf::abi::key::TotalsKey;
 use proxy_bpf::abi::value::{HistogramValue, TotalsValue, lane};
 use proxy_core::health::EndpointReport;
 use proxy_core::id::{EndpointId, ServiceId, Version};
+use proxy_core::load::adaptive::AdaptiveReading;
 use proxy_core::outcome::Reason;
 use proxy_io::DriverCounters;
 
@@ -47,6 +48,8 @@ pub struct Reading {
     pub inbound: HashSet<ServiceId>,
     /// What they counted of HTTP.
     pub http: HttpReading,
+    /// Limits that follow services: where each stands, and what is under way.
+    pub adaptive: Vec<(ServiceId, AdaptiveReading, u32)>,
     /// Health of every endpoint.
     pub health: Vec<EndpointReport>,
     /// What processes before this one have counted of it.

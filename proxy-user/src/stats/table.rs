@@ -117,8 +117,21 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// Writes a gauge of numbers that are not whole.
+    pub(super) fn fractions<'r, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        keys: [&'static str; N],
+        rows: impl IntoIterator<Item = ([&'r str; N], f64)>,
+    ) -> fmt::Result {
+        self.family(name, help, None, MetricType::Gauge, keys, rows, |mut encoder, value| {
+            encoder.encode_gauge(&value)
+        })
+    }
+
     /// Writes a family, or nothing if it has no rows. Rows must differ in their labels.
-    #[expect(clippy::too_many_arguments, reason = "a declaration of a metric, called from four places above")]
+    #[expect(clippy::too_many_arguments, reason = "a declaration of a metric, called from five places above")]
     fn family<'r, const N: usize, T>(
         &mut self,
         name: &str,

@@ -152,6 +152,7 @@ impl Status {
             R::NoEndpoint
             | R::Limit
             | R::PendingLimit
+            | R::ConcurrencyLimit
             | R::Overload
             | R::ConnectRefused
             | R::ConnectTimeout

@@ -21,6 +21,8 @@ pub enum RequestReason {
     Limit,
     /// As many requests as the service may have wait for a connection.
     PendingLimit,
+    /// As many requests are under way as the service works on without letting them wait.
+    ConcurrencyLimit,
     /// Memory or descriptors run out: no new requests are taken, or this one held the most.
     Overload,
     /// Requests of the service, the rule or the client come faster than allowed.
@@ -129,6 +131,7 @@ impl RequestReason {
         Self::NoEndpoint,
         Self::Limit,
         Self::PendingLimit,
+        Self::ConcurrencyLimit,
         Self::Overload,
         Self::RateLimited,
         Self::FaultInjected,
@@ -196,6 +199,7 @@ impl RequestReason {
             Self::NoEndpoint => ("no_endpoint", Some(503), Upstream),
             Self::Limit => ("limit", Some(503), Weir),
             Self::PendingLimit => ("pending_limit", Some(503), Weir),
+            Self::ConcurrencyLimit => ("concurrency_limit", Some(503), Weir),
             Self::Overload => ("overload", Some(503), Weir),
             Self::RateLimited => ("rate_limited", Some(429), Downstream),
             Self::FaultInjected => ("fault_injected", None, Weir),

@@ -15,6 +15,9 @@ const HEAD_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 20;
 /// What protobuf allows a message to have; the length in front of it could say a little less than 4 GiB.
 const MESSAGE_BYTES: std::ops::RangeInclusive<u64> = 1..=2 << 30;
 
+/// Windows between two measurements of a service, at least: most of the time is for work.
+const MEASURE_WINDOWS: u32 = 20;
+
 /// What listeners and services have in common.
 struct Speaker<'c> {
     protocol: Protocol,
@@ -93,7 +96,7 @@ impl<'c> Check<'c, '_> {
     /// Bounds on requests and what answers say mean something only where requests are read.
     fn service_http(&mut self, service: &file::Service, resolved: &ServiceConfig) {
         if speaks_http(resolved.protocol) {
-            return;
+            return self.adaptive(service, resolved);
         }
         let limits = service.limits.as_ref();
         let limit = |of: fn(&file::Limits) -> Option<&At<u32>>| limits.and_then(of).map(|at| at.origin);
@@ -101,6 +104,7 @@ impl<'c> Check<'c, '_> {
         let rate = limits.and_then(|limits| limits.rate.as_ref()).map(|at| at.origin);
         for (name, origin) in [
             ("rate", rate),
+            ("adaptive", limits.and_then(|limits| limits.adaptive.as_ref()).map(|at| at.origin)),
             ("max_requests", limit(|limits| limits.max_requests.as_ref())),
             ("max_pending", limit(|limits| limits.max_pending.as_ref())),
             ("max_retries", limit(|limits| limits.max_retries.as_ref())),
@@ -113,6 +117,24 @@ impl<'c> Check<'c, '_> {
                 );
                 self.report(origin, Finding::new(problem).expected("protocol http, http2 or auto"));
             }
+        }
+    }
+
+    /// Bounds in their order, and windows within the time between measurements.
+    fn adaptive(&mut self, service: &file::Service, resolved: &ServiceConfig) {
+        let written = service.limits.as_ref().and_then(|limits| limits.adaptive.as_ref());
+        let (Some(at), Some(policy)) = (written, resolved.limits.adaptive) else { return };
+        if policy.most < policy.least {
+            let problem =
+                format!("the highest bound, {}, is below the lowest, {}", policy.most, policy.least);
+            let origin = at.value.max.as_ref().map_or(at.origin, |max| max.origin);
+            self.report(origin, Finding::new(problem));
+        }
+        if policy.measure_interval < policy.window * MEASURE_WINDOWS {
+            let problem =
+                format!("less than {MEASURE_WINDOWS} windows; there would be nothing but measurements");
+            let origin = at.value.measure_interval.as_ref().map_or(at.origin, |interval| interval.origin);
+            self.report(origin, Finding::new(problem));
         }
     }
 

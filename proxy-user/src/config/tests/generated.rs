@@ -115,6 +115,7 @@ fn limits() -> impl Strategy<Value = Limits> {
                 max_requests: None,
                 max_pending: None,
                 max_retries: None,
+                adaptive: None,
                 is_set: true,
             }
         },
@@ -130,6 +131,7 @@ fn limits() -> impl Strategy<Value = Limits> {
         max_requests: None,
         max_pending: None,
         max_retries: None,
+        adaptive: None,
         is_set: false,
     });
     prop_oneof![set, unset]

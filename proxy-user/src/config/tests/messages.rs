@@ -486,3 +486,30 @@ fn what_is_given_up_first_must_come_first() {
     .unwrap();
     assert_eq!(config.overload.thresholds, [None, None, None, None, Some(60)]);
 }
+
+#[test]
+fn an_adaptive_limit_needs_requests_and_bounds_in_their_order() {
+    let with = |protocol: &str, adaptive: &str| {
+        format!(
+            "services: [{{name: a, endpoints: [], protocol: {protocol}, addresses: ['10.0.0.1:80'],\n  limits: {{adaptive: {adaptive}}}}}]"
+        )
+    };
+    bad(
+        &with("tcp", "{}"),
+        &[
+            "w:2:22: services[0].limits.adaptive: adaptive needs requests, which protocol tcp has none of, expected \
+           protocol http, http2 or auto",
+        ],
+    );
+    bad(
+        &with("http", "{min: 10, max: 9, measure_interval: 1s}"),
+        &[
+            "w:2:37: services[0].limits.adaptive.max: the highest bound, 9, is below the lowest, 10",
+            "w:2:58: services[0].limits.adaptive.measure_interval: less than 20 windows; there would be nothing but \
+             measurements",
+        ],
+    );
+    let config = parse("w", &with("http2", "{tolerance: 50%, window: 1s}")).unwrap();
+    let adaptive = config.services[0].limits.adaptive.unwrap();
+    assert_eq!((adaptive.tolerance_percent, adaptive.window.as_secs(), adaptive.least), (50, 1, 4));
+}

@@ -24,6 +24,9 @@ use crate::forward::wire::Wire;
 /// lasts, and those that were refused together must not come together.
 const OVERLOADED_SECONDS: std::ops::RangeInclusive<u64> = 2..=5;
 
+/// When to come again to a service that has enough to do: who tries at once makes it no less.
+const BUSY_TIME: Duration = Duration::from_secs(1);
+
 /// Says why Weir answers itself.
 const X_WEIR_REASON: HeaderName = HeaderName::from_static("x-weir-reason");
 
@@ -46,7 +49,8 @@ pub(super) struct Answer {
 impl Answer {
     /// What a request is answered with that ends like this.
     pub(super) fn of_reason(reason: RequestReason) -> Self {
-        Self::of_config(reason, reason.status().unwrap_or(500))
+        let early = (reason == RequestReason::ConcurrencyLimit).then_some(TooEarly { wait: BUSY_TIME });
+        Self { early, ..Self::of_config(reason, reason.status().unwrap_or(500)) }
     }
 
     /// What a request is answered with that came too early.

@@ -224,6 +224,13 @@ pub(super) fn handle_answer(
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         endpoint.load.record_latency(took_ns, clock::monotonic_ns());
     }
+    // An error comes faster than the work would.
+    if attempt == Attempt::Good
+        && let Some(adaptive) = &plan.service.adaptive
+    {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        adaptive.handle_answer(took_ns, clock::monotonic_ns(), plan.service.load.request_count());
+    }
     if attempt == Attempt::BadStatus && plan.service.outlier.consecutive_5xx > 0 {
         endpoint.load.set_suspect();
         send_attempt(client.local, endpoint.id, Attempt::BadStatus);

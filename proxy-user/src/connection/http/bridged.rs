@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use proxy_core::grpc::{self, Messages, Status};
-use proxy_core::load::Load;
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::retry::{Failure, Pushback};
 
@@ -91,9 +90,7 @@ pub(super) async fn forward(
         return Err(Over { reason: RequestReason::Internal, tries: 0 });
     };
     let plan = &*plan;
-    let Some(_active) = Load::try_request(&*plan.service.load, plan.limits()) else {
-        return Err(Over { reason: RequestReason::Limit, tries: 0 });
-    };
+    let _active = plan.begin().map_err(|reason| Over { reason, tries: 0 })?;
     let mut tries = Tries::new(began, plan, story);
     let most = client.limits().request_bytes.unwrap_or(u64::MAX);
     let upload = Upload::new(plan.framing == Framing::Length(0), most, messages(client, plan));

@@ -9,7 +9,7 @@ use http::{HeaderName, Request};
 use proxy_core::grpc;
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
-use proxy_core::load::RequestLimits;
+use proxy_core::load::{self, Load, RequestLimits};
 use proxy_core::outcome::RequestReason;
 use proxy_core::overload::Rung;
 use proxy_core::priority::Priority;
@@ -56,6 +56,21 @@ impl Plan {
     /// Bounds on what is under way in its service, for such requests.
     pub(super) fn limits(&self) -> RequestLimits {
         self.service.limits.requests().of_priority(priority(self.rule.as_deref()))
+    }
+
+    /// Counts it as under way, unless as many are as may be.
+    ///
+    /// # Errors
+    /// Which bound was reached.
+    pub(super) fn begin(&self) -> Result<load::Request<&Load>, RequestReason> {
+        let (mut limits, mut reason) = (self.limits(), RequestReason::Limit);
+        if let Some(adaptive) = &self.service.adaptive {
+            let most = priority(self.rule.as_deref()).share(adaptive.limit());
+            if limits.max_requests.is_none_or(|max| most < max) {
+                (limits.max_requests, reason) = (Some(most), RequestReason::ConcurrencyLimit);
+            }
+        }
+        Load::try_request(&*self.service.load, limits).ok_or(reason)
     }
 }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use proxy_core::grpc::Status;
-use proxy_core::load::Load;
 use proxy_core::outcome::{Reason, RequestReason};
 use proxy_io::Chunk;
 
@@ -198,8 +197,9 @@ async fn forward(
         Err(fault) => return boxed(move || refuse(client, down, fault)).await,
     };
     let plan = &*plan;
-    let Some(_active) = Load::try_request(&*plan.service.load, plan.limits()) else {
-        return boxed(move || give_up(client, down, plan, RequestReason::Limit)).await;
+    let _active = match plan.begin() {
+        Ok(active) => active,
+        Err(reason) => return boxed(move || give_up(client, down, plan, reason)).await,
     };
     let mut tries = Tries::new(began, plan, story);
     if let Some(rule) = &plan.rule

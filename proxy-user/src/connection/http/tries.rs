@@ -8,6 +8,7 @@ use proxy_core::load::{self, Load, NoRetry};
 use proxy_core::outcome::RequestReason;
 use proxy_core::retry::{Failure, Kind, Retries, RetryPolicy};
 use proxy_core::service::Service;
+use proxy_io::clock;
 
 use super::Client;
 use super::plan::Plan;
@@ -116,6 +117,14 @@ impl<'a> Tries<'a> {
             RequestReason::PerTryTimeout => self.note(Event::PerTryTimeout),
             RequestReason::RequestTimeout => self.note(Event::RequestTimeout),
             _ => {}
+        }
+        let is_given_up = matches!(
+            reason,
+            RequestReason::PerTryTimeout | RequestReason::RequestTimeout | RequestReason::DownstreamReset
+        );
+        if let Some(adaptive) = self.service.adaptive.as_ref().filter(|_| is_given_up) {
+            let waited_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            adaptive.handle_given_up(waited_ns, clock::monotonic_ns(), self.service.load.request_count());
         }
     }
 

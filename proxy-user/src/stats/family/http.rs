@@ -12,6 +12,7 @@ impl Reading {
     pub(super) fn http(&self, table: &mut Table<'_>) -> fmt::Result {
         self.http_requests(table)?;
         self.http_events(table)?;
+        self.http_adaptive(table)?;
         self.http_rules(table)
     }
 
@@ -77,6 +78,26 @@ impl Reading {
         let connections = &[("opened", Event::ConnectionOpened), ("reused", Event::ConnectionReused)];
         let (name, help) = ("weir_http_upstream_connections", "How requests got a connection to an endpoint");
         table.counter(name, help, ["service", "how"], of(connections))
+    }
+
+    /// What they refused is among the requests that ended, with the reason `concurrency_limit`.
+    fn http_adaptive(&self, table: &mut Table<'_>) -> fmt::Result {
+        let all =
+            || self.adaptive.iter().map(|(id, reading, count)| ([self.names.service(*id)], reading, *count));
+        let (name, help) =
+            ("weir_http_adaptive_limit", "Requests that may be under way, by how fast a service answers");
+        table.gauge(
+            name,
+            help,
+            ["service"],
+            all().map(|(labels, reading, _)| (labels, reading.limit.into())),
+        )?;
+        let (name, help) = ("weir_http_adaptive_requests", "Requests under way where that is bounded so");
+        table.gauge(name, help, ["service"], all().map(|(labels, _, count)| (labels, count.into())))?;
+        let best = all().filter_map(|(labels, reading, _)| Some((labels, reading.best?.as_secs_f64())));
+        let (name, help) =
+            ("weir_http_adaptive_best_seconds", "How soon a service answers when it has not too much to do");
+        table.fractions(name, help, ["service"], best)
     }
 
     fn http_rules(&self, table: &mut Table<'_>) -> fmt::Result {

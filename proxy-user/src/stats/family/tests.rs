@@ -112,6 +112,9 @@ fn figures_of_the_node_are_there() {
         "weir_config_reload_failures_total 1",
         "weir_config_last_reload_successful 0",
         "weir_access_log_dropped_total 13",
+        r#"weir_http_adaptive_limit{service="shop/web"} 40"#,
+        r#"weir_http_adaptive_requests{service="shop/web"} 38"#,
+        r#"weir_http_adaptive_best_seconds{service="shop/web"} 0.25"#,
         "weir_overload_pressure_percent{resource=\"memory\"} 91",
         "weir_overload_used{resource=\"descriptors\"} 3",
         "weir_overload_max{resource=\"memory\"} 1000",
@@ -185,6 +188,11 @@ fn reading() -> Reading {
         restarts: vec![0, 2],
         panics: 2,
         descriptors: (3, 1000),
+        adaptive: vec![(
+            ServiceId(1),
+            AdaptiveReading { limit: 40, best: Some(Duration::from_millis(250)) },
+            38,
+        )],
         overload: OverloadReading {
             in_force: [true, true, true, false, false],
             memory: Share { used: 912, bound: 1000 },

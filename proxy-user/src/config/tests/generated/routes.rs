@@ -3,6 +3,7 @@
 use proxy_core::grpc::Status;
 use proxy_core::http2::Pings;
 use proxy_core::load::RetryThrottle;
+use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::priority::Priority;
 use proxy_core::proxy_protocol;
 use proxy_core::rate::{Per, RateLimits};
@@ -345,6 +346,7 @@ struct Speaker {
     http: HttpLimits,
     has_routes: bool,
     limits: [Option<u32>; 3],
+    adaptive: Option<AdaptivePolicy>,
     rates: Vec<RateLimit>,
     consecutive_5xx: u32,
     is_health_tls: bool,
@@ -365,7 +367,10 @@ impl Speaker {
             [service.limits.max_requests, service.limits.max_pending, service.limits.max_retries] =
                 self.limits;
             service.rates = self.rates;
-            service.limits.is_set |= self.limits.iter().any(Option::is_some) || !service.rates.is_empty();
+            service.limits.adaptive = self.adaptive;
+            service.limits.is_set |= self.limits.iter().any(Option::is_some)
+                || !service.rates.is_empty()
+                || self.adaptive.is_some();
             service.outlier.consecutive_5xx = self.consecutive_5xx;
         }
         service.proxy_protocol = self.proxy_protocol;
@@ -404,21 +409,41 @@ fn speaker() -> impl Strategy<Value = Speaker> {
     let protocol = select(vec![Protocol::Tcp, Protocol::Tls, Protocol::Http, Protocol::Auto]);
     let limit = || of(1_u32..);
     let limits = (limit(), limit(), limit()).prop_map(|(a, b, c)| [a, b, c]);
+    let adaptive = of((1_u32..500, 0_u32..500, 0_u8..=100, 1_u64..100_000, 20_u32..100).prop_map(
+        |(least, more, tolerance_percent, window_ms, windows)| AdaptivePolicy {
+            least,
+            most: least + more,
+            tolerance_percent,
+            window: Duration::from_millis(window_ms),
+            measure_interval: Duration::from_millis(window_ms) * windows,
+        },
+    ));
     let version = select(vec![None, Some(proxy_protocol::Version::V1), Some(proxy_protocol::Version::V2)]);
-    (protocol, http(), any::<bool>(), limits, rates(), 0_u32..=1_000_000, any::<bool>(), version).prop_map(
-        |(protocol, http, has_routes, limits, rates, consecutive_5xx, is_health_tls, proxy_protocol)| {
-            Speaker {
+    (protocol, http(), any::<bool>(), (limits, adaptive), rates(), 0_u32..=1_000_000, any::<bool>(), version)
+        .prop_map(
+            |(
                 protocol,
                 http,
                 has_routes,
-                limits,
+                (limits, adaptive),
                 rates,
                 consecutive_5xx,
                 is_health_tls,
                 proxy_protocol,
-            }
-        },
-    )
+            )| {
+                Speaker {
+                    protocol,
+                    http,
+                    has_routes,
+                    limits,
+                    adaptive,
+                    rates,
+                    consecutive_5xx,
+                    is_health_tls,
+                    proxy_protocol,
+                }
+            },
+        )
 }
 
 /// Gives a config without them routes, protocols, TLS and bounds on HTTP.
