@@ -48,6 +48,19 @@ impl Check {
     }
 }
 
+/// Bytes that no compression shortens and no shift leaves alike.
+#[must_use]
+pub fn noise(count: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    };
+    (0..count).map(|_| next()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

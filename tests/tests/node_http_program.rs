@@ -3,116 +3,44 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use proxy_tests::client::Place;
-use proxy_tests::net::Family;
+use proxy_tests::nginx::{Nginx, Site};
 use proxy_tests::node::Weir;
 use proxy_tests::origin::{Kind, Origin};
-use proxy_tests::process::{self, Running};
-use proxy_tests::scratch::Scratch;
+use proxy_tests::process::Running;
+use proxy_tests::stream::noise;
+use proxy_tests::wait;
+use proxy_tests::web::{edge, host, speaking, ways};
 use proxy_tests::world::World;
-use proxy_tests::{config, wait};
 use serde_json::{Value, json};
 
 /// A body that fits into no buffer.
 const BIG_BYTES: usize = 20 << 20;
 /// What becomes of processes that are asked to end.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// Everything compressed.
+const GZIP: Site<'static> = Site { http: "gzip on; gzip_min_length 1; gzip_types *;", ..Site::PLAIN };
 const WEBSOCKET: &str = include_str!("../src/python/websocket.py");
 const REQUESTS: &str = include_str!("../src/python/requests.py");
 
-fn edge() -> SocketAddr {
-    "10.77.0.1:8000".parse().unwrap()
-}
-
-fn vip() -> SocketAddr {
-    Family::V4.vip(1, 80)
-}
-
-fn host() -> SocketAddr {
-    Family::V4.host(10, 8080)
-}
-
 fn http_config(world: &World, http: Value) -> Value {
-    let service = json!({
-        "name": "web", "protocol": "http", "addresses": [vip().to_string()],
-        "endpoints": [{"address": host().to_string()}],
-    });
-    let mut config = config::config(world, [service]);
-    let listener = json!({"address": edge().to_string(), "protocol": "http", "service": "web", "http": http});
-    config::merge(&mut config, json!({"listeners": [listener]}));
+    let mut config = speaking(world, "http", json!({}));
+    config["listeners"][0]["http"] = http;
     config
-}
-
-/// Both ways to Weir: where the client runs, and what it asks for.
-fn ways(world: &World) -> [(Place<'_>, SocketAddr); 2] {
-    [(world.outside(), edge()), (world.app(), vip())]
-}
-
-/// An nginx whose files are in a folder, and to which files can be sent; ended in order, since its workers outlive a kill.
-struct Nginx {
-    running: Running,
-    scratch: Scratch,
-}
-
-impl Nginx {
-    fn start(world: &World, more: &str) -> Option<Self> {
-        let nginx = world.program("nginx")?;
-        let scratch = Scratch::new("http-nginx");
-        let folder = scratch.path().display().to_string();
-        let text = format!(
-            "user root; daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/log;\n\
-             events {{ worker_connections 1024; }} http {{ access_log off; client_body_temp_path {folder}/b;\n\
-             proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;\n\
-             scgi_temp_path {folder}/s; client_max_body_size 0; gzip on; gzip_min_length 1; gzip_types *; {more}\n\
-             server {{ listen {}; root {folder}; location = / {{ return 200 hello; }}\n\
-             location /new/ {{ dav_methods PUT DELETE; create_full_put_path on; }} }} }}\n",
-            host()
-        );
-        let file = scratch.file("nginx.conf", text);
-        let running = world.serve(&nginx, &["-c", &file], host());
-        Some(Self { running, scratch })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.scratch.path().join(name)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = process::signal(self.running.pid(), "-TERM");
-        if !std::thread::panicking() {
-            self.running.wait(END_LIMIT);
-        }
-    }
-}
-
-/// Bytes that no compression shortens and no shift leaves alike.
-fn noise(count: usize) -> Vec<u8> {
-    let mut state = 1u32;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[0]
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 #[test]
 fn curl_and_nginx_exchange_everything_that_they_can() {
     let Some(world) = World::new() else { return };
     let Some(curl) = world.program("curl") else { return };
-    let Some(nginx) = Nginx::start(&world, "") else { return };
+    let Some(nginx) = Nginx::start(&world, host(), GZIP) else { return };
     let big = noise(BIG_BYTES);
-    let big_file = nginx.scratch.file("big.bin", &big);
+    let big_file = nginx.file("big.bin", &big);
     let text = "all work and no play ".repeat(5_000);
-    let _ = nginx.scratch.file("text.txt", &text);
+    let _ = nginx.file("text.txt", &text);
     let out = nginx.path("out").display().to_string();
     let Some(weir) = Weir::start(&world.net, &http_config(&world, json!({}))) else { return };
     for (place, address) in ways(&world) {
@@ -167,7 +95,7 @@ fn thousands_of_requests_fail_nowhere_though_their_server_closes_often() {
     let Some(world) = World::new() else { return };
     let Some(wrk) = world.program("wrk") else { return };
     for (more, kept) in [("", 1_000.0), ("keepalive_requests 5;", 5.0)] {
-        let Some(_nginx) = Nginx::start(&world, more) else { return };
+        let Some(_nginx) = Nginx::start(&world, host(), Site { http: more, ..Site::PLAIN }) else { return };
         let Some(weir) = Weir::start(&world.net, &http_config(&world, json!({}))) else { return };
         for (place, address) in ways(&world) {
             let url = format!("http://{address}/");
