@@ -40,7 +40,7 @@ impl Nginx {
     #[must_use]
     pub fn start(world: &World, address: SocketAddr, site: Site<'_>) -> Option<Self> {
         let nginx = world.program("nginx")?;
-        let scratch = Scratch::new(&format!("nginx-{}", address.ip()));
+        let scratch = Scratch::new(&format!("nginx-{}-{}", address.ip(), address.port()));
         let folder = scratch.path().display().to_string();
         let Site { listen, http, server } = site;
         let text = format!(

@@ -6,31 +6,22 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use proxy_tests::client::Place;
 use proxy_tests::net::Family;
-use proxy_tests::nginx::Nginx;
+use proxy_tests::nginx::{Nginx, Site};
 use proxy_tests::node::Weir;
 use proxy_tests::pki::{Pki, ROOT};
 use proxy_tests::process::{self, Running};
-use proxy_tests::python::{self, has_module};
+use proxy_tests::python::{PYTHON, has_module};
 use proxy_tests::scratch::Scratch;
+use proxy_tests::web::{edge, vip, ways};
 use proxy_tests::world::World;
-use proxy_tests::{config, wait};
+use proxy_tests::{config, grpc, wait};
 use serde_json::{Value, json};
 
 /// Longer than any step needs on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 const GRPC_SERVER: &str = include_str!("../src/python/grpc_server.py");
-const GRPC_CLIENT: &str = include_str!("../src/python/grpc_client.py");
 const HEALTH_SERVER: &str = include_str!("../src/python/grpc_health_server.py");
-
-fn edge() -> SocketAddr {
-    "10.77.0.1:8000".parse().unwrap()
-}
-
-fn vip() -> SocketAddr {
-    Family::V4.vip(1, 80)
-}
 
 fn far(number: u8, port: u16) -> SocketAddr {
     Family::V4.host(number, port)
@@ -38,7 +29,7 @@ fn far(number: u8, port: u16) -> SocketAddr {
 
 /// Starts a program of Python's on the far side that says when it is ready.
 fn start_python(world: &World, program: &str, arguments: &[&str]) -> Running {
-    let mut command = world.far().command(Path::new(python::PROGRAM));
+    let mut command = world.far().command(Path::new(PYTHON));
     let running = Running::start(command.args(["-c", program]).args(arguments)).unwrap();
     assert_eq!(running.line(LIMIT).as_deref(), Some("ready"));
     running
@@ -91,11 +82,6 @@ fn web(world: &World, endpoints: &[SocketAddr], http: &Value, more: Value) -> Va
     config
 }
 
-fn grpc_client(place: Place<'_>, address: SocketAddr, steps: &str) -> Running {
-    let mut command = place.command(Path::new(python::PROGRAM));
-    Running::start(command.args(["-c", GRPC_CLIENT, &address.to_string(), steps])).unwrap()
-}
-
 /// A server of HTTP/2 that is one process.
 fn nghttpd(world: &World, address: SocketAddr, folder: &Scratch) -> Option<Running> {
     let program = world.program("nghttpd")?;
@@ -121,7 +107,7 @@ fn grpc_checks_go_by_what_the_health_service_says() {
     let of_tls = [tls.to_string(), pki.path("web.key"), pki.path("web.pem")];
     let mut secure = start_python(&world, HEALTH_SERVER, &of_tls.each_ref().map(String::as_str));
     let _without = start_python(&world, GRPC_SERVER, &[&without.to_string()]);
-    let Some(_http1) = Nginx::start(&world, other, "", "") else { return };
+    let Some(_http1) = Nginx::start(&world, other, Site::PLAIN) else { return };
     let (whole, cart) = (json!({"grpc": {}}), json!({"grpc": {"service": "shop.v1.Cart"}}));
     let http2 = json!({"protocol": "http2"});
     let ca = pki.path(&format!("{ROOT}.pem"));
@@ -168,11 +154,12 @@ fn http_checks_speak_what_the_service_speaks() {
     let ssl =
         format!("ssl_certificate {}; ssl_certificate_key {};", pki.path("web.pem"), pki.path("web.key"));
     let (plain, tls, http1) = (far(10, 8080), far(10, 8443), far(11, 8080));
-    let start = |address, listens, more| Nginx::start(&world, address, listens, more);
+    // It says which version it was asked in.
+    let server = "location = / { return 200 \"$server_protocol $request_method\"; }";
+    let start = |address, listen, http| Nginx::start(&world, address, Site { listen, http, server });
     let Some(_plain) = start(plain, "http2", "") else { return };
     let Some(_tls) = start(tls, "ssl http2", &ssl) else { return };
     let Some(_http1) = start(http1, "", "") else { return };
-    // nginx says which version it was asked in.
     let asks = |version: &str, port: Option<u16>| {
         let mut probe = json!({"http": {"path": "/", "body": version}});
         config::merge(&mut probe, port.map_or(Value::Null, |port| json!({"port": port})));
@@ -252,14 +239,14 @@ fn a_call_is_silent_for_as_long_as_both_sides_answer_pings() {
     let Some(weir) = Weir::start(&world.net, &web(&world, &[address], &of_listener, of_service)) else {
         return;
     };
-    for (place, address) in [(world.outside(), edge()), (world.app(), vip())] {
+    for (place, address) in ways(&world) {
         // Four seconds without a word, but for the pings.
-        let client = grpc_client(place, address, "quiet");
+        let client = grpc::client(place, address, "quiet", &[]);
         assert_eq!(client.line(LIMIT).as_deref(), Some("ok quiet"));
         assert!(server.line(LIMIT).unwrap().starts_with("called "));
         assert_eq!(server.line(LIMIT).as_deref(), Some("cancelled"));
 
-        let client = grpc_client(place, address, "cancel");
+        let client = grpc::client(place, address, "cancel", &[]);
         assert_eq!(client.line(LIMIT).as_deref(), Some("waiting"));
         assert!(server.line(LIMIT).unwrap().starts_with("called "));
         process::signal(client.pid(), "-STOP").unwrap();
@@ -270,7 +257,7 @@ fn a_call_is_silent_for_as_long_as_both_sides_answer_pings() {
     // Those that gave up may have been late for their own deadline.
     assert!(ended(&weir, "downstream_reset") >= 2.0, "their calls ended with them");
 
-    let client = grpc_client(world.outside(), edge(), "hung");
+    let client = grpc::client(world.outside(), edge(), "hung", &[]);
     assert!(server.line(LIMIT).unwrap().starts_with("called "));
     process::signal(server.pid(), "-STOP").unwrap();
     assert_eq!(client.line(LIMIT).as_deref(), Some("ok hung"));
@@ -286,7 +273,7 @@ fn old_connections_are_replaced_and_no_request_is_lost() {
     }
     let (address, page) = (far(10, 8080), far(11, 8080));
     let _server = start_python(&world, GRPC_SERVER, &[&address.to_string()]);
-    let Some(_nginx) = Nginx::start(&world, page, "http2", "") else { return };
+    let Some(_nginx) = Nginx::start(&world, page, Site { listen: "http2", ..Site::PLAIN }) else { return };
     let http = json!({"max_connection_age": "1s"});
     let mut config = web(&world, &[address], &http, json!({"routes": ["web"]}));
     let pages = json!({"name": "pages", "protocol": "http2", "endpoints": [{"address": page.to_string()}]});
@@ -298,9 +285,9 @@ fn old_connections_are_replaced_and_no_request_is_lost() {
     config["routes"] = json!([{"name": "web", "rules": rules}]);
     let Some(weir) = Weir::start(&world.net, &config) else { return };
     let aged = || weir.metrics().sum("weir_connections_closed_total", &[("reason", "max_age")]);
-    for (place, address) in [(world.outside(), edge()), (world.app(), vip())] {
+    for (place, address) in ways(&world) {
         let before = aged();
-        let client = grpc_client(place, address, "steady");
+        let client = grpc::client(place, address, "steady", &[]);
         assert_eq!(client.line(LIMIT).as_deref(), Some("ok steady"));
         assert!(aged() - before >= 2.0, "five seconds are several ages");
 
@@ -330,12 +317,12 @@ fn what_is_under_way_on_an_old_connection_gets_its_grace() {
         return;
     };
     // Four seconds, on a connection that has one.
-    let client = grpc_client(world.outside(), edge(), "quiet");
+    let client = grpc::client(world.outside(), edge(), "quiet", &[]);
     assert_eq!(client.line(LIMIT).as_deref(), Some("ok quiet"));
     assert!(server.line(LIMIT).unwrap().starts_with("called "));
     assert_eq!(server.line(LIMIT).as_deref(), Some("cancelled"));
 
-    let client = grpc_client(world.app(), vip(), "hung");
+    let client = grpc::client(world.app(), vip(), "hung", &[]);
     assert_eq!(client.line(LIMIT).as_deref(), Some("ok hung"));
     assert!(server.line(LIMIT).unwrap().starts_with("called "));
     assert_eq!(server.line(LIMIT).as_deref(), Some("cancelled"));

@@ -1,7 +1,5 @@
 //! HTTP between real programs that know nothing of Weir, at its edge and intercepted.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proxy_tests::client::{Place, number};
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
 use proxy_tests::net::{Family, Net, Side};
-use proxy_tests::nginx::Nginx;
+use proxy_tests::nginx::{Nginx, Site};
 use proxy_tests::node::Weir;
 use proxy_tests::upstream::Server;
 use proxy_tests::wait;
@@ -276,7 +276,7 @@ fn a_network_of_ipv6_is_one_client_and_an_application_of_this_node_is_its_own() 
     let Some(world) = World::new() else { return };
     let Some(curl) = world.program("curl") else { return };
     let (host, vip) = (Family::V6.host(10, SERVER_PORT), Family::V6.vip(1, PORT));
-    let Some(_nginx) = Nginx::start(&world, host, "", "") else { return };
+    let Some(_nginx) = Nginx::start(&world, host, Site::PLAIN) else { return };
     let edge: SocketAddr = "[fd77::1]:8000".parse().expect("an address");
     // One each, and nothing more within the time of a test.
     let rate = json!({"requests": "1/h", "per": "client"});

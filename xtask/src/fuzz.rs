@@ -10,7 +10,7 @@ use crate::repo::Repo;
 /// Version of cargo-fuzz that is installed if there is none.
 const CARGO_FUZZ: &str = "0.13.2";
 /// Targets in `tests/fuzz/fuzz_targets`, with the inputs of a short run: 10 to 20 seconds each.
-const TARGETS: [(&str, u32); 11] = [
+const TARGETS: [(&str, u32); 12] = [
     ("config", 300_000),
     ("btf", 4_000_000),
     ("cidr", 8_000_000),
