@@ -1,7 +1,5 @@
 //! HTTP/2 between programs that know nothing of Weir.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

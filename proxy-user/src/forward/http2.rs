@@ -14,14 +14,17 @@ pub use self::head::{
 };
 pub use self::io::{H2Io, Meter};
 use crate::tls::Stream;
-use crate::upstream::http2::{Pinger, SendRequest};
+use crate::upstream::http2::{MOST_STREAMS as MOST_ENDPOINT_STREAMS, Pinger, SendRequest};
 use proxy_core::http::HttpLimits;
 
 /// Bytes that a peer may send ahead on one stream. What RFC 9113, 6.9.2 begins with: enough for one round trip on a node,
 /// and a slow reader of many streams holds no more.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-/// Bytes that a peer may send ahead on all streams of a connection together: the most that one connection can make Weir hold.
+/// Bytes that a client may send ahead on all streams of a connection together: the most that one connection can make Weir hold.
 const WINDOW_BYTES: u32 = 1 << 20;
+/// The same of an endpoint: never less than all its streams together may, else answers that some clients do not read would hold up
+/// those of all others on the same connection.
+const ENDPOINT_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * MOST_ENDPOINT_STREAMS;
 /// Bytes of one stream that wait to be sent: as much as its window, so that flow control reaches from end to end.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Streams that a client may have at a time: what nginx and Go allow, more or less (128, 250).
@@ -77,7 +80,7 @@ pub async fn connect(stream: Stream, limits: &HttpLimits) -> Result<Begun, h2::E
     let (sender, mut connection) = client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(ENDPOINT_WINDOW_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_max_send_streams(FIRST_STREAMS)
         .max_header_list_size(limits.head_bytes)

@@ -36,6 +36,8 @@ pub type SendRequest = h2::client::SendRequest<Bytes>;
 /// Time that a connection without requests is kept. Servers of HTTP/2 wait longer than those of HTTP/1.1 (gRPC for ever, nginx
 /// 75 seconds), and one that goes says so.
 const MOST_IDLE: Duration = Duration::from_secs(60);
+/// Requests at a time on one connection, also where its endpoint allows more: what their answers may be ahead by adds up.
+pub const MOST_STREAMS: u32 = 1 << 10;
 /// Connections of one worker to one endpoint: each has room for a hundred requests and more.
 const MOST_CONNECTIONS: usize = 64;
 
@@ -79,7 +81,8 @@ impl Http2Conn {
     }
 
     fn has_room(&self) -> bool {
-        self.active.get() < self.sender.current_max_send_streams()
+        let most = usize::try_from(MOST_STREAMS).unwrap_or(usize::MAX);
+        self.active.get() < self.sender.current_max_send_streams().min(most)
     }
 
     /// Asks an endpoint that has been silent for too long, or ends the connection of one that was.
