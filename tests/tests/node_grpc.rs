@@ -1,7 +1,5 @@
 //! gRPC between programs that know nothing of Weir.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::time::Duration;
 
 use proxy_tests::node::Weir;

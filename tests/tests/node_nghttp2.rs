@@ -1,7 +1,5 @@
 //! HTTP/2 by nghttp2, whose client and server are nobody's who wrote ours.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
