@@ -72,9 +72,10 @@ impl Session<'_> {
         if self.client.conn.take_alarm()
             && let Some(reason) = self.handle_alarm()
         {
-            // Its requests hear of it, and the client if it listens.
             self.client.conn.kill(reason);
             self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+            // Its requests hear of it, and the client if it takes what is sent now: nobody waits for that.
+            let _ = self.connection.poll_accept(cx);
             return Poll::Ready(reason);
         }
         loop {
