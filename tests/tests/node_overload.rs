@@ -350,5 +350,13 @@ fn what_matters_less_is_refused_first_and_leaves_room() {
         wait::until_true("it to be in force", SOON, || is_in_force(&weir, rung));
         assert_eq!(reasons_beside(0.0), expected, "{rung}");
     }
+    let mut overload = json!({"max_memory": "32MiB", "stop_keep_alive": "1%"});
+    for other in ["refuse_low", "refuse", "refuse_high", "reset"] {
+        overload[other] = json!("off");
+    }
+    weir.reload(&with(overload));
+    wait::until_true("it to be in force", SOON, || is_in_force(&weir, "stop_keep_alive"));
+    let answer = open("/").answer();
+    assert_eq!((answer.text().as_str(), answer.header("connection")), ("served", Some("close")));
     assert_eq!(["refuse_low", "refuse", "refuse_high"].map(|rung| actions(&weir, rung)), [3.0, 2.0, 1.0]);
 }

@@ -1,4 +1,4 @@
-//! What the allocator keeps of memory that nobody uses.
+//! The process's memory, and what the allocator keeps of it that nobody uses.
 
 /// Gives memory that was freed back to the kernel, from wherever it lies between what is in use (malloc_trim(3), since glibc 2.8).
 ///
@@ -10,9 +10,20 @@ pub fn give_back() {
     crate::sys::malloc_trim();
 }
 
+/// Bytes of a page of memory, which figures of the kernel are in.
+#[must_use]
+pub fn page_bytes() -> u64 {
+    crate::sys::page_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_has_its_size() {
+        assert!(page_bytes().is_power_of_two() && page_bytes() >= 4096);
+    }
 
     #[test]
     #[cfg(target_env = "gnu")]

@@ -144,6 +144,12 @@ pub(crate) fn option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &mut 
     Ok((len as usize).min(value.len()))
 }
 
+/// Bytes of a page; 4096 if the kernel should not say.
+pub(crate) fn page_bytes() -> u64 {
+    // SAFETY: sysconf(3) takes an integer.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 /// Gives freed memory back to the kernel.
 #[cfg(target_env = "gnu")]
 pub(crate) fn malloc_trim() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proxy_core::addr::{ClientAddr, OriginalDst};
 use proxy_core::outcome::Reason;
+use proxy_core::overload::Rung;
 use proxy_core::route::Rule;
 use proxy_core::service::{Limits, Service};
 use proxy_io::Chunk;
@@ -47,7 +48,9 @@ pub(super) fn send_copies(
         let target = routes.route(mirror.service, None, stats);
         let target = target.map(|route| (Arc::clone(&route.service), Arc::clone(&route.stats)));
         drop(routes);
-        let room = Room::take(&client.local.copies);
+        // Nobody misses a copy.
+        let is_short = client.local.shared.overload.is_at(Rung::StopKeepAlive);
+        let room = if is_short { None } else { Room::take(&client.local.copies) };
         let event = match (target, copy(), room) {
             (Some((service, stats)), Some(request), Some(room)) => {
                 let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;

@@ -3,10 +3,12 @@
 //! A cgroup counts what the process's own figures do not: the queues of its sockets, maps, other processes. What of it is cache of
 //! files can go at any time and does not count.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use proxy_bpf::cgroup::{Hierarchy, View};
+use proxy_io::heap;
 
 use crate::stats::overload::Share;
 
@@ -30,6 +32,9 @@ const V2: Files =
 pub(super) struct Memory {
     /// The process's own cgroup, the mount that it is below, and what files are called there.
     own: Option<(PathBuf, PathBuf, &'static Files)>,
+    /// Kept open: it is read ten times a second.
+    statm: Option<File>,
+    page_bytes: u64,
     machine_bytes: u64,
     /// The cgroups that have a limit, as of the last slow look.
     limited: Vec<Limited>,
@@ -43,7 +48,13 @@ struct Limited {
 
 impl Memory {
     pub(super) fn new() -> Self {
-        Self { own: own_cgroup(), machine_bytes: machine_bytes(&text("/proc/meminfo")), limited: Vec::new() }
+        Self {
+            own: own_cgroup(),
+            statm: File::open("/proc/self/statm").ok(),
+            page_bytes: heap::page_bytes(),
+            machine_bytes: machine_bytes(&text("/proc/meminfo")),
+            limited: Vec::new(),
+        }
     }
 
     /// Finds the limits that there are now; they may change at any time.
@@ -64,34 +75,41 @@ impl Memory {
 
     /// What is in use where it is the scarcest.
     pub(super) fn look(&self, most: Option<u64>) -> Share {
-        let own =
-            Share { used: own_bytes(&text("/proc/self/status")), bound: most.unwrap_or(self.machine_bytes) };
+        let own = Share { used: self.own_bytes(), bound: most.unwrap_or(self.machine_bytes) };
         let of_cgroups = self.limited.iter().map(|limited| {
             let used: u64 = text(&limited.usage).trim().parse().unwrap_or(0);
             Share { used: used.saturating_sub(limited.cache_bytes), bound: limited.limit_bytes }
         });
         of_cgroups.fold(own, |most, next| if next.pressure() > most.pressure() { next } else { most })
     }
+
+    fn own_bytes(&self) -> u64 {
+        let mut line = [0; STATM_BYTES];
+        let count = self.statm.as_ref().and_then(|file| file.read_at(&mut line, 0).ok()).unwrap_or(0);
+        std::str::from_utf8(&line[..count]).map_or(0, |line| own_pages(line) * self.page_bytes)
+    }
 }
+
+/// Room for the seven numbers of proc_pid_statm(5).
+const STATM_BYTES: usize = 160;
 
 /// What cannot be read says nothing.
 fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Memory that is no file's: proc_pid_status(5).
-fn own_bytes(status: &str) -> u64 {
-    ["RssAnon:", "RssShmem:"].iter().filter_map(|key| kib_of(status, key)).sum::<u64>() << 10
+/// Memory that is no file's and shared with nobody: proc_pid_statm(5).
+fn own_pages(statm: &str) -> u64 {
+    let mut pages = statm.split_ascii_whitespace().skip(1).map_while(|field| field.parse::<u64>().ok());
+    let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(shared)
 }
 
 /// proc_meminfo(5).
 fn machine_bytes(meminfo: &str) -> u64 {
-    kib_of(meminfo, "MemTotal:").unwrap_or(0) << 10
-}
-
-fn kib_of(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 fn cache_bytes(stat: &str, files: &Files) -> u64 {
@@ -128,8 +146,8 @@ mod tests {
 
     #[test]
     fn figures_are_found_in_files_of_the_kernel() {
-        let status = "VmRSS:\t  9000 kB\nRssAnon:\t  5120 kB\nRssFile:\t  3000 kB\nRssShmem:\t   1024 kB\n";
-        assert_eq!(own_bytes(status), 6 << 20);
+        assert_eq!(own_pages("9000 5120 1024 300 0 700 0\n"), 4096);
+        assert_eq!((own_pages(""), own_pages("1 2 3")), (0, 0));
         assert_eq!(machine_bytes("MemTotal:       16384 kB\nMemFree: 1 kB\n"), 16 << 20);
         let v2 = "anon 900\nfile 77\ninactive_file 10\nactive_file 20\nunevictable 3\n";
         assert_eq!(cache_bytes(v2, &V2), 30);
