@@ -14,6 +14,7 @@ mod deploy;
 mod generated;
 mod grpc;
 mod messages;
+mod overload;
 mod routes;
 mod source;
 

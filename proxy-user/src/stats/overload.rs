@@ -69,9 +69,9 @@ impl Overload {
     /// Tells whether new requests of a priority are refused: by the rung that is for them, or one that is for higher ones.
     #[must_use]
     pub fn refuses(&self, priority: Priority) -> bool {
-        let bits =
-            Priority::ALL.into_iter().filter(|one| *one >= priority).map(|one| bit(Rung::refusing(one)));
-        self.in_force.load(Ordering::Relaxed) & bits.sum::<u8>() != 0
+        // The rungs that refuse stand in a row: all bits from its own to the last of them.
+        let bits = (bit(Rung::RefuseHigh) << 1) - bit(Rung::refusing(priority));
+        self.in_force.load(Ordering::Relaxed) & bits != 0
     }
 
     /// Tells whether connections are refused, because it is descriptors that run out.
