@@ -49,6 +49,18 @@ fn a_deadline_or_a_client_that_gives_up_reaches_the_server() {
 }
 
 #[test]
+fn a_stream_that_either_side_gives_up_ends_at_the_other_one() {
+    let Some(world) = World::new() else { return };
+    let Some(server) = grpc::serve(&world, host()) else { return };
+    let Some(_weir) = Weir::start(&world.net, &speaking(&world, "http2", json!({}))) else { return };
+    for (place, address) in ways(&world) {
+        grpc::run(place, address, "enough,given_up");
+        assert_eq!(server.line(LIMIT).as_deref(), Some("began"));
+        assert_eq!(server.line(LIMIT).as_deref(), Some("stopped"));
+    }
+}
+
+#[test]
 fn a_call_may_be_silent_for_as_long_as_its_deadline_lets_it() {
     let Some(world) = World::new() else { return };
     let Some(server) = grpc::serve(&world, host()) else { return };

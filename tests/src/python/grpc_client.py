@@ -91,6 +91,29 @@ def cancel():
     under_way.cancel()
 
 
+def enough():
+    # of a stream, which goes on at the server until it hears of that
+    answers = call("unary_stream", "Endless")(b"", timeout=LIMIT_S)
+    assert [len(next(answers)) for _ in range(3)] == [1000] * 3
+    answers.cancel()
+
+
+def given_up():
+    # by the server, in the middle, with a status and without
+    for how, wanted in (b"abort", grpc.StatusCode.ABORTED), (b"cancel", grpc.StatusCode.CANCELLED):
+        answers, got = call("unary_stream", "GiveUp")(how, timeout=LIMIT_S), []
+        try:
+            for answer in answers:
+                got.append(answer)
+            raise AssertionError("no error")
+        except grpc.RpcError as error:
+            assert error.code() == wanted, error
+            assert got == [b"1", b"2"] or how == b"cancel", got
+            if how == b"abort":
+                assert error.details() == "no more"
+                assert dict(error.trailing_metadata())["x-why-bin"] == b"\0\1"
+
+
 def many():
     unary = call("unary_unary", "Unary")
     calls = [unary.future(b"%d" % n, timeout=LIMIT_S) for n in range(1000)]

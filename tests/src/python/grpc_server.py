@@ -50,6 +50,25 @@ def hang(request, context):
     return b""
 
 
+def endless(request, context):
+    # until the client has enough
+    context.add_callback(lambda: say("stopped"))
+    say("began")
+    while True:
+        yield b"x" * 1000
+
+
+def give_up(request, context):
+    yield b"1"
+    yield b"2"
+    if request == b"abort":
+        context.set_trailing_metadata((("x-why-bin", b"\0\1"),))
+        context.abort(grpc.StatusCode.ABORTED, "no more")
+    # without a status: RST_STREAM
+    context.cancel()
+    yield b"3"
+
+
 tried = {}
 
 
@@ -70,6 +89,8 @@ class Handlers(grpc.GenericRpcHandler):
             "Flaky": grpc.unary_unary_rpc_method_handler(flaky),
             "Hang": grpc.unary_unary_rpc_method_handler(hang),
             "ClientStream": grpc.stream_unary_rpc_method_handler(client_stream),
+            "Endless": grpc.unary_stream_rpc_method_handler(endless),
+            "GiveUp": grpc.unary_stream_rpc_method_handler(give_up),
             "ServerStream": grpc.unary_stream_rpc_method_handler(server_stream),
             "Echo": grpc.stream_stream_rpc_method_handler(echo),
         }
