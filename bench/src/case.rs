@@ -109,6 +109,13 @@ pub enum Work {
         /// Bytes of a message.
         bytes: u32,
     },
+    /// gRPC calls that have begun and say nothing more.
+    GrpcIdle {
+        /// Connections.
+        connections: u32,
+        /// Calls on each.
+        streams: u32,
+    },
     /// connect() and close with and without Weir; has its own contestants.
     Overhead,
     /// Loading and changing a large configuration; has its own contestants.
@@ -142,7 +149,7 @@ impl Front {
 }
 
 /// All cases.
-pub const CASES: [Case; 21] = [
+pub const CASES: [Case; 22] = [
     Case {
         name: "l4-pingpong-1x64",
         question: "64 bytes there and back on 1 connection: nothing can be batched",
@@ -237,6 +244,12 @@ pub const CASES: [Case; 21] = [
         work: Work::Grpc { connections: 8, streams: 8, bytes: 100 },
     },
     Case {
+        name: "h2-idle",
+        question: "memory of the process (Pss) per gRPC call that has said one message, waits, and stays open; 100 calls on \
+                   each of 100 connections",
+        work: Work::GrpcIdle { connections: 100, streams: 100 },
+    },
+    Case {
         name: "connect-overhead",
         question: "connect() and close in the client, nothing sent: no Weir, the direct lane (hit), an address that is no \
                    service (miss)",
@@ -284,7 +297,7 @@ impl Work {
             | Self::HttpBulk { front, .. }
             | Self::HttpIdle { front, .. } => Some(front),
             Self::HttpRate { .. } => Some(Front::Http),
-            Self::Grpc { .. } => Some(Front::Grpc),
+            Self::Grpc { .. } | Self::GrpcIdle { .. } => Some(Front::Grpc),
             _ => None,
         }
     }
@@ -298,7 +311,7 @@ impl Work {
     /// Whether memory is measured and not time.
     #[must_use]
     pub fn is_memory(self) -> bool {
-        matches!(self, Self::Idle { .. } | Self::HttpIdle { .. })
+        matches!(self, Self::Idle { .. } | Self::HttpIdle { .. } | Self::GrpcIdle { .. })
     }
 
     /// The fixed rates that it is measured at, in operations per second; empty if it is measured as fast as can be.
@@ -321,6 +334,7 @@ impl Work {
             Self::HttpBulk { .. } => "CPU ms per GB",
             Self::Grpc { .. } => "CPU µs per call",
             Self::Idle { .. } | Self::HttpIdle { .. } => "KiB per connection",
+            Self::GrpcIdle { .. } => "KiB per call",
             Self::Overhead => "client CPU µs per connection",
             Self::ControlPlane => "ms",
         }
@@ -339,7 +353,7 @@ impl Work {
             | Self::HttpRate { .. }
             | Self::Grpc { .. } => Some(sample.proxy_us()),
             Self::HttpBulk { .. } => Some(sample.proxy_us() * MS_PER_GB),
-            Self::Idle { .. } | Self::HttpIdle { .. } => {
+            Self::Idle { .. } | Self::HttpIdle { .. } | Self::GrpcIdle { .. } => {
                 let (before, with) = sample.memory?;
                 Some((with as f64 - before as f64) / 1024.0 / sample.ops.max(1.0))
             }
@@ -360,6 +374,7 @@ impl Work {
             Self::HttpRate { .. } => "http-rate",
             Self::HttpIdle { .. } => "http-idle",
             Self::Grpc { .. } => "grpc",
+            Self::GrpcIdle { .. } => "grpc-idle",
             Self::Overhead | Self::ControlPlane => "connect",
         };
         let target = match self.front() {
@@ -385,6 +400,10 @@ impl Work {
             Self::Bulk { streams } => add("--streams", streams.into()),
             Self::Idle { connections } | Self::HttpIdle { connections, .. } => {
                 add("--connections", connections.into());
+            }
+            Self::GrpcIdle { connections, streams } => {
+                add("--connections", connections.into());
+                add("--streams", streams.into());
             }
             Self::HttpClose { .. } => add("--connections", CLOSE_AT_ONCE.into()),
             Self::HttpBulk { streams, .. } => {

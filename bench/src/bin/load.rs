@@ -140,6 +140,16 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         bytes: usize,
     },
+    /// gRPC calls that have begun and say nothing more
+    GrpcIdle {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 100)]
+        connections: usize,
+        /// Calls on each
+        #[arg(long, default_value_t = 100)]
+        streams: usize,
+    },
     /// Tries to connect until somebody accepts; prints when that was, in nanoseconds since 1970
     Until {
         #[arg(long)]
@@ -249,6 +259,9 @@ fn run() -> Result<()> {
         }
         Command::Grpc { common, connections, streams, bytes } => {
             grpc::run(&common.into(), connections, streams, bytes)?
+        }
+        Command::GrpcIdle { common, connections, streams } => {
+            grpc::idle(&common.into(), connections, streams)?
         }
         Command::Bulk { common, streams } => bulk::run(&common.into(), streams)?,
         Command::Request { common } => request::run(&common.into())?,

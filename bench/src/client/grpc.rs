@@ -1,19 +1,24 @@
 //! Unary gRPC calls over HTTP/2 without TLS: some connections, some calls at once on each.
 
 use std::cell::RefCell;
+use std::future::Future as _;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use h2::client::{self, SendRequest};
+use h2::SendStream;
+use h2::client::{self, ResponseFuture, SendRequest};
 use http::Request;
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::backend::grpc::body;
 use crate::client::Job;
+use crate::client::idle::settled;
 use crate::client::pingpong::message;
 use crate::cpu::{self, Window};
 use crate::histogram::Histogram;
@@ -55,6 +60,41 @@ pub fn run(job: &Job, connections: usize, streams: usize, bytes: usize) -> Resul
         ensure!(tally.calls > 0, "no call came back in {} ms", job.length.as_millis());
         Ok(Sample { ops: tally.calls as f64, usage, latency: tally.latency.quantiles(), ..Sample::default() })
     })
+}
+
+/// Opens `connections` with `streams` calls each that say one message and then nothing, and measures the proxy's memory before
+/// and with them.
+///
+/// # Errors
+/// If a call cannot be begun, or does not stay open.
+pub fn idle(job: &Job, connections: usize, streams: usize) -> Result<Sample> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let message = framed(b"weir?")?;
+    LocalSet::new().block_on(&runtime, async {
+        let before = memory(job).await?;
+        let window = Window::open(&job.watched)?;
+        let mut open = Vec::with_capacity(connections * streams);
+        for _ in 0..connections {
+            let mut requests = connect(job.target).await?;
+            for _ in 0..streams {
+                open.push(begin(&mut requests, &message, false).await?);
+            }
+        }
+        let with = memory(job).await?;
+        let usage = window.close()?;
+        for (response, _) in &mut open {
+            let answered =
+                std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *response).poll(context)));
+            ensure!(answered.await.is_pending(), "a call was answered before its end");
+        }
+        Ok(Sample { ops: open.len() as f64, usage, memory: Some((before, with)), ..Sample::default() })
+    })
+}
+
+/// The proxy's memory once it has settled; connections are driven meanwhile.
+async fn memory(job: &Job) -> Result<u64> {
+    let watched = job.watched.clone();
+    tokio::task::spawn_blocking(move || settled(&watched)).await?
 }
 
 /// Calls once and says why there was no right answer, if there was none.
@@ -101,14 +141,24 @@ async fn call_again(
     }
 }
 
-async fn call(requests: &mut SendRequest<Bytes>, message: &Bytes) -> Result<()> {
+/// Begins a call with its first message, which may be its last.
+async fn begin(
+    requests: &mut SendRequest<Bytes>,
+    message: &Bytes,
+    is_last: bool,
+) -> Result<(ResponseFuture, SendStream<Bytes>)> {
     let request = Request::post(format!("http://{HOST}{METHOD}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "weir-bench");
     std::future::poll_fn(|context| requests.poll_ready(context)).await.context("no stream")?;
     let (response, mut sending) = requests.send_request(request.body(())?, false)?;
-    sending.send_data(message.clone(), true)?;
+    sending.send_data(message.clone(), is_last)?;
+    Ok((response, sending))
+}
+
+async fn call(requests: &mut SendRequest<Bytes>, message: &Bytes) -> Result<()> {
+    let (response, _sending) = begin(requests, message, true).await?;
     let (head, mut receiving) = response.await.context("no response")?.into_parts();
     if head.status != http::StatusCode::OK {
         bail!("it answers: {}", head.status);
@@ -150,6 +200,9 @@ mod tests {
         let job = Job { target, watched: Vec::new(), warm_up, length };
         let sample = run(&job, 2, 3, 100).unwrap();
         assert!(sample.ops > 6.0 && sample.latency.is_some(), "{sample:?}");
+        let own = Job { watched: vec![std::process::id()], ..job };
+        let sample = idle(&own, 3, 20).unwrap();
+        assert!(sample.ops == 60.0 && sample.memory.is_some_and(|(before, _)| before > 0), "{sample:?}");
     }
 
     #[test]

@@ -22,7 +22,10 @@ impl Plan {
         let one = Duration::from_millis(self.warm_up_ms + self.length_ms);
         let contestants = count(contestants);
         let repetition = match work {
-            Work::Idle { connections } | Work::HttpIdle { connections, .. } => {
+            // Calls take next to nothing beside their connections.
+            Work::Idle { connections }
+            | Work::HttpIdle { connections, .. }
+            | Work::GrpcIdle { connections, .. } => {
                 let each = (START + CONNECTION * connections) * contestants;
                 return each * count(self.memory_repetitions);
             }
