@@ -230,13 +230,14 @@ fn thirty_takeovers_under_load_break_no_connection_lose_no_byte_and_turn_no_coun
         metrics.sum("weir_connections_active", &[("lane", "proxy")]) < 0.5
             && metrics.sum("weir_proxied_connections", &[]) < 0.5
     });
+    // At its end every line has been written.
+    assert!(weir.terminate().success(), "{}", weir.log());
+    assert!(!node::has_pins());
     let text = fs::read_to_string(&log).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let long = lines.iter().filter(|line| line["duration"].as_f64().unwrap() >= lasted.as_secs_f64());
     assert_eq!(long.count() as u64, 3 * (IDLE + 4), "one line for each that lived through all of it");
     fs::remove_file(log).unwrap();
-    assert!(weir.terminate().success(), "{}", weir.log());
-    assert!(!node::has_pins());
 }
 
 /// Connections that rest while everything happens around them.
