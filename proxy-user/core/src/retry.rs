@@ -88,7 +88,10 @@ pub enum Failure {
     },
     /// The server says that it did not begin with the request: RST_STREAM with REFUSED_STREAM, or a stream beyond the last one
     /// that its GOAWAY names (RFC 9113, 8.7 and 6.8).
-    Refused,
+    Refused {
+        /// It goes, with the whole connection, and said so: nobody is asked there any more.
+        is_leaving: bool,
+    },
 }
 
 impl Failure {
@@ -105,7 +108,7 @@ impl Failure {
     /// Tells whether it is sure that no server worked on the request.
     #[must_use]
     pub fn is_unseen(self) -> bool {
-        matches!(self, Self::Connect | Self::ResetBeforeSend { .. } | Self::Refused)
+        matches!(self, Self::Connect | Self::ResetBeforeSend { .. } | Self::Refused { .. })
     }
 }
 
@@ -160,8 +163,11 @@ pub enum GiveUp {
     Deadline,
 }
 
-/// Tries of a request beyond its first that cost nothing because a server refused it.
+/// Tries of a request beyond its first that cost nothing because a server refused it: it may have too much to do.
 pub const FREE_REFUSALS: u8 = 3;
+/// The same if servers let connections go. That is nobody's load, but connections that began together are let go together:
+/// a request may meet several in a row.
+pub const FREE_DEPARTURES: u8 = 16;
 
 /// The retries of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -215,7 +221,9 @@ impl Retries {
             self.has_refreshed = true;
             return Ok(Retry { pause: Duration::ZERO, is_charged: !is_unseen, is_fresh: true });
         }
-        if failure == Failure::Refused && self.refusals < FREE_REFUSALS {
+        if let Failure::Refused { is_leaving } = failure
+            && self.refusals < if is_leaving { FREE_DEPARTURES } else { FREE_REFUSALS }
+        {
             self.refusals += 1;
             return Ok(Retry { pause: Duration::ZERO, is_charged: false, is_fresh: false });
         }
@@ -269,7 +277,7 @@ impl RetryPolicy {
             | Failure::PerTryTimeout
             | Failure::Status(_)
             | Failure::Grpc { .. }
-            | Failure::Refused => false,
+            | Failure::Refused { .. } => false,
         }
     }
 }
@@ -281,7 +289,7 @@ impl RetryOn {
     pub fn names(&self, failure: Failure) -> bool {
         match failure {
             Failure::Connect => self.connect_failure,
-            Failure::ResetBeforeSend { .. } | Failure::Refused => self.connect_failure || self.reset,
+            Failure::ResetBeforeSend { .. } | Failure::Refused { .. } => self.connect_failure || self.reset,
             Failure::ResetAfterSend { .. } => self.reset,
             Failure::PerTryTimeout => self.timeout,
             Failure::Status(status) => self.has_status(status),

@@ -193,7 +193,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 70, "a default was added or lost");
+    assert_eq!(defaults_count, 75, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");

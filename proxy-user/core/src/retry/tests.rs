@@ -7,7 +7,7 @@ use crate::load::Load;
 const SAFE: Kind = Kind { is_idempotent: true, is_replayable: true };
 const POST: Kind = Kind { is_idempotent: false, is_replayable: true };
 const UNAVAILABLE: Failure = Failure::Grpc { status: Status::Unavailable, pushback: None };
-const EVERYTHING: [Failure; 9] = [
+const EVERYTHING: [Failure; 10] = [
     Failure::Connect,
     Failure::ResetBeforeSend { is_reused: false },
     Failure::ResetBeforeSend { is_reused: true },
@@ -16,7 +16,8 @@ const EVERYTHING: [Failure; 9] = [
     Failure::PerTryTimeout,
     Failure::Status(503),
     UNAVAILABLE,
-    Failure::Refused,
+    Failure::Refused { is_leaving: false },
+    Failure::Refused { is_leaving: true },
 ];
 
 fn generous() -> RetryPolicy {
@@ -45,7 +46,7 @@ fn decide(failure: Failure, kind: Kind, policy: &RetryPolicy) -> Result<Retry, G
 fn only_what_no_server_had_is_repeated_if_it_is_not_idempotent() {
     for failure in EVERYTHING {
         let is_unseen =
-            matches!(failure, Failure::Connect | Failure::ResetBeforeSend { .. } | Failure::Refused);
+            matches!(failure, Failure::Connect | Failure::ResetBeforeSend { .. } | Failure::Refused { .. });
         let is_safe = is_unseen || failure == UNAVAILABLE;
         assert_eq!(decide(failure, POST, &generous()).is_ok(), is_safe, "{failure:?}");
         let retry = decide(failure, SAFE, &generous()).unwrap();
@@ -79,7 +80,7 @@ fn the_policy_names_its_failures() {
             failure,
             Failure::ResetBeforeSend { is_reused: true } | Failure::ResetAfterSend { is_reused: true }
         );
-        let is_free = is_stale || failure == Failure::Refused;
+        let is_free = is_stale || matches!(failure, Failure::Refused { .. });
         let expected = if is_free { None } else { Some(GiveUp::Unwanted) };
         assert_eq!(decide(failure, SAFE, &none).err(), expected, "{failure:?}");
     }
@@ -125,18 +126,23 @@ fn refusals_are_passed_over_a_few_times_at_no_cost_and_then_are_as_good_as_no_co
     let never = RetryPolicy { attempts: 0, on: RetryOn::default(), ..RetryPolicy::default() };
     let (mut retries, mut rng) = (Retries::default(), rng());
     let mut handle =
-        |policy: &RetryPolicy| retries.handle_failure(Failure::Refused, POST, policy, None, &mut rng);
+        |failure, policy: &RetryPolicy| retries.handle_failure(failure, POST, policy, None, &mut rng);
+    let refused = Failure::Refused { is_leaving: false };
     let free = Retry { pause: Duration::ZERO, is_charged: false, is_fresh: false };
     for _ in 0..FREE_REFUSALS {
-        assert_eq!(handle(&never), Ok(free), "whatever the policy says: nobody began with it");
+        assert_eq!(handle(refused, &never), Ok(free), "whatever the policy says: nobody began with it");
     }
-    assert_eq!(handle(&never), Err(GiveUp::Unwanted));
+    assert_eq!(handle(refused, &never), Err(GiveUp::Unwanted));
+    for _ in FREE_REFUSALS..FREE_DEPARTURES {
+        assert_eq!(handle(Failure::Refused { is_leaving: true }, &never), Ok(free));
+    }
+    assert_eq!(handle(Failure::Refused { is_leaving: true }, &never), Err(GiveUp::Unwanted));
     let usual = RetryPolicy::default();
     for _ in 0..usual.attempts {
-        assert!(handle(&usual).is_ok_and(|retry| !retry.is_charged), "POST, and still safe");
+        assert!(handle(refused, &usual).is_ok_and(|retry| !retry.is_charged), "POST, and still safe");
     }
-    assert_eq!(handle(&usual), Err(GiveUp::Exhausted));
-    assert_eq!(retries.count(), usual.attempts + u32::from(FREE_REFUSALS));
+    assert_eq!(handle(refused, &usual), Err(GiveUp::Exhausted));
+    assert_eq!(retries.count(), usual.attempts + u32::from(FREE_DEPARTURES));
 }
 
 #[test]
@@ -314,7 +320,7 @@ proptest! {
         let policy = RetryPolicy { attempts, ..generous() };
         let kind = Kind { is_idempotent, is_replayable: true };
         let tries = run(&script, kind, &policy, deadline_ms.map(Duration::from_millis), seed);
-        let most = attempts + 2 + u32::from(FREE_REFUSALS);
+        let most = attempts + 2 + u32::from(FREE_DEPARTURES);
         prop_assert!(tries <= most, "the first, the retries, a fresh connection, and some refusals");
     }
 }

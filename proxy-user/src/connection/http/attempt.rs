@@ -106,7 +106,7 @@ pub(super) fn report(
     let is_stale = matches!(
         failure,
         // Who refuses has too much to do, or stops: neither is a fault.
-        Failure::Refused
+        Failure::Refused { .. }
             | Failure::ResetBeforeSend { is_reused: true }
             | Failure::ResetAfterSend { is_reused: true }
     );
@@ -272,7 +272,9 @@ pub(super) fn broken(
         Trouble::UpstreamEnded { has_begun: true } => {
             Broken::Try(RequestReason::UpstreamClosed, Failure::ResetAfterSend { is_reused: false })
         }
-        Trouble::UpstreamRefused { .. } => Broken::Try(RequestReason::UpstreamRefused, Failure::Refused),
+        Trouble::UpstreamRefused { is_leaving } => {
+            Broken::Try(RequestReason::UpstreamRefused, Failure::Refused { is_leaving })
+        }
         Trouble::UpstreamFault(fault) => Broken::Over(fault.of_answer()),
         Trouble::Timeout if late == RequestReason::PerTryTimeout => Broken::Try(late, Failure::PerTryTimeout),
         Trouble::Timeout => Broken::Over(late),
