@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use proxy_core::id::ServiceId;
+use proxy_core::priority::Priority;
 use proxy_core::retry::RetryPolicy;
 use proxy_core::route::{
     Action, Backend, HeaderChanges, HostPattern, Match, PathPattern, PathRewrite, Request, Rewrite, Route, Router,
@@ -96,6 +97,7 @@ fn route(index: usize, [_, host, path, method, header]: [&str; 5]) -> Option<Arc
         timeout: Timeouts::default(),
         retry: RetryPolicy::default(),
         rates: Arc::default(),
+        priority: Priority::default(),
         faults: None,
         mirrors: Vec::new(),
         action: Action::Forward {
