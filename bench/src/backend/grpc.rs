@@ -8,6 +8,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
+/// What small DATA frames that wait to be taken may cost, as `h2` counts. By itself it is half of a connection's window, which some
+/// hundred calls use up that begin at once on one connection of a proxy, with a small message each.
+const SMALL_FRAMES_BYTES: usize = 64 << 20;
+
 /// Serves for ever.
 ///
 /// # Errors
@@ -26,7 +30,8 @@ pub fn run(listener: std::net::TcpListener) -> Result<()> {
 
 async fn serve(stream: TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
-    let mut connection = server::handshake(stream).await?;
+    let mut connection =
+        server::Builder::new().data_frame_budget(SMALL_FRAMES_BYTES).handshake(stream).await?;
     while let Some(request) = connection.accept().await {
         let (request, response) = request?;
         tokio::task::spawn_local(async { drop(answer(request, response).await) });
