@@ -19,6 +19,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 const MOST_GROWTH_BYTES: u64 = 32 << 20;
 const ATTACK: &str = include_str!("../src/python/http2_attack.py");
 
+/// What another client is answered meanwhile.
+fn fresh(world: &World, curl: &Path) -> String {
+    let url = format!("http://{}/", edge());
+    world.outside().output(curl, &["-sS", "--fail", "--max-time", "5", &url]).expect("curl is answered")
+}
+
 /// What a client is told that does not keep to RFC 9113: the error that this names, and what is odd but allowed is none.
 #[test]
 fn each_violation_has_its_error() {
@@ -42,9 +48,7 @@ fn each_violation_has_its_error() {
         let ended = || weir.metrics().sum("weir_connections_closed_total", &[("reason", reason)]);
         wait::until_true(reason, LIMIT, || ended() > 1.0);
     }
-    let url = format!("http://{}/", edge());
-    let said = world.outside().output(&curl, &["-sS", "--fail", "--max-time", "5", &url]).unwrap();
-    assert_eq!(said, "hello");
+    assert_eq!(fresh(&world, &curl), "hello");
 }
 
 #[test]
@@ -57,16 +61,14 @@ fn a_flood_ends_its_connection_and_nobody_else_notices() {
     }
     let Some(_nginx) = Nginx::start(&world, host(), Site::PLAIN) else { return };
     let Some(weir) = Weir::start(&world.net, &speaking(&world, "http", json!({}))) else { return };
-    let url = format!("http://{}/", edge());
-    let fresh = || world.outside().output(&curl, &["-sS", "--fail", "--max-time", "5", &url]).unwrap();
-    fresh();
+    fresh(&world, &curl);
     let before = weir.memory_bytes();
     for name in attack(&world, "list", "floods").split(' ') {
         let said = attack(&world, name, "");
         // A head too large is refused before it is a flood.
         let is_right = said == CALM || said == "closed" || (name == "hpack_bomb" && said != "nothing");
         assert!(is_right, "{name}: {said}");
-        fresh();
+        fresh(&world, &curl);
         let more = weir.memory_bytes().saturating_sub(before);
         assert!(more < MOST_GROWTH_BYTES, "{name}: {more} bytes more");
     }

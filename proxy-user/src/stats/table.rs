@@ -112,9 +112,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn seconds_gauge(&mut self, name: &str, help: &str, seconds: f64) -> fmt::Result {
-        self.family(name, help, None, MetricType::Gauge, [], [([], seconds)], |mut encoder, value| {
-            encoder.encode_gauge(&value)
-        })
+        self.fractions(name, help, [], [([], seconds)])
     }
 
     /// Writes a gauge of numbers that are not whole.

@@ -256,14 +256,17 @@ class Peer:
         self.received, self.verdict, self.seen = bytearray(), None, set()
         self.decoder = hpack.Decoder()
 
+    def drain(self):
+        while more := self.stream.recv(65536):
+            self.received += more
+
     def say(self, piece):
         self.stream.settimeout(LIMIT_S)
         self.stream.sendall(piece)
         # a flood does not wait for answers
         self.stream.settimeout(0.0)
         try:
-            while more := self.stream.recv(65536):
-                self.received += more
+            self.drain()
         except BlockingIOError:
             pass
         self.judge()
@@ -326,8 +329,7 @@ def main():
     except (ConnectionResetError, BrokenPipeError):
         # what was said before the reset may still be there
         try:
-            while more := peer.stream.recv(65536):
-                peer.received += more
+            peer.drain()
         except OSError:
             pass
         peer.judge()

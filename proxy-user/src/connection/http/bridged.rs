@@ -70,7 +70,7 @@ pub(super) async fn serve_http1(
     }
     let mut answer = Answer::of_reason(over.reason);
     answer.is_head = question.is_head;
-    let is_last = framing != Framing::Length(0) || !question.is_keep_alive || client.is_leaving();
+    let is_last = framing != Framing::Length(0) || !question.is_keep_alive;
     let outcome = answer_here(client, down, answer, is_last).await;
     Outcome { tries: over.tries, ..outcome }
 }

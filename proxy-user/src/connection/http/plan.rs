@@ -165,7 +165,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
         Err(mut answer) => {
             answer.is_head = question.is_head;
             // Where a body is not taken, the next request cannot be found.
-            let is_last = !question.is_keep_alive || framing != Framing::Length(0) || client.is_leaving();
+            let is_last = !question.is_keep_alive || framing != Framing::Length(0);
             return Ok(Decided::Answer(answer, is_last));
         }
     };

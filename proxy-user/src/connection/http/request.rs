@@ -236,7 +236,7 @@ async fn give_up(client: &Client<'_>, down: &mut Wire, plan: &Plan, reason: Requ
     };
     let mut answer = Answer::of_reason(reason);
     answer.is_head = plan.question.is_head;
-    let is_last = plan.framing != Framing::Length(0) || !plan.question.is_keep_alive || client.is_leaving();
+    let is_last = plan.framing != Framing::Length(0) || !plan.question.is_keep_alive;
     let mut outcome = answer_here(client, down, answer, is_last).await;
     outcome.status = status;
     outcome
