@@ -1,8 +1,13 @@
 //! Reading what `cargo test` and the test programs print.
 
-use super::tally::Tally;
+use std::collections::HashMap;
 
-/// Reads line by line: which program runs, which of its tests failed, how many ended how.
+use super::tally::{Failure, Tally};
+
+/// Of what a failed test said, so much is repeated, in characters: enough to tell what was compared.
+const WHY_CHARS: usize = 300;
+
+/// Reads line by line: which program runs, which of its tests failed and why, how many ended how.
 ///
 /// A program prints its failed tests twice under `failures:`, first with their output, then as an indented list right
 /// before its result. So the list is what was indented since the last `failures:`.
@@ -15,6 +20,12 @@ pub(super) struct Report {
     is_running: bool,
     /// Names of its failed tests, once it lists them.
     listed: Vec<String>,
+    /// The failed test whose output is being read.
+    speaker: String,
+    /// What its panic says is being read.
+    is_panic: bool,
+    /// What failed tests said, by their names.
+    said: HashMap<String, String>,
 }
 
 impl Report {
@@ -29,8 +40,27 @@ impl Report {
             self.listed.clear();
         } else if let Some(counts) = Counts::parse(line) {
             self.handle_result(counts);
-        } else if let Some(name) = line.strip_prefix("    ") {
+        } else if let Some(speaker) = speaker(line) {
+            speaker.clone_into(&mut self.speaker);
+        } else if let Some(place) = panic_place(line) {
+            // The first panic is the cause of the others.
+            self.is_panic = !self.said.contains_key(&self.speaker);
+            self.said.entry(self.speaker.clone()).or_insert_with(|| place.to_owned());
+        } else if let Some(name) = line.strip_prefix("    ").filter(|_| !self.is_panic) {
             self.listed.push(name.to_owned());
+        } else {
+            self.handle_said(line.trim());
+        }
+    }
+
+    /// Takes a line of a panic's message, which ends with an empty line or with the backtrace.
+    fn handle_said(&mut self, line: &str) {
+        self.is_panic &= !(line.is_empty() || line == "stack backtrace:" || line.starts_with("note: "));
+        if self.is_panic
+            && let Some(said) = self.said.get_mut(&self.speaker)
+        {
+            let room = WHY_CHARS.saturating_sub(said.chars().count());
+            said.extend(" ".chars().chain(line.chars()).take(room));
         }
     }
 
@@ -45,7 +75,14 @@ impl Report {
         let mut names = std::mem::take(&mut self.listed);
         // The count is what is sure; output of a child amid the list may cost a name.
         names.resize(counts.failed, "a test whose name was not seen".to_owned());
-        let failed = names.into_iter().map(|name| format!("{}::{name}", self.program)).collect();
+        let failed = names
+            .into_iter()
+            .map(|name| {
+                let why = self.said.remove(&name).unwrap_or_default();
+                Failure { name: format!("{}::{name}", self.program), why }
+            })
+            .collect();
+        self.said.clear();
         self.tally += Tally { passed: counts.passed, failed, skipped: counts.ignored };
     }
 
@@ -69,6 +106,16 @@ fn program(line: &str) -> Option<String> {
     let (_, file) = path.rsplit_once('/')?;
     let (name, _hash) = file.rsplit_once('-')?;
     Some(name.to_owned())
+}
+
+/// Reads the line before the output of a failed test: `---- a_small_limit stdout ----`.
+fn speaker(line: &str) -> Option<&str> {
+    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
+}
+
+/// Reads where a thread panicked: `thread 'a' (12) panicked at tests/node_limits.rs:61:5:`.
+fn panic_place(line: &str) -> Option<&str> {
+    line.strip_prefix("thread '")?.strip_suffix(':')?.split_once(" panicked at ").map(|(_, place)| place)
 }
 
 struct Counts {
@@ -147,11 +194,12 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
 
     #[test]
     fn results_are_added_up_and_failed_tests_named() {
-        let names = [
-            "node_limits::a_peer_that_vanishes",
-            "proxy_core (documentation)::core/src/lib.rs - pick (line 12)",
+        let failures = [
+            ("node_limits::a_peer_that_vanishes", "tests/tests/node_limits.rs:61:5 waited 15s in vain"),
+            ("proxy_core (documentation)::core/src/lib.rs - pick (line 12)", ""),
         ];
-        let failed = names.map(str::to_owned).to_vec();
+        let failed =
+            failures.map(|(name, why)| Failure { name: name.to_owned(), why: why.to_owned() }).to_vec();
         assert_eq!(read(TWO), Tally { passed: 16, failed, skipped: 2 });
     }
 
@@ -161,15 +209,31 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
             "     Running tests/node_a.rs (target/debug/deps/node_a-12)\n\nrunning 1 test\ntest a ... ";
         let tally = read(&format!("{died}\n{TWO}{}", died.replace("node_a", "node_b")));
         assert_eq!(tally.failed.len(), 4, "{tally}");
-        assert_eq!(tally.failed.first().unwrap(), "node_a ended without a result");
-        assert_eq!(tally.failed.last().unwrap(), "node_b ended without a result");
+        assert_eq!(tally.failed.first().unwrap().name, "node_a ended without a result");
+        assert_eq!(tally.failed.last().unwrap().name, "node_b ended without a result");
     }
 
     #[test]
     fn a_failure_counts_although_its_name_was_lost() {
         let result = "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured";
         let tally = read(&format!("failures:\n    a::b\nnoise\n{result}"));
-        assert_eq!(tally.failed, ["::a::b", "::a test whose name was not seen"]);
+        let names: Vec<_> = tally.failed.iter().map(|failure| failure.name.as_str()).collect();
+        assert_eq!(names, ["::a::b", "::a test whose name was not seen"]);
+    }
+
+    #[test]
+    fn the_first_panic_of_a_test_says_why_in_one_line() {
+        let long = "x".repeat(2 * WHY_CHARS);
+        let text = format!(
+            "---- a stdout ----\nnoise\nthread 'a' (7) panicked at a.rs:1:2:\nassertion failed\n  left: 1\n right: 2\n\
+             stack backtrace:\n   0: core\nthread 'a' (7) panicked at b.rs:1:2:\nlater\n\n\
+             ---- b stdout ----\nthread 'b' (8) panicked at c.rs:3:4:\n{long}\n\n\
+             failures:\n    a\n    b\n\ntest result: FAILED. 0 passed; 2 failed; 0 ignored; 0 measured"
+        );
+        let tally = read(&text);
+        let whys: Vec<_> = tally.failed.iter().map(|failure| failure.why.as_str()).collect();
+        assert_eq!(whys[0], "a.rs:1:2 assertion failed left: 1 right: 2");
+        assert!(whys[1].starts_with("c.rs:3:4 xxx") && whys[1].len() == WHY_CHARS, "{}", whys[1]);
     }
 
     #[test]

@@ -7,15 +7,23 @@ use std::ops::AddAssign;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) passed: usize,
-    /// Names, such as `node_limits::idle_connections_are_closed`.
-    pub(super) failed: Vec<String>,
+    pub(super) failed: Vec<Failure>,
     pub(super) skipped: usize,
+}
+
+/// A test that failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Such as `node_limits::idle_connections_are_closed`.
+    pub(super) name: String,
+    /// What it said, in one line; empty if it was not heard.
+    pub(super) why: String,
 }
 
 impl Tally {
     /// Something that is not a test went wrong, such as a build: it must show in the sum.
     pub(super) fn failure(name: impl Into<String>) -> Self {
-        Self { failed: vec![name.into()], ..Self::default() }
+        Self { failed: vec![Failure { name: name.into(), why: String::new() }], ..Self::default() }
     }
 
     /// Tests that skipped themselves have returned normally, so they were counted as passed.
@@ -26,8 +34,8 @@ impl Tally {
 
     /// Says with which driver tests failed.
     pub(super) fn with_driver(mut self, driver: &str) -> Self {
-        for name in &mut self.failed {
-            name.push_str(&format!(" ({driver})"));
+        for failure in &mut self.failed {
+            failure.name.push_str(&format!(" ({driver})"));
         }
         self
     }
@@ -44,8 +52,9 @@ impl AddAssign for Tally {
 /// A line for each failed test, then the sum: the end of a log that was cut off tells enough.
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for name in &self.failed {
-            writeln!(f, "FAILED: {name}")?;
+        for Failure { name, why } in &self.failed {
+            let colon = if why.is_empty() { "" } else { ": " };
+            writeln!(f, "FAILED: {name}{colon}{why}")?;
         }
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped)
     }
@@ -58,11 +67,12 @@ mod tests {
     #[test]
     fn failed_tests_are_named_with_their_driver_before_the_sum() {
         let mut sum = Tally { passed: 2, ..Tally::default() };
-        sum += Tally { failed: vec!["node_life::a".to_owned()], ..sum.clone() }.with_driver("epoll");
+        let failed = vec![Failure { name: "node_life::a".to_owned(), why: "left is not right".to_owned() }];
+        sum += Tally { failed, ..sum.clone() }.with_driver("epoll");
         sum += Tally::failure("build weir");
         assert_eq!(
             sum.to_string(),
-            "FAILED: node_life::a (epoll)\nFAILED: build weir\n4 passed, 2 failed, 0 skipped"
+            "FAILED: node_life::a (epoll): left is not right\nFAILED: build weir\n4 passed, 2 failed, 0 skipped"
         );
     }
 
