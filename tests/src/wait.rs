@@ -9,6 +9,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 ///
 /// # Panics
 /// If there is none when `limit` has passed; `what` says what was waited for.
+#[track_caller]
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
@@ -24,6 +25,7 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>
 ///
 /// # Panics
 /// If it is not when `limit` has passed.
+#[track_caller]
 pub fn until_true(what: &str, limit: Duration, mut look: impl FnMut() -> bool) {
     until(what, limit, || look().then_some(()));
 }

@@ -17,6 +17,8 @@ use serde_json::json;
 
 /// A body that fits into no window.
 const BIG_BYTES: usize = 3 << 20;
+/// A body that fits into no socket: Linux lets a send buffer grow to 4 MiB and what nobody reads to little (tcp_wmem, tcp_rmem).
+const ENDLESS_BYTES: usize = 16 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 const SLOW: &str = include_str!("../src/python/http2_slow.py");
 
@@ -121,7 +123,7 @@ fn slow_readers_of_many_streams_hold_up_nobody_and_are_bounded() {
     }
     for (protocol, listen) in [("http", ""), ("http2", "http2")] {
         let Some(nginx) = Nginx::start(&world, host(), Site { listen, ..Site::PLAIN }) else { return };
-        let _ = nginx.file("big.bin", noise(BIG_BYTES));
+        let _ = nginx.file("big.bin", noise(ENDLESS_BYTES));
         let Some(weir) = Weir::start(&world.net, &speaking(&world, protocol, json!({}))) else { return };
         let fresh = |address| {
             let url = format!("http://{address}/");
