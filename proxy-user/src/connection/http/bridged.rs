@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::ready;
+use h2::client::ResponseFuture;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use proxy_core::grpc::{self, Messages, Status};
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::retry::{Failure, Pushback};
+use proxy_core::service::Endpoint;
 
 use super::answer::Answer;
 use super::attempt::{Broken, Next, after, attempt_of, broken, cut, handle_answer, report, sleep_until};
@@ -15,7 +18,7 @@ use super::request::{Outcome, answer_here};
 use super::story::Story;
 use super::streams::{self, Streams};
 use super::tries::Tries;
-use super::upstream::{Acquired, Upstream, acquire, connect};
+use super::upstream::{Acquired, Reaching, Upstream, acquire, connect};
 use super::{Client, Then, mirror};
 use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
@@ -131,7 +134,7 @@ struct Asked<'a, 's> {
 /// Where a try goes.
 enum Reached {
     Http1(Box<Upstream>),
-    Http2(Box<Streams>),
+    Http2(Streams),
 }
 
 impl Reached {
@@ -159,19 +162,7 @@ impl Reached {
 
 async fn attempt(client: &Client<'_>, plan: &Plan, asked: &mut Asked<'_, '_>, tries: &mut Tries<'_>) -> Next {
     let deadline = tries.deadline();
-    let reached = match plan.version {
-        Version::Http1 => match acquire(client, plan, tries) {
-            Ok(Acquired::Resting(upstream)) => Ok(Reached::Http1(Box::new(upstream))),
-            Ok(Acquired::Missing(place)) => boxed(|| connect(client, plan, place, deadline))
-                .await
-                .map(|upstream| Reached::Http1(Box::new(upstream))),
-            Err(reason) => Err((reason, None)),
-        },
-        Version::Http2 => streams::reach(client, plan, tries, deadline)
-            .await
-            .map(|streams| Reached::Http2(Box::new(streams))),
-    };
-    let mut reached = match reached {
+    let mut reached = match reach(client, plan, tries, deadline).await {
         Ok(reached) => reached,
         Err((reason, endpoint)) => {
             return after(client, tries, asked.upload.is_there(), endpoint, reason, Failure::Connect);
@@ -193,6 +184,32 @@ async fn attempt(client: &Client<'_>, plan: &Plan, asked: &mut Asked<'_, '_>, tr
             report(client, endpoint, plan, Attempt::Bad, failure);
             after(client, tries, asked.upload.is_there(), Some(endpoint.id), reason, failure)
         }
+    }
+}
+
+/// Finds a way to an endpoint.
+fn reach<'a>(
+    client: &'a Client<'_>,
+    plan: &'a Plan,
+    tries: &Tries<'_>,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Reaching<'a, Reached> {
+    match plan.version {
+        Version::Http1 => match acquire(client, plan, tries) {
+            Ok(Acquired::Resting(upstream)) => Reaching::Left(ready(Ok(Reached::Http1(Box::new(upstream))))),
+            Ok(Acquired::Missing(place)) => Reaching::Right(Box::pin(async move {
+                connect(client, plan, place, deadline)
+                    .await
+                    .map(|upstream| Reached::Http1(Box::new(upstream)))
+            })),
+            Err(reason) => Reaching::Left(ready(Err((reason, None)))),
+        },
+        Version::Http2 => match streams::reach(client, plan, tries, deadline) {
+            Reaching::Left(found) => Reaching::Left(ready(found.into_inner().map(Reached::Http2))),
+            Reaching::Right(waiting) => {
+                Reaching::Right(Box::pin(async move { waiting.await.map(Reached::Http2) }))
+            }
+        },
     }
 }
 
@@ -220,25 +237,7 @@ async fn exchange(
     let silence = (!plan.question.is_grpc).then(|| client.limits().body_timeout);
     client.conn.set_answer_limit(silence.and(plan.service.limits.idle_timeout));
     client.conn.await_within(silence, Reason::BodyTimeout);
-    let head = of_try(plan, request, deadline);
-    let (up, response) = match &mut *reached {
-        Reached::Http1(upstream) => {
-            let mut up = Http1Side::new(&mut upstream.wire, Body::Length(0));
-            up.begin(http2::write_request(&head, plan.framing), plan.framing);
-            (Side::Http1(up), None)
-        }
-        Reached::Http2(streams) => {
-            let beginning = streams.begin(head, !upload.has_body());
-            let begun = match deadline {
-                None => beginning.await,
-                Some((at, late)) => tokio::time::timeout_at(at.into(), beginning)
-                    .await
-                    .unwrap_or_else(|_| Err(broken(Trouble::Timeout, is_reused, |_| false, late))),
-            };
-            let (side, response) = begun?;
-            (Side::Http2(side), Some(response))
-        }
-    };
+    let (up, response) = begin(plan, request, reached, upload.has_body(), deadline)?;
     let mut bridge = Bridge {
         down: side,
         up,
@@ -278,50 +277,104 @@ async fn exchange(
         mirror::send_copies(client, rule, copy, tries.story);
     }
     let first_byte = began.elapsed();
-    let status = answer.response.status().as_u16();
+    client.conn.await_within(silence, Reason::BodyTimeout);
+    let mut passing = pass_on(client, plan, &mut bridge, answer, first_byte);
+    bridge.deadline = tries.end().map(sleep_until);
+    let result = match passing.is_last {
+        Ok(_) => bridge.answer(&mut passing.download).await,
+        Err(ref failed) => Err(Trouble::ClientDied(std::io::Error::other(failed.to_string()))),
+    };
+    let mut outcome = outcome(plan, endpoint, &bridge, &passing, result.is_ok());
+    let attempt = outcome.grpc.map_or_else(|| attempt_of(outcome.status), Status::attempt);
+    handle_answer(client, plan, endpoint, attempt, first_byte);
+    if attempt == Attempt::Good {
+        tries.handle_success();
+    }
+    let is_sent = bridge.upload.is_sent();
+    let kept = (result.is_ok() && passing.is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
+    match result {
+        Ok(()) if passing.is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
+        Ok(()) => {}
+        Err(trouble) => (outcome.then, outcome.reason) = cut(&reached.named(trouble)),
+    }
+    Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept })
+}
+
+/// An answer whose head has gone to the client.
+struct Passing {
+    status: u16,
+    /// What its head said of how the call ended.
+    head_status: Option<Status>,
+    first_byte: Duration,
+    download: Download,
+    /// The endpoint's connection, of HTTP/1.1, can be used again after it.
+    is_kept: bool,
+    /// Whether it is the last one on the client's connection; or why the client could not get it.
+    is_last: Result<bool, h2::Error>,
+}
+
+/// Sends an answer's head to the client.
+fn pass_on(
+    client: &Client<'_>,
+    plan: &Plan,
+    bridge: &mut Bridge<'_, '_, OpenConn>,
+    answer: bridge::Answer,
+    first_byte: Duration,
+) -> Passing {
     let said = answer.response.headers().get(GRPC_STATUS);
     let head_status = said.map(|value| Status::from_header(value.as_bytes()));
     let most = client.limits().response_bytes.unwrap_or(u64::MAX);
-    let mut download = Download::new(answer.has_ended, most, messages(client, plan));
-    let is_kept = answer.is_kept;
-    client.conn.await_within(silence, Reason::BodyTimeout);
+    let download = Download::new(answer.has_ended, most, messages(client, plan));
+    let (status, is_kept) = (answer.response.status().as_u16(), answer.is_kept);
     let is_early = !bridge.upload.is_sent();
     let is_last = send_head(client, plan, bridge.down, answer, is_early);
-    bridge.deadline = tries.end().map(sleep_until);
-    let result = match is_last {
-        Ok(_) => bridge.answer(&mut download).await,
-        Err(ref failed) => Err(Trouble::ClientDied(std::io::Error::other(failed.to_string()))),
-    };
-    let is_sent = bridge.upload.is_sent();
-    let mut outcome = Outcome {
+    Passing { status, head_status, first_byte, download, is_kept, is_last }
+}
+
+/// What became of a request that was answered: it `is_whole` if all of the answer came and went.
+fn outcome(
+    plan: &Plan,
+    endpoint: &Endpoint,
+    bridge: &Bridge<'_, '_, OpenConn>,
+    passing: &Passing,
+    is_whole: bool,
+) -> Outcome {
+    let Passing { status, head_status, first_byte, ref download, .. } = *passing;
+    let is_call = plan.question.is_grpc && is_whole;
+    Outcome {
         then: Then::Next,
         reason: RequestReason::Ok,
         status,
-        grpc: None,
+        grpc: is_call.then(|| grpc_status(status, head_status, download.trailers.as_ref())),
         endpoint: Some(endpoint.address.0),
         first_byte: Some(first_byte),
         sent_bytes: bridge.upload.bytes,
         received_bytes: download.bytes,
         tries: 0,
         ended: Instant::now(),
-    };
-    let mut attempt = attempt_of(status);
-    if plan.question.is_grpc && result.is_ok() {
-        let ended = grpc_status(status, head_status, download.trailers.as_ref());
-        attempt = ended.attempt();
-        outcome.grpc = Some(ended);
     }
-    handle_answer(client, plan, endpoint, attempt, first_byte);
-    if attempt == Attempt::Good {
-        tries.handle_success();
+}
+
+/// Begins a try: its head is on its way.
+fn begin<'r>(
+    plan: &Plan,
+    request: &Request<()>,
+    reached: &'r mut Reached,
+    has_body: bool,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Result<(Side<'r>, Option<ResponseFuture>), Broken> {
+    let head = of_try(plan, request, deadline);
+    match reached {
+        Reached::Http1(upstream) => {
+            let mut up = Http1Side::new(&mut upstream.wire, Body::Length(0));
+            up.begin(http2::write_request(&head, plan.framing), plan.framing);
+            Ok((Side::Http1(up), None))
+        }
+        Reached::Http2(streams) => {
+            let (side, response) = streams.begin(head, !has_body)?;
+            Ok((Side::Http2(side), Some(response)))
+        }
     }
-    let kept = (result.is_ok() && is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
-    match result {
-        Ok(()) if is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
-        Ok(()) => {}
-        Err(trouble) => (outcome.then, outcome.reason) = cut(&reached.named(trouble)),
-    }
-    Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept })
 }
 
 /// The head for one try: of a gRPC call, it says the time that this try has.
@@ -364,7 +417,8 @@ async fn answered(
         let answer = bridge.head().await?;
         if answer.is_interim {
             if !plan.question.is_version_1_0 {
-                bridge.interim(answer.response).await?;
+                // Boxed: most answers are the first.
+                boxed(|| bridge.interim(answer.response)).await?;
             }
             continue;
         }

@@ -23,50 +23,58 @@ use crate::forward::http1::Framing;
 use crate::forward::http2::Meter;
 
 /// Serves a request.
-pub(super) async fn serve(
-    client: &Client<'_>,
+///
+/// No `async fn`: what it begins with would be kept to its end.
+pub(super) fn serve<'a>(
+    client: &'a Client<'a>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     meter: Rc<Meter>,
-) {
+) -> impl Future<Output = ()> + 'a {
     let began = Instant::now();
     let guard = client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits));
-    let session = client.conn;
-    let client = &Client { conn: &guard.conn, ..*client };
     let (parts, recv) = request.into_parts();
     let framing = framing(&parts.headers, recv.is_end_stream());
     let mut story = Story::new(client, began);
     let is_grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|value| grpc::is_grpc(value.as_bytes()));
-    let decided = plan_http2(client, parts, framing, &mut story);
-    let active = story.begin(client);
-    if let Some(delay) = story.delay {
-        tokio::time::sleep(delay).await;
-    }
+    let decided = plan_http2(&Client { conn: &guard.conn, ..*client }, parts, framing, &mut story);
     let mut side = Side::Http2(Http2Side::of_client(recv, respond, meter));
-    let refuse = |side: &mut Side<'_>, found: Answer| {
-        let status = found.grpc_status().filter(|_| is_grpc);
-        let outcome = Outcome::here(Then::Next, found.reason, answer(side, found, is_grpc));
-        Outcome { grpc: status, ..outcome }
-    };
-    let mut outcome = match decided {
-        Ok(Decided::Forward(plan)) => match bridged::forward(client, &mut side, plan, &story, began).await {
-            Ok(outcome) => outcome,
-            Err(over) if over.reason.status().is_none() => over.outcome(0),
-            Err(over) => Outcome { tries: over.tries, ..refuse(&mut side, Answer::of_reason(over.reason)) },
-        },
-        Ok(Decided::Answer(found, _)) => refuse(&mut side, *found),
-        Err(fault) => refuse(&mut side, Answer::of_reason(fault.of_request())),
-    };
-    if outcome.reason == RequestReason::DownstreamReset && session.killed() == Some(Reason::MaxAge) {
-        outcome.reason = RequestReason::Draining;
+    async move {
+        let session = client.conn;
+        let client = &Client { conn: &guard.conn, ..*client };
+        let active = story.begin(client);
+        if let Some(delay) = story.delay {
+            tokio::time::sleep(delay).await;
+        }
+        let refuse = |side: &mut Side<'_>, found: Answer| {
+            let status = found.grpc_status().filter(|_| is_grpc);
+            let outcome = Outcome::here(Then::Next, found.reason, answer(side, found, is_grpc));
+            Outcome { grpc: status, ..outcome }
+        };
+        let mut outcome = match decided {
+            Ok(Decided::Forward(plan)) => {
+                match bridged::forward(client, &mut side, plan, &story, began).await {
+                    Ok(outcome) => outcome,
+                    Err(over) if over.reason.status().is_none() => over.outcome(0),
+                    Err(over) => {
+                        Outcome { tries: over.tries, ..refuse(&mut side, Answer::of_reason(over.reason)) }
+                    }
+                }
+            }
+            Ok(Decided::Answer(found, _)) => refuse(&mut side, *found),
+            Err(fault) => refuse(&mut side, Answer::of_reason(fault.of_request())),
+        };
+        if outcome.reason == RequestReason::DownstreamReset && session.killed() == Some(Reason::MaxAge) {
+            outcome.reason = RequestReason::Draining;
+        }
+        if is_grpc && outcome.grpc.is_none() {
+            outcome.grpc = Status::of_reason(outcome.reason);
+        }
+        if let (Then::Abort(_), Side::Http2(side)) = (&outcome.then, &mut side) {
+            cut(side, outcome.reason, outcome.grpc);
+        }
+        story.end(client, active, &outcome);
     }
-    if is_grpc && outcome.grpc.is_none() {
-        outcome.grpc = Status::of_reason(outcome.reason);
-    }
-    if let (Then::Abort(_), Side::Http2(side)) = (&outcome.then, &mut side) {
-        cut(side, outcome.reason, outcome.grpc);
-    }
-    story.end(client, active, &outcome);
 }
 
 /// How the body of a request is framed for HTTP/1.1.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::ready;
 use h2::client::ResponseFuture;
 use http::Request;
-use proxy_core::id::EndpointId;
 use proxy_core::outcome::RequestReason;
 use proxy_core::retry::Failure;
 use proxy_core::service::Protocol;
@@ -14,7 +14,7 @@ use super::Client;
 use super::attempt::Broken;
 use super::plan::Plan;
 use super::tries::Tries;
-use super::upstream::{key, open, place, within};
+use super::upstream::{Reaching, key, open, place, within};
 use crate::connection::boxed;
 use crate::connection::endpoint::Counted;
 use crate::forward::bridge::Http2Side;
@@ -42,20 +42,16 @@ impl Streams {
         }
     }
 
-    /// Begins a request; one that `has_ended` has no body.
-    pub(super) async fn begin(
-        &mut self,
+    /// Begins a request; one that `has_ended` has no body. If the endpoint has no room for it now, it waits there.
+    pub(super) fn begin(
+        &self,
         mut request: Request<()>,
         has_ended: bool,
     ) -> Result<(Http2Side, ResponseFuture), Broken> {
         if self.is_tls {
             http2::set_https(&mut request);
         }
-        let begun = match self.lease.sender().ready().await {
-            Ok(mut sender) => sender.send_request(request, has_ended),
-            Err(error) => Err(error),
-        };
-        match begun {
+        match self.lease.sender().send_request(request, has_ended) {
             Ok((response, send)) => {
                 let send = (!has_ended).then_some(send);
                 Ok((Http2Side::of_endpoint(send), response))
@@ -77,26 +73,28 @@ impl Streams {
 ///
 /// # Errors
 /// Why there is none, and at which endpoint.
-pub(super) async fn reach(
-    client: &Client<'_>,
-    plan: &Plan,
+pub(super) fn reach<'a>(
+    client: &'a Client<'_>,
+    plan: &'a Plan,
     tries: &Tries<'_>,
     deadline: Option<(Instant, RequestReason)>,
-) -> Result<Streams, (RequestReason, Option<EndpointId>)> {
-    let (index, counted) = place(client, plan, tries, None).map_err(|reason| (reason, None))?;
-    let endpoint = &plan.service.endpoints[index];
-    client.conn.set_endpoint(endpoint.id);
-    let (key, tls) = key(client, plan, endpoint.id);
-    let is_tls = tls.is_some();
-    let lease = match client.local.http2.find(key, tries.began) {
-        Found::Lease(lease) => lease,
-        // Boxed: most requests find one.
-        found => {
-            let reaching = boxed(|| wait(client, plan, index, key, tls, found));
-            within(deadline, reaching).await.map_err(|reason| (reason, Some(endpoint.id)))?
-        }
+) -> Reaching<'a, Streams> {
+    let (index, counted) = match place(client, plan, tries, None) {
+        Ok(found) => found,
+        Err(reason) => return Reaching::Left(ready(Err((reason, None)))),
     };
-    Ok(Streams { lease, index, is_tls, _counted: counted })
+    let endpoint = plan.service.endpoints[index].id;
+    client.conn.set_endpoint(endpoint);
+    let (key, tls) = key(client, plan, endpoint);
+    let is_tls = tls.is_some();
+    match client.local.http2.find(key, tries.began) {
+        Found::Lease(lease) => Reaching::Left(ready(Ok(Streams { lease, index, is_tls, _counted: counted }))),
+        found => Reaching::Right(Box::pin(async move {
+            let waiting = boxed(|| wait(client, plan, index, key, tls, found));
+            let lease = within(deadline, waiting).await.map_err(|reason| (reason, Some(endpoint)))?;
+            Ok(Streams { lease, index, is_tls, _counted: counted })
+        })),
+    }
 }
 
 /// Waits until there is a connection with room, and makes it if nobody else does.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::{Either, LocalBoxFuture, Ready};
 use proxy_core::id::EndpointId;
 use proxy_core::load::Load;
 use proxy_core::outcome::{Reason, RequestReason};
@@ -75,6 +76,11 @@ pub(super) enum Acquired {
     /// There is none: it has to be made.
     Missing(Place),
 }
+
+/// A way to an endpoint, or why there is none and at which endpoint. Most requests find one at once; for those that do not, the
+/// memory of waiting is set apart.
+pub(super) type Reaching<'a, T> = Either<Ready<Reached<T>>, LocalBoxFuture<'a, Reached<T>>>;
+type Reached<T> = Result<T, (RequestReason, Option<EndpointId>)>;
 
 /// An endpoint that a connection is to be made to, and is counted for already.
 pub(super) struct Place {
