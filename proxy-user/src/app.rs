@@ -364,6 +364,9 @@ impl Node {
         if let Attached::TookOver(count) = attached {
             tracing::info!(count, "took over what an earlier process had left attached");
         }
+        if let Err(error) = self.pins.remove_other_abis() {
+            tracing::warn!(%error, "cannot remove the maps of a process with another ABI");
+        }
         self.set_ready();
         Ok(())
     }

@@ -30,6 +30,8 @@ mod protocol;
 mod sockets;
 mod take;
 
+pub use proxy_bpf::abi::ABI_VERSION;
+
 pub use self::arrive::{Arrivals, Arrive};
 pub use self::carry::{Carrier, Given, MOST_STOPPED};
 pub use self::give::{Ask, Giver, Outcome, Successor};

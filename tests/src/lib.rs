@@ -25,6 +25,7 @@ pub mod scratch;
 pub mod skip;
 pub mod smuggling;
 pub mod stream;
+pub mod takeover;
 pub mod upstream;
 pub mod wait;
 pub mod web;

@@ -75,6 +75,12 @@ pub fn attached_programs() -> usize {
     HOOKS.iter().map(|hook| bpf::query(root.as_fd(), *hook).expect("root may ask").len()).sum()
 }
 
+/// Where a Weir of an ABI pins its maps.
+#[must_use]
+pub fn maps_folder(abi: u32) -> PathBuf {
+    Path::new(PINS).join(format!("maps-{abi}"))
+}
+
 /// Whether links of a Weir are pinned.
 #[must_use]
 pub fn has_pins() -> bool {

@@ -6,24 +6,24 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use proxy_io::unix;
 use proxy_tests::client::{Client, number};
 use proxy_tests::config::{self, Grid, Lane};
 use proxy_tests::http::{Backend, ok};
 use proxy_tests::net::{Family, Net, Side};
 use proxy_tests::node::{self, Weir};
 use proxy_tests::process;
+use proxy_tests::takeover::{SOCKET, hear, say, say_hello};
 use proxy_tests::wait;
 use proxy_tests::world::World;
+use proxy_user::takeover::ABI_VERSION;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
-const SOCKET: &str = "/run/weir/takeover.sock";
 /// Far more than all buffers on the way hold.
 const DOWNLOAD_BYTES: u64 = 64 << 20;
 const BODY: &str = "served";
@@ -265,42 +265,6 @@ fn kill_in_the_middle(weir: &Weir, config: &str, delay: Duration) {
     });
 }
 
-/// Says one message as the protocol has it.
-fn say(mut stream: &UnixStream, message: &Value, fds: &[BorrowedFd<'_>]) {
-    let text = message.to_string();
-    let mut bytes = u32::try_from(text.len()).unwrap().to_be_bytes().to_vec();
-    bytes.extend(u32::try_from(fds.len()).unwrap().to_be_bytes());
-    bytes.extend(text.bytes());
-    stream.write_all(&bytes).unwrap();
-    if !fds.is_empty() {
-        unix::send_fds(stream, fds).unwrap();
-    }
-}
-
-/// Hears one, and how many descriptors came along.
-fn hear(mut stream: &UnixStream) -> (Value, usize) {
-    let mut lengths = [0; 8];
-    stream.read_exact(&mut lengths).unwrap();
-    let [body, fds] = [0, 4].map(|at| u32::from_be_bytes(lengths[at..at + 4].try_into().unwrap()) as usize);
-    let mut text = vec![0; body];
-    stream.read_exact(&mut text).unwrap();
-    let mut count = 0;
-    while count < fds {
-        count += unix::recv_fds(stream).unwrap().len();
-    }
-    (serde_json::from_slice(&text).unwrap(), count)
-}
-
-/// Says a first word and hears the answer.
-fn say_hello(protocol: u32, abi: u32) -> (UnixStream, Value, usize) {
-    let stream = UnixStream::connect(SOCKET).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    let hello = json!({"protocol": protocol, "abi": abi, "version": "9.9.9", "process": 1, "more": []});
-    say(&stream, &hello, &[]);
-    let (answer, count) = hear(&stream);
-    (stream, answer, count)
-}
-
 fn reason(answer: &Value) -> &str {
     answer["refused"]["reason"].as_str().unwrap_or_else(|| panic!("{answer}"))
 }
@@ -314,7 +278,7 @@ fn another_abi_is_refused_and_a_word_that_is_none_harms_nobody() {
     let mode = process::output(Command::new("stat").args(["-c", "%a %U", SOCKET])).unwrap();
     assert_eq!(mode.trim(), "600 root");
     assert!(reason(&say_hello(1, 999).1).contains("ABI 999"));
-    assert!(reason(&say_hello(999, 1).1).contains("not 999"));
+    assert!(reason(&say_hello(999, ABI_VERSION).1).contains("not 999"));
     for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\x02\0\0\0\0no", b""] {
         let mut stream = UnixStream::connect(SOCKET).unwrap();
         stream.write_all(nonsense).unwrap();
@@ -325,6 +289,59 @@ fn another_abi_is_refused_and_a_word_that_is_none_harms_nobody() {
     assert!(older.wait(SOON).success());
     // the next one is asked on the same socket, which has changed hands
     assert!(reason(&say_hello(1, 999).1).contains("ABI 999"));
+}
+
+/// What a process of the ABI before this one leaves and says: its maps are pinned in a folder of their own.
+#[test]
+fn an_older_process_with_an_older_abi_stays_in_force_and_is_followed_only_when_it_is_dead() {
+    let Some(world) = World::new() else { return };
+    let programs_before = node::attached_programs();
+    let grid = Grid::new(&world);
+    let config = config::config(&world, grid.services());
+    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
+    let [own, older] = [ABI_VERSION, ABI_VERSION - 1].map(node::maps_folder);
+    weir.kill();
+    fs::rename(&own, &older).unwrap();
+    let directly =
+        || world.app().run("ask", &[&Grid::address(Lane::Direct, Family::V4)])["names"] == json!(["four"]);
+
+    let lock = fs::File::open("/run/weir/weir.pid").unwrap();
+    lock.lock().unwrap();
+    fs::remove_file(SOCKET).unwrap();
+    let socket = UnixListener::bind(SOCKET).unwrap();
+    let no = format!("weir 0.0.9 has maps of ABI {}", ABI_VERSION - 1);
+    let refusal = json!({"refused": {"reason": no, "is_passing": false}});
+    let offer = json!({"offer": {
+        "abi": ABI_VERSION - 1, "version": "0.0.9", "process": std::process::id(), "pins": older, "sockets": ["lock"],
+    }});
+    // both sides look: an older one that knows only its own version, and one that would share whatever it has
+    for (answer, fds) in [(refusal, &[][..]), (offer, &[lock.as_fd()])] {
+        let said = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| {
+                let (stream, _) = socket.accept().unwrap();
+                let (hello, _) = hear(&stream);
+                say(&stream, &answer, fds);
+                assert_eq!(hello["abi"], ABI_VERSION);
+                // it says nothing more, and hangs up
+                assert_eq!((&stream).read(&mut [0]).unwrap(), 0);
+            });
+            let said = refused(&mut weir.beside(&config.to_string(), &["--takeover"]));
+            asked.join().unwrap();
+            said
+        });
+        assert!(said.contains(&format!("ABI {}", ABI_VERSION - 1)), "{said}");
+        assert!(older.join("TOTALS").exists() && !own.exists(), "nothing was touched");
+        assert_eq!(node::attached_programs() - programs_before, 5);
+        assert!(directly(), "the older one's programs go on");
+    }
+
+    // now it is dead: its programs are replaced in one step each, and its maps go
+    drop((lock, socket));
+    weir.restart(&config);
+    assert!(own.join("TOTALS").exists() && !older.exists(), "{}", weir.log());
+    assert_eq!(node::attached_programs() - programs_before, 5, "attached twice");
+    assert!(directly() && opened(&weir) > 0.5);
+    assert_nothing_left(weir, programs_before);
 }
 
 #[test]
@@ -338,7 +355,7 @@ fn programs_that_are_none_are_refused_and_the_old_ones_stay() {
         &["weir_sock_ops", "weir_getpeername4", "weir_getpeername6", "weir_connect4", "weir_connect6"][..],
         &["weir_connect4"],
     ] {
-        let (stream, answer, count) = say_hello(1, 1);
+        let (stream, answer, count) = say_hello(1, ABI_VERSION);
         let sockets = answer["offer"]["sockets"].as_array().unwrap_or_else(|| panic!("{answer}")).len();
         assert!(count == sockets && count >= 16 + 4, "listeners of both families, admin, lock: {answer}");
         let fds: Vec<BorrowedFd<'_>> = names.iter().map(|_| null.as_fd()).collect();

@@ -15,6 +15,9 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/weir";
 /// Where bpffs belongs.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
+/// Begin of the name of a folder of maps; the version of their ABI follows.
+const MAPS: &str = "maps-";
+
 /// Folders of pins.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -49,7 +52,32 @@ impl Pins {
     /// Folder of the maps; those of another ABI are in another folder and so never met.
     #[must_use]
     pub fn maps(&self) -> PathBuf {
-        self.root.join(format!("maps-{ABI_VERSION}"))
+        self.root.join(format!("{MAPS}{ABI_VERSION}"))
+    }
+
+    /// Removes the maps of other ABIs. For when our programs are attached: those that used the maps are gone then.
+    ///
+    /// What is pinned there and is none of our maps is somebody else's, and stays, with its folder.
+    ///
+    /// # Errors
+    /// The error of reading a folder or of removing a pin; `DirectoryNotEmpty` if something stays.
+    pub fn remove_other_abis(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.root)? {
+            let folder = entry?.path();
+            let is_maps =
+                folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(MAPS.as_bytes()));
+            if !is_maps || folder == self.maps() {
+                continue;
+            }
+            for name in PINNED {
+                let path = folder.join(name);
+                if bpf::obj_get(&path).is_ok_and(|object| bpf::field(object.as_fd(), "map_type").is_some()) {
+                    std::fs::remove_file(path)?;
+                }
+            }
+            std::fs::remove_dir(folder)?;
+        }
+        Ok(())
     }
 
     /// Names the hooks whose links are pinned.
