@@ -45,6 +45,8 @@ pub(super) struct Post {
     /// What is accepted from, but while `is_held`.
     listening: Vec<Listening>,
     is_held: bool,
+    /// The way to a newer process, for what still comes here.
+    exit: Option<Exit>,
     /// When a drain is over.
     deadline: Option<Instant>,
 }
@@ -73,8 +75,8 @@ impl Post {
         handed: mpsc::Receiver<Handed>,
         shown: Arc<Mutex<DriverCounters>>,
     ) -> Self {
-        let (listening, is_held, deadline) = (Vec::new(), false, None);
-        Self { index, kind, shared, commands, handed, shown, snapshot, listening, is_held, deadline }
+        let (listening, is_held, exit, deadline) = (Vec::new(), false, None, None);
+        Self { index, kind, shared, commands, handed, shown, snapshot, listening, is_held, exit, deadline }
     }
 
     /// Serves until it has drained. `tell_begun` hears once whether there is a driver; without one there is no worker.
@@ -165,6 +167,8 @@ impl Post {
         if !self.is_held {
             accepting.extend(self.listening.iter().cloned().map(&accept));
         }
+        let leave = |exit| drop(tokio::task::spawn_local(moving::leave(Rc::clone(&local), exit)));
+        self.exit.clone().into_iter().for_each(leave);
         loop {
             tokio::select! {
                 biased;
@@ -186,9 +190,7 @@ impl Post {
                         let (parcel, budget) = *moved;
                         tokio::task::spawn_local(moving::serve(Rc::clone(&local), parcel, budget));
                     }
-                    Some(News::Leave(exit)) => {
-                        drop(tokio::task::spawn_local(moving::leave(Rc::clone(&local), exit)));
-                    }
+                    Some(News::Leave(exit)) => leave(exit),
                     Some(News::Weigh(answer)) => {
                         tokio::task::spawn_local(weigh(Rc::clone(&local), answer));
                     }
@@ -252,7 +254,10 @@ impl Post {
             }
             Command::ResetEndpoint(endpoint) => News::ResetEndpoint(endpoint),
             Command::Resume(moved) => News::Resume(moved),
-            Command::Leave(exit) => News::Leave(exit),
+            Command::Leave(exit) => {
+                self.exit = Some(exit.clone());
+                News::Leave(exit)
+            }
             Command::Weigh(answer) => News::Weigh(answer),
             Command::ResetHeaviest => News::ResetHeaviest,
             Command::Drain(time) => {
@@ -332,3 +337,6 @@ async fn until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
