@@ -22,6 +22,7 @@ use anyhow::{Context as _, anyhow};
 use proxy_bpf::abi::config::Settings;
 use proxy_bpf::apply::Applier;
 use proxy_bpf::attach::{self, Attached, Pins};
+use proxy_bpf::bpffs;
 use proxy_bpf::cgroup::Hierarchy;
 use proxy_bpf::load::{self, Kernel, LoadOptions};
 use proxy_bpf::probe;
@@ -58,6 +59,9 @@ const ASKS: usize = 4;
 
 /// Name of the admin socket, where the configuration names no other.
 const ADMIN_SOCKET: &str = "admin.sock";
+
+/// Name of the file that notes that Weir has mounted bpffs.
+const MOUNTED: &str = "bpffs";
 
 /// Time that the access log gets for its last lines.
 const ACCESS_LOG_TIME: Duration = Duration::from_secs(2);
@@ -107,10 +111,12 @@ pub fn detach() -> anyhow::Result<Vec<&'static str>> {
         attached = pins.attached();
         pins.remove().context("cannot remove the pins below /sys/fs/bpf/weir")?;
     }
+    let released = bpffs::release(&Path::new(RUN_DIR).join(MOUNTED));
     for file in ["names.json", "names.new", takeover::SOCKET, ADMIN_SOCKET] {
         let _ = std::fs::remove_file(Path::new(RUN_DIR).join(file));
     }
     lock.remove();
+    released.context("cannot unmount /sys/fs/bpf, which weir has mounted")?;
     Ok(attached)
 }
 
@@ -156,6 +162,9 @@ async fn serve(source: Source, options: Options, start: &mut Start) -> anyhow::R
         None => {
             node.supervisor.stopping();
             node.pins.clone().remove().context("cannot detach")?;
+            if let Err(error) = bpffs::release(&Path::new(RUN_DIR).join(MOUNTED)) {
+                tracing::warn!(%error, "cannot unmount /sys/fs/bpf, which weir has mounted");
+            }
             let _ = std::fs::remove_file(Path::new(RUN_DIR).join(takeover::SOCKET));
         }
     }
@@ -405,6 +414,7 @@ fn load_kernel(
     taking: Option<&Taking>,
 ) -> anyhow::Result<(Kernel, Pins)> {
     refuse_old_kernel()?;
+    bpffs::ensure(&Path::new(RUN_DIR).join(MOUNTED)).context("cannot mount bpffs on /sys/fs/bpf")?;
     let pins = Pins::prepare().context("cannot prepare /sys/fs/bpf/weir")?;
     pins.refuse_foreign().context("cannot use /sys/fs/bpf/weir")?;
     let load_options = LoadOptions {

@@ -3,13 +3,15 @@
 use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
+use proxy_io::mount;
 use proxy_tests::config::{self, Grid, Lane};
 use proxy_tests::foreign::Foreign;
 use proxy_tests::net::Family;
 use proxy_tests::node::{self, Weir};
+use proxy_tests::process::{self, Running};
 use proxy_tests::scratch::Scratch;
 use proxy_tests::world::World;
 use proxy_tests::{cgroup, wait};
@@ -109,6 +111,83 @@ fn what_others_pinned_under_our_names_is_refused_by_name_and_left_alone() {
     fs::remove_file(&map).expect("it is there");
     let Some(_weir) = Weir::start(&world.net, &config) else { return };
     serves(&world, &grid);
+}
+
+/// A machine's view of its file systems in which bpffs is not mounted.
+struct Unmounted(Running);
+
+impl Unmounted {
+    fn new(world: &World) -> Self {
+        let script = "umount -l /sys/fs/bpf && echo ready && exec sleep 1000";
+        let mut command = world.outside().command(Path::new("unshare"));
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+        let holder = Running::start(&mut command).expect("unshare can be started");
+        assert_eq!(holder.line(SOON).as_deref(), Some("ready"));
+        Self(holder)
+    }
+
+    /// What a command begins with that is to have this view.
+    fn enter(&self) -> [String; 2] {
+        ["nsenter".to_owned(), format!("--mount=/proc/{}/ns/mnt", self.0.pid())]
+    }
+
+    fn run(&self, program: &Path, arguments: &[&str]) {
+        let [nsenter, mount] = self.enter();
+        let mut command = Command::new(nsenter);
+        process::output(command.arg(mount).arg(program).args(arguments)).expect("it succeeds");
+    }
+
+    fn is_mounted(&self) -> bool {
+        mount::is_bpffs(Path::new(&format!("/proc/{}/root/sys/fs/bpf", self.0.pid())))
+    }
+}
+
+#[test]
+fn a_bpffs_that_weir_has_mounted_goes_with_it_unless_others_use_it() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let before = node::attached_programs();
+    let config = config::config(&world, grid.services());
+    let view = Unmounted::new(&world);
+    assert!(!view.is_mounted());
+    let enter = view.enter();
+    let starter = enter.each_ref().map(String::as_str);
+    let start = || {
+        let weir = Weir::start_with(&world.net, &config, &starter, &[])?;
+        serves(&world, &grid);
+        assert!(view.is_mounted(), "{}", weir.log());
+        Some(weir)
+    };
+    let none_left = || {
+        wait::until_true("our programs to go", SOON, || node::attached_programs() == before);
+        assert!(!Path::new("/run/weir").exists());
+    };
+    let Some(mut weir) = start() else { return };
+    assert!(weir.terminate().success(), "{}", weir.log());
+    assert!(!view.is_mounted(), "{}", weir.log());
+    none_left();
+
+    // it is known to be Weir's after a kill, too
+    let Some(mut weir) = start() else { return };
+    weir.kill();
+    assert!(view.is_mounted());
+    view.run(&node::binary(), &["detach"]);
+    assert!(!view.is_mounted());
+    none_left();
+    drop(weir);
+
+    let Some(mut weir) = start() else { return };
+    view.run(Path::new("mkdir"), &["/sys/fs/bpf/somebody"]);
+    assert!(weir.terminate().success(), "{}", weir.log());
+    assert!(view.is_mounted(), "somebody uses it");
+    none_left();
+    view.run(Path::new("rmdir"), &["/sys/fs/bpf/somebody"]);
+
+    // now it is not Weir's any more, as on most machines from the start
+    let Some(mut weir) = start() else { return };
+    assert!(weir.terminate().success(), "{}", weir.log());
+    assert!(view.is_mounted());
+    none_left();
 }
 
 #[test]

@@ -12,8 +12,6 @@ use crate::load::{self, HOOKS, Hook, Kernel, PINNED};
 
 /// Where Weir pins, below a bpffs.
 pub const PIN_DIR: &str = "/sys/fs/bpf/weir";
-/// Where bpffs belongs.
-pub const BPFFS: &str = "/sys/fs/bpf";
 
 /// Begin of the name of a folder of maps; the version of their ABI follows.
 const MAPS: &str = "maps-";
@@ -25,12 +23,11 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Mounts bpffs if it is missing and makes the folders.
+    /// Makes the folders; a bpffs is mounted.
     ///
     /// # Errors
-    /// The error of mounting or of making a folder.
+    /// The error of making a folder.
     pub fn prepare() -> io::Result<Self> {
-        proxy_io::mount::ensure_bpffs(Path::new(BPFFS))?;
         let pins = Self { root: PIN_DIR.into() };
         std::fs::create_dir_all(pins.links())?;
         std::fs::create_dir_all(pins.maps())?;

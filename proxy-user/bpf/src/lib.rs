@@ -9,6 +9,7 @@
 
 pub mod apply;
 pub mod attach;
+pub mod bpffs;
 pub mod btf;
 pub mod cgroup;
 mod convert;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use proxy_bpf::abi::map;
-use proxy_bpf::attach::BPFFS;
+use proxy_bpf::bpffs::BPFFS;
 use proxy_bpf::cgroup::Hierarchy;
 use proxy_bpf::probe::{Feature, kernel_features};
 use proxy_io::driver::probe;
