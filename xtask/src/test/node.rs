@@ -11,7 +11,7 @@ pub(super) use crate::machine::obstacle;
 const MODULES: &str = "/usr/lib/python3/dist-packages/";
 
 /// Programs that tests drive and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 18] = [
+const PROGRAMS: [(&str, &str); 19] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -28,6 +28,7 @@ const PROGRAMS: [(&str, &str); 18] = [
     ("/usr/lib/python3/dist-packages/google/protobuf", "python3-protobuf"),
     ("h2load", "nghttp2-client"),
     ("nghttpd", "nghttp2-server"),
+    ("faketime", "faketime"),
     ("ip", "iproute2"),
     ("python3", "python3"),
 ];
