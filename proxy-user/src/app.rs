@@ -93,9 +93,18 @@ pub fn run(source: Source, options: Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
+    let is_first = start.taking.is_none();
     let result = runtime.block_on(serve(source, options, &mut start));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    drop(start);
+    // What an earlier process has left attached still uses the rest.
+    if result.is_err()
+        && is_first
+        && let Some(lock) = start.lock.take()
+        && Pins::existing().is_none_or(|pins| pins.attached().is_empty())
+        && let Err(error) = remove_all(lock)
+    {
+        tracing::warn!("a start that failed leaves something behind: {error:#}");
+    }
     result
 }
 
@@ -104,7 +113,11 @@ pub fn run(source: Source, options: Options) -> anyhow::Result<()> {
 /// # Errors
 /// If a Weir is running, or a pin cannot be removed.
 pub fn detach() -> anyhow::Result<Vec<&'static str>> {
-    let lock = RunLock::take()?;
+    remove_all(RunLock::take()?)
+}
+
+/// Removes everything that outlives processes; says which hooks were attached.
+fn remove_all(lock: RunLock) -> anyhow::Result<Vec<&'static str>> {
     let mut attached = Vec::new();
     if let Some(pins) = Pins::existing() {
         pins.refuse_foreign().context("cannot remove /sys/fs/bpf/weir")?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use proxy_tests::client::number;
+use proxy_tests::client::{Client, number};
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
 use proxy_tests::net::Family;
 use proxy_tests::node::{self, Weir};
@@ -187,6 +187,7 @@ fn detach_removes_what_a_killed_weir_left() {
     let grid = Grid::new(&world);
     let before = node::attached_programs();
     let Some(mut weir) = Weir::start(&world.net, &config::config(&world, grid.services())) else { return };
+    let mut direct = hold_directly(&world);
     weir.kill();
     assert!(node::has_pins());
     let output = Command::new(node::binary()).arg("detach").output().unwrap();
@@ -198,6 +199,20 @@ fn detach_removes_what_a_killed_weir_left() {
     assert_ne!(said["connect"], "connected");
     let again = Command::new(node::binary()).arg("detach").status().unwrap();
     assert!(again.success(), "nothing to remove is no failure");
+    lives_on(&mut direct);
+}
+
+/// Connections of the direct lane, which are between the application and an endpoint alone.
+fn hold_directly(world: &World) -> Client {
+    let held = world.app().start("hold", &[&Grid::address(Lane::Direct, Family::V4), &"4"]);
+    assert_eq!(held.next()["answered"], 4);
+    held
+}
+
+fn lives_on(held: &mut Client) {
+    held.go_on("ask");
+    assert_eq!(held.next()["answered"], 4, "connections of the direct lane need no Weir");
+    assert_eq!(held.next()["closed"], true);
 }
 
 #[test]
@@ -210,6 +225,7 @@ fn the_end_waits_for_open_connections_and_leaves_nothing() {
     let Some(mut weir) = Weir::start(&world.net, &config) else { return };
     let mut held = world.app().start("hold", &[&Grid::address(Lane::Proxy, Family::V4), &"4"]);
     assert_eq!(held.next()["answered"], 4);
+    let mut direct = hold_directly(&world);
     weir.signal("-TERM");
     wait::until_true("the programs to go", SOON, || node::attached_programs() == before);
     held.go_on("ask");
@@ -217,6 +233,7 @@ fn the_end_waits_for_open_connections_and_leaves_nothing() {
     assert_eq!(held.next()["closed"], true);
     assert!(weir.wait(SOON).success(), "{}", weir.log());
     assert!(!node::has_pins());
+    lives_on(&mut direct);
 }
 
 #[test]

@@ -238,6 +238,8 @@ fn an_application_on_one_of_our_ports_is_named() {
     assert!(says(&found, &["python", &taker.pid().to_string(), "0.0.0.0:61500"]), "{found:?}");
     let said = refused(&world, &config);
     assert!(said.contains("61500") && said.contains("weir doctor"), "{said}");
+    let left = [PINS, "/run/weir"].map(|path| Path::new(path).exists());
+    assert_eq!(left, [false; 2], "a start that fails leaves nothing");
     drop(taker);
     let taker = Foreign::listen(pod, "0.0.0.0", "61500");
     let Some(weir) = Weir::start(&world.net, &config) else { return };
