@@ -98,6 +98,47 @@ fn a_drain_lets_every_call_end() {
 }
 
 #[test]
+fn takeovers_let_every_call_end_where_it_began_and_cut_what_takes_too_long() {
+    let Some(world) = World::new() else { return };
+    let Some(server) = grpc::serve(&world, host()) else { return };
+    let mut config = speaking(&world, "http2", json!({}));
+    config["drain_timeout"] = json!("60s");
+    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
+    let steady = ways(&world).map(|(place, address)| grpc::client(place, address, "steady", &[]));
+    let calls = |weir: &Weir<'_>| weir.metrics().sum("weir_grpc_calls_total", &[("status", "ok")]);
+    for round in 1..=3 {
+        let before = calls(&weir);
+        wait::until_true("calls", LIMIT, || calls(&weir) > before + 20.0);
+        let mut older = weir.take_over(&config);
+        // Its clients have gone to the newer one, because it told them to.
+        assert!(older.wait(LIMIT).success(), "{round}: {}", weir.log());
+    }
+    let mut client = grpc::client(world.outside(), edge(), "cancel", &[]);
+    assert_eq!(client.line(LIMIT).as_deref(), Some("waiting"));
+    assert!(server.line(LIMIT).unwrap().starts_with("called "));
+    let mut older = weir.take_over(&config);
+    let before = calls(&weir);
+    wait::until_true("calls", LIMIT, || calls(&weir) > before + 20.0);
+    assert!(older.runs(), "it has a call under way: {}", weir.log());
+    client.say("go");
+    assert_eq!(client.line(LIMIT).as_deref(), Some("ok cancel"));
+    assert_eq!(server.line(LIMIT).as_deref(), Some("cancelled"));
+    assert!(older.wait(LIMIT).success(), "{}", weir.log());
+    for mut client in steady {
+        client.say("stop");
+        assert_eq!(client.line(LIMIT).as_deref(), Some("ok steady"), "not one has failed");
+    }
+
+    config["drain_timeout"] = json!("1s");
+    weir.reload(&config);
+    let client = grpc::client(world.outside(), edge(), "hung", &[]);
+    assert!(server.line(LIMIT).unwrap().starts_with("called "));
+    let mut older = weir.take_over(&config);
+    assert_eq!(client.line(LIMIT).as_deref(), Some("ok hung"), "it is told in gRPC's words");
+    assert!(older.wait(LIMIT).success(), "{}", weir.log());
+}
+
+#[test]
 fn a_call_that_fails_is_tried_again_if_its_status_is_named() {
     let Some(world) = World::new() else { return };
     let Some(_grpc) = grpc::serve(&world, host()) else { return };
