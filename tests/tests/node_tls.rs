@@ -362,6 +362,36 @@ fn weir_log(name: &str) -> String {
     file.display().to_string()
 }
 
+#[test]
+fn takeovers_leave_tls_to_the_process_that_has_its_keys_until_the_drain_is_over() {
+    let Some((world, pki)) = begin() else { return };
+    pki.certificate("web", &["DNS:web.shop"]);
+    let _server = world.server(host(10), "server");
+    let ends = json!({"protocol": "tcp", "service": "web", "tls": {"certificates": [pki.files("web")]}});
+    let mut config = config::config(&world, [service("web", host(10), json!({"protocol": "tcp"}))]);
+    config::merge(&mut config, json!({"listeners": [listener(8443, ends)], "drain_timeout": "60s"}));
+    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
+    let says = |client: &mut Running, token: &str| {
+        client.say(&format!("name {token}"));
+        assert_eq!(client.line(RELOAD).as_deref(), Some(format!("server {token}").as_str()));
+    };
+    let mut open = s_client(&world, &pki);
+    says(&mut open, "before");
+    let mut older = weir.take_over(&config);
+    says(&mut open, "after");
+    let mut next = s_client(&world, &pki);
+    says(&mut next, "next");
+    assert!(older.runs(), "it has one: {}", weir.log());
+    drop(open);
+    assert!(older.wait(RELOAD).success(), "{}", weir.log());
+
+    config["drain_timeout"] = json!("1s");
+    weir.reload(&config);
+    let mut older = weir.take_over(&config);
+    assert!(older.wait(RELOAD).success(), "{}", weir.log());
+    assert_eq!(next.line(RELOAD), None, "it is cut");
+}
+
 /// An open connection inside TLS that takes lines.
 fn s_client(world: &World, pki: &Pki) -> Running {
     let mut openssl = world.outside().command(&world.program("openssl").unwrap());
