@@ -38,7 +38,8 @@ fn is_root(status: &str) -> bool {
     ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
 }
 
-fn version_of(release: &str) -> Option<(u32, u32)> {
+/// The first two numbers of a kernel's release.
+pub(crate) fn version_of(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

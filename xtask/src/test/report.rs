@@ -64,6 +64,11 @@ impl Report {
         }
     }
 
+    /// The results that were told, without the program that may still run.
+    pub(super) fn into_results(self) -> Tally {
+        self.tally
+    }
+
     /// What was read up to the end of the output.
     pub(super) fn into_tally(mut self) -> Tally {
         self.handle_end();
