@@ -11,11 +11,8 @@ use proxy_io::mount;
 
 use super::finding::Finding;
 
-/// First kernel with everything (DESIGN: floor), and first with enough for the reduced mode.
-const FULL: (u32, u32) = (6, 1);
-const REDUCED: (u32, u32) = (5, 15);
-/// Features without which Weir works, a little worse.
-const OPTIONAL: [&str; 2] = ["helper bpf_set_retval in connect", "helper bpf_skc_to_mptcp_sock in sock_ops"];
+/// Oldest kernel that is promised. An older one may have everything by way of its distribution; its features tell.
+const OLDEST: (u32, u32) = (6, 1);
 /// Descriptors that a node should have: two for each of 32,000 proxied connections.
 const GOOD_NOFILE: u64 = 65_536;
 
@@ -30,13 +27,8 @@ pub(super) fn kernel() -> Finding {
     let release = read("/proc/sys/kernel/osrelease");
     let what = "kernel";
     match version(&release) {
-        Some(version) if version >= FULL => Finding::ok(what, release),
-        Some(version) if version >= REDUCED => Finding::warning(
-            what,
-            release,
-            "6.1 or later has everything; here the workers use epoll and refused connections may see EPERM",
-        ),
-        _ => Finding::problem(what, release, "Weir needs Linux 5.15, better 6.1"),
+        Some(version) if version >= OLDEST => Finding::ok(what, release),
+        _ => Finding::warning(what, release, "Linux 6.1 or later has everything that Weir needs"),
     }
 }
 
@@ -58,10 +50,6 @@ fn feature(feature: &Feature) -> Option<Finding> {
     let Feature { name, since, purpose, state } = feature;
     match state {
         Ok(true) => None,
-        Ok(false) if OPTIONAL.contains(&name.as_str()) => {
-            let advice = format!("Weir does without it; Linux {since} has it");
-            Some(Finding::warning(name, format!("missing (for {purpose})"), advice))
-        }
         Ok(false) => {
             let advice = format!("Linux {since} or later has it, if it is not configured away");
             Some(Finding::problem(name, format!("missing (for {purpose})"), advice))
@@ -160,18 +148,17 @@ mod tests {
     fn kernel_versions_are_compared_as_numbers() {
         assert_eq!(version("6.18.0-1-amd64"), Some((6, 18)));
         assert_eq!(version("5.15.167.4-microsoft"), Some((5, 15)));
-        assert!(version("6.18").unwrap() > FULL && version("5.9.1").unwrap() < REDUCED);
+        assert!(version("6.18").unwrap() > OLDEST && version("5.15.1").unwrap() < OLDEST);
         assert_eq!(version("linux"), None);
     }
 
     #[test]
-    fn missing_features_are_problems_unless_weir_can_do_without() {
+    fn missing_features_are_problems_as_the_start_is_refused_without_them() {
         let named =
             |name: &str, state| Feature { name: name.to_owned(), since: "5.18", purpose: "tests", state };
         let level = |name: &str, state| feature(&named(name, state)).map(|finding| finding.level);
         assert_eq!(level("map type hash", Ok(true)), None);
         assert_eq!(level("map type hash", Ok(false)), Some(Level::Problem));
-        assert_eq!(level(OPTIONAL[0], Ok(false)), Some(Level::Warning));
         assert_eq!(level("map type hash", Err("EPERM".to_owned())), Some(Level::Warning));
         let missing = feature(&named("map type hash", Ok(false))).unwrap();
         assert!(missing.advice.unwrap().contains("5.18"), "the version is named");
