@@ -24,7 +24,7 @@ const FOREIGN_LIMIT: Duration = Duration::from_secs(120);
 /// Time for a server program to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Older kernels cannot run Weir at all.
-const OLDEST_KERNEL: (u32, u32) = (5, 15);
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 /// A place to test in.
 pub struct World {
