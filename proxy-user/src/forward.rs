@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod exchange;
+pub mod grpc_web;
 pub mod head;
 pub mod http1;
 pub mod http2;

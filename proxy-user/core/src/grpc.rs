@@ -8,6 +8,7 @@ mod messages;
 mod status;
 mod text;
 mod timeout;
+pub mod web;
 
 pub use self::health::{CHECK_PATH, CheckAnswerError, MOST_CHECK_BYTES, Serving, decode_check, encode_check};
 pub use self::messages::{MessageError, Messages, PREFIX_BYTES};
@@ -16,12 +17,18 @@ pub use self::text::{decode_message, encode_message};
 pub use self::timeout::{TimeoutText, format_timeout, parse_timeout};
 
 /// Tells by its content type whether a request or an answer is gRPC: `application/grpc`, with a format (`+proto`) and
-/// parameters or without. gRPC-Web, which has another framing of its own, is none.
+/// parameters or without. gRPC-Web, which has another framing of its own, is none ([`web`]).
 #[must_use]
 pub fn is_grpc(content_type: &[u8]) -> bool {
+    kind(content_type).is_some_and(str::is_empty)
+}
+
+/// What stands between `application/grpc` and a format or parameters; none if the content type begins with something else.
+fn kind(content_type: &[u8]) -> Option<&str> {
     const NAME: &[u8] = b"application/grpc";
-    let Some((name, rest)) = content_type.split_at_checked(NAME.len()) else { return false };
-    name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
+    let (name, rest) = content_type.split_at_checked(NAME.len())?;
+    let end = rest.iter().position(|b| matches!(b, b'+' | b';' | b' ' | b'\t')).unwrap_or(rest.len());
+    if name.eq_ignore_ascii_case(NAME) { std::str::from_utf8(&rest[..end]).ok() } else { None }
 }
 
 #[cfg(test)]

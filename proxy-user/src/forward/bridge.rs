@@ -17,11 +17,13 @@ use std::task::{Context, Poll, ready};
 
 use h2::client::ResponseFuture;
 use http::{HeaderMap, Response};
+use proxy_core::grpc::web::{Form, TextDecoder};
 use proxy_core::grpc::{MessageError, Messages};
 use tokio::time::Sleep;
 
 pub use self::side::{Failed, Http1Side, Http2Side, Piece, Side};
 use super::exchange::{TURN_PIECES, Trouble};
+use super::grpc_web;
 use super::http1::{Body, Fault, Framing, ResponseHead, Scan, slots};
 use super::http2;
 use super::l4::Watch;
@@ -45,6 +47,8 @@ pub struct Upload {
     /// Bytes of the body so far.
     pub bytes: u64,
     bound: Bound,
+    /// What the client says is gRPC-Web's text.
+    text: Option<TextDecoder>,
 }
 
 /// How much may come.
@@ -81,7 +85,14 @@ impl Upload {
             is_refused: false,
             bytes: 0,
             bound: Bound { most_bytes, messages },
+            text: None,
         }
+    }
+
+    /// The same of a client that says it in this form of gRPC-Web.
+    #[must_use]
+    pub fn in_web(self, form: Form) -> Self {
+        Self { text: (form == Form::Text).then(TextDecoder::default), ..self }
     }
 
     /// Begins anew for another endpoint.
@@ -141,9 +152,9 @@ impl Upload {
             }
             let piece = match self.kept.get(self.given) {
                 Some(piece) => piece.clone(),
-                None => match ready!(down.poll_take(cx)) {
-                    Ok(piece) => self.keep(piece)?,
-                    Err(failed) => return Poll::Ready(Err(of_client(failed))),
+                None => match self.read(ready!(down.poll_take(cx)).map_err(of_client)?)? {
+                    Some(piece) => self.keep(piece)?,
+                    None => continue,
                 },
             };
             if self.is_whole {
@@ -163,6 +174,14 @@ impl Upload {
     fn refused(&mut self) -> Poll<Result<(), Trouble>> {
         (self.is_refused, self.is_over) = (true, true);
         Poll::Ready(Ok(()))
+    }
+
+    /// What the client's piece says; none if only the next one makes something of it.
+    fn read(&mut self, piece: Piece) -> Result<Option<Piece>, Trouble> {
+        match &mut self.text {
+            Some(text) => grpc_web::decode(text, piece).map_err(Trouble::ClientFault),
+            None => Ok(Some(piece)),
+        }
     }
 
     fn keep(&mut self, piece: Piece) -> Result<Piece, Trouble> {
@@ -194,13 +213,28 @@ pub struct Download {
     bound: Bound,
     /// What stood behind the body.
     pub trailers: Option<HeaderMap>,
+    /// How the client wants it, if in gRPC-Web.
+    web: Option<Form>,
 }
 
 impl Download {
     /// Begins a body of at most so many bytes; one that has ended already is none.
     #[must_use]
     pub fn new(has_ended: bool, most_bytes: u64, messages: Option<Messages>) -> Self {
-        Self { is_over: has_ended, bytes: 0, bound: Bound { most_bytes, messages }, trailers: None }
+        let bound = Bound { most_bytes, messages };
+        Self { is_over: has_ended, bytes: 0, bound, trailers: None, web: None }
+    }
+
+    /// The same for a client that wants it in this form of gRPC-Web.
+    #[must_use]
+    pub fn in_web(self, web: Option<Form>) -> Self {
+        Self { web, ..self }
+    }
+
+    /// The client's form of gRPC-Web, if no message is begun and not ended, so that trailers can follow.
+    #[must_use]
+    pub fn web_between_messages(&self) -> Option<Form> {
+        self.web.filter(|_| self.bound.messages.as_ref().is_some_and(Messages::is_whole))
     }
 
     fn poll<W: Watch>(
@@ -228,6 +262,10 @@ impl Download {
                 }
                 Piece::End => self.is_over = true,
             }
+            let piece = match self.web {
+                Some(form) => grpc_web::encode(form, piece),
+                None => piece,
+            };
             down.give(piece).map_err(of_client)?;
             watch.handle_progress();
         }

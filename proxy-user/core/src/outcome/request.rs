@@ -77,6 +77,8 @@ pub enum RequestReason {
     BadFraming,
     /// A chunk or trailer of the client's body is malformed.
     BadChunk,
+    /// The client's body is no base64, as the text form of gRPC-Web has to be.
+    BadBase64,
     /// The client named no host, several, or one that cannot be.
     BadHost,
     /// The client's target does not fit its method, or has forbidden bytes.
@@ -123,7 +125,7 @@ impl Blame {
 
 impl RequestReason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::Ok,
         Self::Redirect,
         Self::DirectResponse,
@@ -159,6 +161,7 @@ impl RequestReason {
         Self::TooManyHeaders,
         Self::BadFraming,
         Self::BadChunk,
+        Self::BadBase64,
         Self::BadHost,
         Self::BadTarget,
         Self::UnsupportedVersion,
@@ -227,6 +230,7 @@ impl RequestReason {
             Self::TooManyHeaders => ("too_many_headers", Some(431), Downstream),
             Self::BadFraming => ("bad_framing", Some(400), Downstream),
             Self::BadChunk => ("bad_chunk", Some(400), Downstream),
+            Self::BadBase64 => ("bad_base64", Some(400), Downstream),
             Self::BadHost => ("bad_host", Some(400), Downstream),
             Self::BadTarget => ("bad_target", Some(400), Downstream),
             Self::UnsupportedVersion => ("unsupported_version", Some(505), Downstream),

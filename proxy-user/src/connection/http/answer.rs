@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use proxy_core::grpc::Status;
+use proxy_core::grpc::web::Web;
 use proxy_core::outcome::RequestReason;
 use proxy_core::rate::TooEarly;
 use proxy_core::route::fault::{FaultAnswer, FaultEnd};
@@ -17,6 +18,8 @@ use rand::Rng as _;
 use rand::rngs::SmallRng;
 
 use super::Client;
+use crate::forward::http1::Framing;
+use crate::forward::http2;
 use crate::forward::l4::Watch as _;
 use crate::forward::wire::Wire;
 
@@ -44,6 +47,8 @@ pub(super) struct Answer {
     pub(super) body: Option<(Box<str>, Box<str>)>,
     /// The question was HEAD: no body follows, whatever its length says.
     pub(super) is_head: bool,
+    /// The question was a call in gRPC-Web.
+    pub(super) web: Option<Web>,
 }
 
 impl Answer {
@@ -90,7 +95,16 @@ impl Answer {
 
     /// What the config says is answered.
     pub(super) fn of_config(reason: RequestReason, status: u16) -> Self {
-        Self { status, reason, location: None, grpc: None, early: None, body: None, is_head: false }
+        Self {
+            status,
+            reason,
+            location: None,
+            grpc: None,
+            early: None,
+            body: None,
+            is_head: false,
+            web: None,
+        }
     }
 
     /// What the config asks for is no fault of anybody.
@@ -142,7 +156,8 @@ impl Answer {
     fn in_grpc(&self, status: Status) -> Response<()> {
         let mut response = Response::new(());
         *response.headers_mut() = Self::trailers(status, self.reason);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let content_type = self.web.map_or("application/grpc", |web| web.answers.content_type());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(early) = self.early {
             response.headers_mut().insert("grpc-retry-pushback-ms", early.pushback_ms().into());
         }
@@ -159,8 +174,18 @@ impl Answer {
         headers
     }
 
+    /// What it is called in a call, if it is written in gRPC-Web.
+    pub(super) fn web_status(&self) -> Option<Status> {
+        self.grpc_status().filter(|_| self.web.is_some())
+    }
+
     fn write(&self, is_last: bool) -> Vec<u8> {
         use std::io::Write as _;
+        if let Some(status) = self.web_status() {
+            let (mut head, ()) = self.in_grpc(status).into_parts();
+            head.headers.insert(header::CONTENT_LENGTH, 0.into());
+            return http2::write_response(&head, Framing::Length(0), is_last.then_some("close"));
+        }
         let (content_type, body) = self.content();
         let mut out = Vec::with_capacity(192 + body.len());
         // Writing to a Vec does not fail.

@@ -6,6 +6,7 @@ use futures_util::future::ready;
 use h2::client::ResponseFuture;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response};
+use proxy_core::grpc::web::Form;
 use proxy_core::grpc::{self, Messages, Status};
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::retry::{Failure, Pushback};
@@ -24,6 +25,7 @@ use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
 use crate::forward::bridge::{self, Bridge, Download, Http1Side, Side, Upload};
 use crate::forward::exchange::Trouble;
+use crate::forward::grpc_web;
 use crate::forward::http1::{Body, Fault, Framing};
 use crate::forward::http2;
 use crate::forward::wire::Wire;
@@ -64,15 +66,16 @@ pub(super) async fn serve_http1(
     };
     let (question, framing) = (plan.question, plan.framing);
     let mut side = Side::Http1(Http1Side::new(&mut *down, incoming));
+    let of_reason = |reason| Status::of_reason(reason).filter(|_| question.bridged_web().is_some());
     let over = match forward(client, &mut side, plan, story, began).await {
-        Ok(outcome) => return outcome,
+        Ok(outcome) => return Outcome { grpc: outcome.grpc.or_else(|| of_reason(outcome.reason)), ..outcome },
         Err(over) => over,
     };
     if over.reason.status().is_none() {
-        return over.outcome(0);
+        return Outcome { grpc: of_reason(over.reason), ..over.outcome(0) };
     }
     let mut answer = Answer::of_reason(over.reason);
-    answer.is_head = question.is_head;
+    (answer.is_head, answer.web) = (question.is_head, question.web);
     let is_last = framing != Framing::Length(0) || !question.is_keep_alive;
     let outcome = answer_here(client, down, answer, is_last).await;
     Outcome { tries: over.tries, ..outcome }
@@ -96,7 +99,10 @@ pub(super) async fn forward(
     let _active = plan.begin().map_err(|reason| Over { reason, tries: 0 })?;
     let mut tries = Tries::new(began, plan, story);
     let most = client.limits().request_bytes.unwrap_or(u64::MAX);
-    let upload = Upload::new(plan.framing == Framing::Length(0), most, messages(client, plan));
+    let mut upload = Upload::new(plan.framing == Framing::Length(0), most, messages(client, plan));
+    if let Some(web) = plan.question.bridged_web() {
+        upload = upload.in_web(web.asks);
+    }
     let mut asked = Asked { side, request: &request, upload };
     loop {
         match attempt(client, plan, &mut asked, &mut tries).await {
@@ -295,7 +301,14 @@ async fn exchange(
     match result {
         Ok(()) if passing.is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
         Ok(()) => {}
-        Err(trouble) => (outcome.then, outcome.reason) = cut(&reached.named(trouble)),
+        Err(trouble) => {
+            (outcome.then, outcome.reason) = cut(&reached.named(trouble));
+            if let Some(form) = passing.download.web_between_messages()
+                && let Some(status) = boxed(|| tell(side, form, outcome.reason)).await
+            {
+                (outcome.then, outcome.grpc) = (Then::Close(Reason::Fin), Some(status));
+            }
+        }
     }
     Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept })
 }
@@ -318,13 +331,17 @@ fn pass_on(
     client: &Client<'_>,
     plan: &Plan,
     bridge: &mut Bridge<'_, '_, OpenConn>,
-    answer: bridge::Answer,
+    mut answer: bridge::Answer,
     first_byte: Duration,
 ) -> Passing {
     let said = answer.response.headers().get(GRPC_STATUS);
     let head_status = said.map(|value| Status::from_header(value.as_bytes()));
     let most = client.limits().response_bytes.unwrap_or(u64::MAX);
-    let download = Download::new(answer.has_ended, most, messages(client, plan));
+    let web = plan.question.bridged_web().map(|web| web.answers);
+    let web = web.filter(|form| grpc_web::answer_in_web(&mut answer.response, *form));
+    // Only between two messages is there room for the frame that tells how a call ended.
+    let messages = messages(client, plan).or_else(|| web.map(|_| Messages::new(None)));
+    let download = Download::new(answer.has_ended, most, messages).in_web(web);
     let (status, is_kept) = (answer.response.status().as_u16(), answer.is_kept);
     let is_early = !bridge.upload.is_sent();
     let is_last = send_head(client, plan, bridge.down, answer, is_early);
@@ -375,6 +392,12 @@ fn begin<'r>(
             Ok((Side::Http2(side), Some(response)))
         }
     }
+}
+
+/// Tells a client of gRPC-Web how its call broke off; gives that, if the client was there to take it.
+async fn tell(side: &mut Side<'_>, form: Form, reason: RequestReason) -> Option<Status> {
+    let status = Status::of_reason(reason).filter(|_| reason != RequestReason::DownstreamReset)?;
+    grpc_web::end(side, form, Answer::trailers(status, reason)).await.ok().map(|()| status)
 }
 
 /// The head for one try: of a gRPC call, it says the time that this try has.

@@ -6,9 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, Request};
-use proxy_core::grpc::{self, Status};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Request};
+use proxy_core::grpc::Status;
+use proxy_core::grpc::web::Dialect;
 use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::Limits;
 
@@ -36,7 +37,8 @@ pub(super) fn serve<'a>(
     let (parts, recv) = request.into_parts();
     let framing = framing(&parts.headers, recv.is_end_stream());
     let mut story = Story::new(client, began);
-    let is_grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|value| grpc::is_grpc(value.as_bytes()));
+    let dialect = Dialect::of(|name| parts.headers.get(name).map(HeaderValue::as_bytes));
+    let mut is_grpc = dialect == Some(Dialect::Plain);
     let decided = plan_http2(&Client { conn: &guard.conn, ..*client }, parts, framing, &mut story);
     let mut side = Side::Http2(Http2Side::of_client(recv, respond, meter));
     async move {
@@ -46,13 +48,15 @@ pub(super) fn serve<'a>(
         if let Some(delay) = story.delay {
             tokio::time::sleep(delay).await;
         }
-        let refuse = |side: &mut Side<'_>, found: Answer| {
-            let status = found.grpc_status().filter(|_| is_grpc);
-            let outcome = Outcome::here(Then::Next, found.reason, answer(side, found, is_grpc));
+        let refuse = |side: &mut Side<'_>, mut found: Answer| {
+            found.web = dialect.and_then(Dialect::web);
+            let status = found.grpc_status().filter(|_| dialect.is_some());
+            let outcome = Outcome::here(Then::Next, found.reason, answer(side, found, dialect.is_some()));
             Outcome { grpc: status, ..outcome }
         };
         let mut outcome = match decided {
             Ok(Decided::Forward(plan)) => {
+                is_grpc = plan.question.is_grpc;
                 match bridged::forward(client, &mut side, plan, &story, began).await {
                     Ok(outcome) => outcome,
                     Err(over) if over.reason.status().is_none() => over.outcome(0),
@@ -71,7 +75,7 @@ pub(super) fn serve<'a>(
             outcome.grpc = Status::of_reason(outcome.reason);
         }
         if let (Then::Abort(_), Side::Http2(side)) = (&outcome.then, &mut side) {
-            cut(side, outcome.reason, outcome.grpc);
+            cut(side, outcome.reason, outcome.grpc.filter(|_| dialect == Some(Dialect::Plain)));
         }
         story.end(client, active, &outcome);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderName, Request};
 use proxy_core::grpc;
+use proxy_core::grpc::web::{Dialect, Web};
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
 use proxy_core::load::{self, Load, RequestLimits};
@@ -23,6 +24,7 @@ use rand::Rng as _;
 use super::answer::Answer;
 use super::story::Story;
 use super::{Client, Entry};
+use crate::forward::grpc_web;
 use crate::forward::head::Head;
 use crate::forward::http1::{Fault, Framing, RequestEdits, RequestHead, slots};
 use crate::forward::http2;
@@ -106,7 +108,10 @@ pub(super) struct Question {
     pub(super) is_version_1_0: bool,
     pub(super) is_keep_alive: bool,
     pub(super) is_upgrade: bool,
+    /// The endpoint gets a call.
     pub(super) is_grpc: bool,
+    /// The client calls in gRPC-Web.
+    pub(super) web: Option<Web>,
 }
 
 impl Question {
@@ -122,8 +127,10 @@ impl Question {
     /// A question of a client that goes on asking, whatever comes of this one.
     fn of(head: &impl Head) -> Self {
         let method = head.method();
+        let dialect = Dialect::of(|name| head.find(name));
         Self {
-            is_grpc: head.find("content-type").is_some_and(grpc::is_grpc),
+            is_grpc: dialect == Some(Dialect::Plain),
+            web: dialect.and_then(Dialect::web),
             is_head: method == "HEAD",
             is_connect: method == "CONNECT",
             is_idempotent: retry::is_idempotent(method),
@@ -131,6 +138,11 @@ impl Question {
             is_keep_alive: true,
             is_upgrade: false,
         }
+    }
+
+    /// The client's form of gRPC-Web, if the endpoint is spoken to in gRPC.
+    pub(super) fn bridged_web(self) -> Option<Web> {
+        self.web.filter(|_| self.is_grpc)
     }
 
     /// The method as far as the length of an answer's body depends on it.
@@ -163,7 +175,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
     let chosen = match choose(client, &head, story) {
         Ok(chosen) => chosen,
         Err(mut answer) => {
-            answer.is_head = question.is_head;
+            (answer.is_head, answer.web) = (question.is_head, question.web);
             // Where a body is not taken, the next request cannot be found.
             let is_last = !question.is_keep_alive || framing != Framing::Length(0);
             return Ok(Decided::Answer(answer, is_last));
@@ -247,8 +259,15 @@ impl Chosen {
         }
     }
 
-    fn plan(self, head: Outgoing, framing: Framing, question: Question, version: Version) -> Plan {
+    fn plan(self, mut head: Outgoing, framing: Framing, mut question: Question, version: Version) -> Plan {
         let Self { service, stats, found, time_left } = self;
+        // Who says HTTP/2 in the config may be one that speaks nothing but gRPC. Others get what their client says.
+        if service.protocol == Protocol::Http2
+            && let (Some(web), Outgoing::Request(request)) = (question.web, &mut head)
+        {
+            question.is_grpc = true;
+            grpc_web::ask_in_grpc(request, web);
+        }
         let attempts = service.limits.connect_attempts.saturating_sub(1);
         let retry = RetryPolicy { attempts, ..RetryPolicy::default() };
         let rule = found.map(|found| found.rule);

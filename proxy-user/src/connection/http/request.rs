@@ -108,13 +108,14 @@ pub(super) async fn answer_here(
     is_last: bool,
 ) -> Outcome {
     let is_last = is_last || client.is_leaving();
-    let (reason, status) = (answer.reason, answer.status);
+    let grpc = answer.web_status();
+    let (reason, status) = (answer.reason, if grpc.is_some() { 200 } else { answer.status });
     let then = match answer::send(client, down, answer, is_last).await {
         Ok(()) if !is_last => Then::Next,
         Ok(()) => Then::Close(Reason::Fin),
         Err(_) => Then::Abort(Reason::DownstreamReset),
     };
-    Outcome::here(then, reason, status)
+    Outcome { grpc, ..Outcome::here(then, reason, status) }
 }
 
 /// Says what is wrong with a request; where the next one begins nobody knows.
@@ -231,13 +232,11 @@ async fn forward(
 
 /// Tells the client that its request was not served, if there is a way to.
 async fn give_up(client: &Client<'_>, down: &mut Wire, plan: &Plan, reason: RequestReason) -> Outcome {
-    let Some(status) = reason.status() else {
+    if reason.status().is_none() {
         return Outcome::here(Then::Abort(Reason::DownstreamReset), reason, 0);
-    };
+    }
     let mut answer = Answer::of_reason(reason);
-    answer.is_head = plan.question.is_head;
+    (answer.is_head, answer.web) = (plan.question.is_head, plan.question.web);
     let is_last = plan.framing != Framing::Length(0) || !plan.question.is_keep_alive;
-    let mut outcome = answer_here(client, down, answer, is_last).await;
-    outcome.status = status;
-    outcome
+    answer_here(client, down, answer, is_last).await
 }

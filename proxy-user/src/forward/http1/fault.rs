@@ -44,6 +44,9 @@ pub enum Fault {
     /// A malformed or forbidden trailer.
     #[error("malformed trailer")]
     Trailer,
+    /// The body is no base64, and has to be.
+    #[error("the body is no base64")]
+    Base64,
     /// The body is longer than allowed.
     #[error("the body is too large")]
     BodyTooLarge,
@@ -66,6 +69,7 @@ impl Fault {
             Self::ContentLength | Self::Framing => RequestReason::BadFraming,
             Self::TransferCoding => RequestReason::UnsupportedTransferCoding,
             Self::Chunk | Self::Trailer => RequestReason::BadChunk,
+            Self::Base64 => RequestReason::BadBase64,
             Self::BodyTooLarge => RequestReason::RequestTooLarge,
             Self::Expectation => RequestReason::UnsupportedExpectation,
         }

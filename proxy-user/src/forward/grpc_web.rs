@@ -1,0 +1,95 @@
+//! Calls in gRPC-Web on their way to endpoints that speak gRPC, and back.
+//!
+//! ```text
+//!   client ──base64, if text──────────────> messages                 ──> endpoint
+//!   client <──messages, a frame of trailers── messages, trailers <── endpoint
+//! ```
+//!
+//! Each piece is translated by itself as it comes, so that a stream's messages are not held back.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TE};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use proxy_core::grpc::is_grpc;
+use proxy_core::grpc::web::{Form, TextDecoder, Web, trailers_frame};
+
+use super::bridge::{Failed, Piece, Side};
+use super::http1::Fault;
+
+const GRPC: &str = "application/grpc";
+/// Time for a client to take the frame that says how a broken call ended; it is small, and whoever reads takes it at once.
+const LAST_FRAME_TIME: Duration = Duration::from_secs(1);
+
+/// Makes a call in gRPC-Web one in gRPC.
+pub fn ask_in_grpc(request: &mut Request<()>, web: Web) {
+    let headers = request.headers_mut();
+    rename(headers, web.asks.content_type(), GRPC);
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    if web.asks == Form::Text {
+        headers.remove(CONTENT_LENGTH);
+    }
+}
+
+/// Makes the head of an answer in gRPC one in gRPC-Web; says whether it was one.
+pub fn answer_in_web(response: &mut Response<()>, form: Form) -> bool {
+    let headers = response.headers_mut();
+    if !headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes())) {
+        return false;
+    }
+    rename(headers, GRPC, form.content_type());
+    headers.remove(CONTENT_LENGTH);
+    true
+}
+
+/// Puts one content type in the place of another; the format of messages behind it stays.
+fn rename(headers: &mut HeaderMap, from: &str, to: &str) {
+    let format = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().get(from.len()..));
+    let renamed = HeaderValue::from_bytes(&[to.as_bytes(), format.unwrap_or_default()].concat());
+    if let Ok(renamed) = renamed {
+        headers.insert(CONTENT_TYPE, renamed);
+    }
+}
+
+/// Reads a piece of a request's text; none if only the next one makes something of it.
+///
+/// # Errors
+/// If it is no base64.
+pub fn decode(text: &mut TextDecoder, piece: Piece) -> Result<Option<Piece>, Fault> {
+    let Piece::Data(data, is_last) = piece else {
+        return text.end().map(|()| Some(piece)).map_err(|_| Fault::Base64);
+    };
+    let data = Bytes::from(text.decode(&data).map_err(|_| Fault::Base64)?);
+    if is_last {
+        text.end().map_err(|_| Fault::Base64)?;
+    }
+    Ok((is_last || !data.is_empty()).then_some(Piece::Data(data, is_last)))
+}
+
+/// Writes a piece of an answer. Trailers, which are no longer than a head may be, become the last one of the body.
+pub fn encode(form: Form, piece: Piece) -> Piece {
+    let (data, is_last) = match piece {
+        Piece::Data(data, is_last) => (data, is_last),
+        Piece::Trailers(trailers) => {
+            let fields = trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            (trailers_frame(fields).unwrap_or_default().into(), true)
+        }
+        Piece::End => return Piece::End,
+    };
+    Piece::Data(form.encode(&data).map_or(data, Bytes::from), is_last)
+}
+
+/// Ends an answer that broke off between two messages with what tells the client how.
+///
+/// # Errors
+/// If the client does not take it.
+pub async fn end(side: &mut Side<'_>, form: Form, trailers: HeaderMap) -> Result<(), Failed> {
+    let ending = async {
+        poll_fn(|cx| side.poll_flush(cx)).await?;
+        side.give(encode(form, Piece::Trailers(trailers)))?;
+        poll_fn(|cx| side.poll_flush(cx)).await
+    };
+    tokio::time::timeout(LAST_FRAME_TIME, ending).await.unwrap_or(Err(Failed::Cut))
+}
