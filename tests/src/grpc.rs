@@ -11,6 +11,7 @@ use crate::world::World;
 
 const SERVER: &str = include_str!("python/grpc_server.py");
 const CLIENT: &str = include_str!("python/grpc_client.py");
+const WEB_CLIENT: &str = include_str!("python/grpc_web_client.py");
 /// Longer than any step needs on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -36,8 +37,21 @@ pub fn serve(world: &World, address: SocketAddr) -> Option<Running> {
 /// If it does not start.
 #[must_use]
 pub fn client(place: Place<'_>, address: SocketAddr, steps: &str, more: &[&str]) -> Running {
+    start(CLIENT, place, address, steps, more)
+}
+
+/// Starts a client that goes through steps of `python/grpc_web_client.py`.
+///
+/// # Panics
+/// If it does not start.
+#[must_use]
+pub fn web_client(place: Place<'_>, address: SocketAddr, steps: &str, more: &[&str]) -> Running {
+    start(WEB_CLIENT, place, address, steps, more)
+}
+
+fn start(script: &str, place: Place<'_>, address: SocketAddr, steps: &str, more: &[&str]) -> Running {
     let mut command = place.command(Path::new(PYTHON));
-    command.args(["-c", CLIENT, &address.to_string(), steps]).args(more);
+    command.args(["-c", script, &address.to_string(), steps]).args(more);
     Running::start(&mut command).expect("python starts")
 }
 
@@ -46,7 +60,14 @@ pub fn client(place: Place<'_>, address: SocketAddr, steps: &str, more: &[&str])
 /// # Panics
 /// If one fails.
 pub fn run(place: Place<'_>, address: SocketAddr, steps: &str) {
-    let mut client = client(place, address, steps, &[]);
+    goes_through(client(place, address, steps, &[]), address, steps);
+}
+
+/// Waits until a client has gone through steps to their end.
+///
+/// # Panics
+/// If one fails.
+pub fn goes_through(mut client: Running, address: SocketAddr, steps: &str) {
     let lines: Vec<String> = std::iter::from_fn(|| client.line(LIMIT)).collect();
     let wanted: Vec<String> = steps.split(',').map(|step| format!("ok {step}")).collect();
     assert_eq!(lines, wanted, "{address}");

@@ -10,7 +10,7 @@ use crate::repo::Repo;
 /// Version of cargo-fuzz that is installed if there is none.
 const CARGO_FUZZ: &str = "0.13.2";
 /// Targets in `tests/fuzz/fuzz_targets`, with the inputs of a short run: 10 to 20 seconds each.
-const TARGETS: [(&str, u32); 12] = [
+const TARGETS: [(&str, u32); 13] = [
     ("config", 300_000),
     ("btf", 4_000_000),
     ("cidr", 8_000_000),
@@ -23,6 +23,7 @@ const TARGETS: [(&str, u32); 12] = [
     ("http2_frames", 4_000_000),
     ("proxy_protocol", 500_000),
     ("grpc_health", 8_000_000),
+    ("grpc_web", 4_000_000),
 ];
 /// Seed of a short run: it meets the same inputs every time, so that a change is judged by itself and not by luck.
 const SEED: u32 = 1;

@@ -25,6 +25,11 @@ def fail(request, context):
     context.abort(grpc.StatusCode.NOT_FOUND, "gibt es nicht: \u00e4 %")
 
 
+def trailers(request, context):
+    context.set_trailing_metadata((("x-long", "x" * int(request)),))
+    return b""
+
+
 def client_stream(requests, context):
     return b"%d" % sum(len(request) for request in requests)
 
@@ -85,6 +90,7 @@ class Handlers(grpc.GenericRpcHandler):
     def service(self, details):
         kinds = {
             "Unary": grpc.unary_unary_rpc_method_handler(unary),
+            "Trailers": grpc.unary_unary_rpc_method_handler(trailers),
             "Fail": grpc.unary_unary_rpc_method_handler(fail),
             "Flaky": grpc.unary_unary_rpc_method_handler(flaky),
             "Hang": grpc.unary_unary_rpc_method_handler(hang),
