@@ -243,7 +243,8 @@ pub(super) enum Protocol {
     Tls,
     /// HTTP, request by request. Endpoints are spoken to in HTTP/1.1.
     Http,
-    /// HTTP, request by request, of which gRPC is a part. Endpoints are spoken to in HTTP/2.
+    /// HTTP, request by request, of which gRPC is a part. Endpoints are spoken to in HTTP/2; what browsers say in gRPC-Web
+    /// they get in gRPC.
     Http2,
     /// Whatever the first bytes say.
     Auto,

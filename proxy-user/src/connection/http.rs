@@ -15,6 +15,7 @@ mod call;
 mod http2;
 mod mirror;
 mod plan;
+mod question;
 mod request;
 mod story;
 mod streams;

@@ -50,7 +50,7 @@ const CRATES: [Crate; 11] = [
     // decisions without I/O: the short list is what keeps clocks, sockets and runtimes out
     Crate {
         others: Some(Others {
-            normal: &["rand", "regex", "rustc-hash", "thiserror", "xxhash-rust"],
+            normal: &["base64", "rand", "regex", "rustc-hash", "thiserror", "xxhash-rust"],
             dev: &["proptest"],
         }),
         ..ordinary("proxy-user/core", "proxy-core", &[])

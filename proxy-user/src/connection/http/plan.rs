@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderName, Request};
 use proxy_core::grpc;
-use proxy_core::grpc::web::{Dialect, Web};
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
 use proxy_core::load::{self, Load, RequestLimits};
@@ -15,13 +14,14 @@ use proxy_core::outcome::RequestReason;
 use proxy_core::overload::Rung;
 use proxy_core::priority::Priority;
 use proxy_core::rate::{self, RateLimits};
-use proxy_core::retry::{self, RetryPolicy};
+use proxy_core::retry::RetryPolicy;
 use proxy_core::route::{self, Action, Found, Rule};
 use proxy_core::service::{Protocol, Service};
 use proxy_io::clock;
 use rand::Rng as _;
 
 use super::answer::Answer;
+use super::question::Question;
 use super::story::Story;
 use super::{Client, Entry};
 use crate::forward::grpc_web;
@@ -97,62 +97,6 @@ pub(super) enum Version {
     Http1,
     /// HTTP/2.
     Http2,
-}
-
-/// What must be known of a request to pass its answer on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
-    pub(super) is_head: bool,
-    pub(super) is_connect: bool,
-    pub(super) is_idempotent: bool,
-    pub(super) is_version_1_0: bool,
-    pub(super) is_keep_alive: bool,
-    pub(super) is_upgrade: bool,
-    /// The endpoint gets a call.
-    pub(super) is_grpc: bool,
-    /// The client calls in gRPC-Web.
-    pub(super) web: Option<Web>,
-}
-
-impl Question {
-    fn of_http1(head: &RequestHead<'_, '_>) -> Self {
-        Self {
-            is_version_1_0: head.is_version_1_0,
-            is_keep_alive: head.is_keep_alive,
-            is_upgrade: head.upgrade.is_some(),
-            ..Self::of(head)
-        }
-    }
-
-    /// A question of a client that goes on asking, whatever comes of this one.
-    fn of(head: &impl Head) -> Self {
-        let method = head.method();
-        let dialect = Dialect::of(|name| head.find(name));
-        Self {
-            is_grpc: dialect == Some(Dialect::Plain),
-            web: dialect.and_then(Dialect::web),
-            is_head: method == "HEAD",
-            is_connect: method == "CONNECT",
-            is_idempotent: retry::is_idempotent(method),
-            is_version_1_0: false,
-            is_keep_alive: true,
-            is_upgrade: false,
-        }
-    }
-
-    /// The client's form of gRPC-Web, if the endpoint is spoken to in gRPC.
-    pub(super) fn bridged_web(self) -> Option<Web> {
-        self.web.filter(|_| self.is_grpc)
-    }
-
-    /// The method as far as the length of an answer's body depends on it.
-    pub(super) fn method(self) -> &'static str {
-        match (self.is_head, self.is_connect) {
-            (true, _) => "HEAD",
-            (_, true) => "CONNECT",
-            _ => "",
-        }
-    }
 }
 
 /// What becomes of a request.
