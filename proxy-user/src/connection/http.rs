@@ -16,6 +16,7 @@ mod http2;
 mod mirror;
 mod plan;
 mod question;
+mod reply;
 mod request;
 mod story;
 mod streams;

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::ready;
 use h2::client::ResponseFuture;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
-use http::{HeaderMap, HeaderValue, Request, Response};
-use proxy_core::grpc::web::Form;
+use http::{HeaderMap, HeaderValue, Request};
 use proxy_core::grpc::{self, Messages, Status};
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::retry::{Failure, Pushback};
@@ -15,6 +14,7 @@ use proxy_core::service::Endpoint;
 use super::answer::Answer;
 use super::attempt::{Broken, Next, after, attempt_of, broken, cut, handle_answer, report, sleep_until};
 use super::plan::{Outgoing, Plan, Version};
+use super::reply::{send_head, tell};
 use super::request::{Outcome, answer_here};
 use super::story::Story;
 use super::streams::{self, Streams};
@@ -68,7 +68,9 @@ pub(super) async fn serve_http1(
     let mut side = Side::Http1(Http1Side::new(&mut *down, incoming));
     let of_reason = |reason| Status::of_reason(reason).filter(|_| question.bridged_web().is_some());
     let over = match forward(client, &mut side, plan, story, began).await {
-        Ok(outcome) => return Outcome { grpc: outcome.grpc.or_else(|| of_reason(outcome.reason)), ..outcome },
+        Ok(outcome) => {
+            return Outcome { grpc: outcome.grpc.or_else(|| of_reason(outcome.reason)), ..outcome };
+        }
         Err(over) => over,
     };
     if over.reason.status().is_none() {
@@ -394,12 +396,6 @@ fn begin<'r>(
     }
 }
 
-/// Tells a client of gRPC-Web how its call broke off; gives that, if the client was there to take it.
-async fn tell(side: &mut Side<'_>, form: Form, reason: RequestReason) -> Option<Status> {
-    let status = Status::of_reason(reason).filter(|_| reason != RequestReason::DownstreamReset)?;
-    grpc_web::end(side, form, Answer::trailers(status, reason)).await.ok().map(|()| status)
-}
-
 /// The head for one try: of a gRPC call, it says the time that this try has.
 fn of_try(plan: &Plan, request: &Request<()>, deadline: Option<(Instant, RequestReason)>) -> Request<()> {
     let mut request = request.clone();
@@ -475,58 +471,4 @@ fn grpc_status(http_status: u16, head: Option<Status>, trailers: Option<&HeaderM
     let of_trailers = trailers.and_then(|trailers| trailers.get(GRPC_STATUS));
     let of_trailers = of_trailers.map(|value| Status::from_header(value.as_bytes()));
     of_trailers.or(head).unwrap_or_else(|| Status::of_answer(http_status, None))
-}
-
-/// Begins an answer to the client; says whether it is the last one on its connection. `is_early` is one that came before the
-/// request was complete.
-fn send_head(
-    client: &Client<'_>,
-    plan: &Plan,
-    side: &mut Side<'_>,
-    answer: bridge::Answer,
-    is_early: bool,
-) -> Result<bool, h2::Error> {
-    let bridge::Answer { mut response, has_ended, .. } = answer;
-    let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
-    http2::edit_response(&mut response, changes.filter(|changes| !changes.is_empty()));
-    match side {
-        Side::Http2(side) => {
-            *response.version_mut() = http::Version::HTTP_2;
-            if let Some(respond) = &mut side.respond {
-                let send = respond.send_response(response, has_ended)?;
-                side.send = (!has_ended).then_some(send);
-            }
-            Ok(false)
-        }
-        Side::Http1(side) => {
-            let framing = framing(plan, &mut response, has_ended);
-            let question = plan.question;
-            let is_last =
-                !question.is_keep_alive || framing == Framing::UntilClose || client.is_leaving() || is_early;
-            let connection = match (is_last, question.is_version_1_0) {
-                (true, _) => Some("close"),
-                (false, true) => Some("keep-alive"),
-                (false, false) => None,
-            };
-            let (parts, ()) = response.into_parts();
-            side.begin(http2::write_response(&parts, framing, connection), framing);
-            Ok(is_last)
-        }
-    }
-}
-
-/// How an answer's body is framed for a client that speaks HTTP/1.1; says so where a head must.
-fn framing(plan: &Plan, response: &mut Response<()>, has_ended: bool) -> Framing {
-    let status = response.status().as_u16();
-    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    match (has_ended, length) {
-        (true, None) if !plan.question.is_head && !matches!(status, 204 | 304) => {
-            response.headers_mut().insert(CONTENT_LENGTH, 0.into());
-            Framing::Length(0)
-        }
-        (true, _) => Framing::Length(0),
-        (false, Some(count)) => Framing::Length(count),
-        (false, None) if plan.question.is_version_1_0 => Framing::UntilClose,
-        (false, None) => Framing::Chunked,
-    }
 }

@@ -1,0 +1,75 @@
+//! What a client gets of an answer that passes a bridge: its head, and word of an end before its end.
+
+use http::Response;
+use http::header::CONTENT_LENGTH;
+use proxy_core::grpc::Status;
+use proxy_core::grpc::web::Form;
+use proxy_core::outcome::RequestReason;
+
+use super::Client;
+use super::answer::Answer;
+use super::plan::Plan;
+use crate::forward::bridge::{self, Side};
+use crate::forward::grpc_web;
+use crate::forward::http1::Framing;
+use crate::forward::http2;
+
+/// Begins an answer to the client; says whether it is the last one on its connection. `is_early` is one that came before the
+/// request was complete.
+pub(super) fn send_head(
+    client: &Client<'_>,
+    plan: &Plan,
+    side: &mut Side<'_>,
+    answer: bridge::Answer,
+    is_early: bool,
+) -> Result<bool, h2::Error> {
+    let bridge::Answer { mut response, has_ended, .. } = answer;
+    let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
+    http2::edit_response(&mut response, changes.filter(|changes| !changes.is_empty()));
+    match side {
+        Side::Http2(side) => {
+            *response.version_mut() = http::Version::HTTP_2;
+            if let Some(respond) = &mut side.respond {
+                let send = respond.send_response(response, has_ended)?;
+                side.send = (!has_ended).then_some(send);
+            }
+            Ok(false)
+        }
+        Side::Http1(side) => {
+            let framing = framing(plan, &mut response, has_ended);
+            let question = plan.question;
+            let is_last =
+                !question.is_keep_alive || framing == Framing::UntilClose || client.is_leaving() || is_early;
+            let connection = match (is_last, question.is_version_1_0) {
+                (true, _) => Some("close"),
+                (false, true) => Some("keep-alive"),
+                (false, false) => None,
+            };
+            let (parts, ()) = response.into_parts();
+            side.begin(http2::write_response(&parts, framing, connection), framing);
+            Ok(is_last)
+        }
+    }
+}
+
+/// How an answer's body is framed for a client that speaks HTTP/1.1; says so where a head must.
+fn framing(plan: &Plan, response: &mut Response<()>, has_ended: bool) -> Framing {
+    let status = response.status().as_u16();
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    match (has_ended, length) {
+        (true, None) if !plan.question.is_head && !matches!(status, 204 | 304) => {
+            response.headers_mut().insert(CONTENT_LENGTH, 0.into());
+            Framing::Length(0)
+        }
+        (true, _) => Framing::Length(0),
+        (false, Some(count)) => Framing::Length(count),
+        (false, None) if plan.question.is_version_1_0 => Framing::UntilClose,
+        (false, None) => Framing::Chunked,
+    }
+}
+
+/// Tells a client of gRPC-Web how its call broke off; gives that, if the client was there to take it.
+pub(super) async fn tell(side: &mut Side<'_>, form: Form, reason: RequestReason) -> Option<Status> {
+    let status = Status::of_reason(reason).filter(|_| reason != RequestReason::DownstreamReset)?;
+    grpc_web::end(side, form, Answer::trailers(status, reason)).await.ok().map(|()| status)
+}
