@@ -53,7 +53,7 @@ fn browsers_reach_a_server_that_speaks_nothing_but_grpc() {
     for status in ["not_found", "unimplemented", "aborted", "deadline_exceeded"] {
         assert_eq!(calls(&weir, status), times(2), "{status}");
     }
-    let bad = weir.metrics().sum("weir_http_requests_ended_total", &[("reason", "bad_base64")]);
+    let bad = weir.metrics().sum("weir_http_requests_ended_total", &[("reason", "bad_encoding")]);
     assert_eq!(bad, times(3), "three bodies, in text only, both ways");
 }
 

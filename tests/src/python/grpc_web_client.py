@@ -248,7 +248,7 @@ def malformed():
     for body in (b"AAAAAAA!", b"AA=A", b"AAAAA") if is_text else ():
         call = Call("Unary")
         call.send_raw(body, True)
-        weir_says(call, 13, "bad_base64")
+        weir_says(call, 13, "bad_encoding")
 
 
 def long_trailers():

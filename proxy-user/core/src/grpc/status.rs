@@ -177,7 +177,7 @@ impl Status {
             | R::MalformedHead
             | R::BadFraming
             | R::BadChunk
-            | R::BadBase64
+            | R::BadEncoding
             | R::BadHost
             | R::BadTarget
             | R::UnsupportedVersion

@@ -78,7 +78,7 @@ pub enum RequestReason {
     /// A chunk or trailer of the client's body is malformed.
     BadChunk,
     /// The client's body is no base64, as the text form of gRPC-Web has to be.
-    BadBase64,
+    BadEncoding,
     /// The client named no host, several, or one that cannot be.
     BadHost,
     /// The client's target does not fit its method, or has forbidden bytes.
@@ -161,7 +161,7 @@ impl RequestReason {
         Self::TooManyHeaders,
         Self::BadFraming,
         Self::BadChunk,
-        Self::BadBase64,
+        Self::BadEncoding,
         Self::BadHost,
         Self::BadTarget,
         Self::UnsupportedVersion,
@@ -230,7 +230,7 @@ impl RequestReason {
             Self::TooManyHeaders => ("too_many_headers", Some(431), Downstream),
             Self::BadFraming => ("bad_framing", Some(400), Downstream),
             Self::BadChunk => ("bad_chunk", Some(400), Downstream),
-            Self::BadBase64 => ("bad_base64", Some(400), Downstream),
+            Self::BadEncoding => ("bad_encoding", Some(400), Downstream),
             Self::BadHost => ("bad_host", Some(400), Downstream),
             Self::BadTarget => ("bad_target", Some(400), Downstream),
             Self::UnsupportedVersion => ("unsupported_version", Some(505), Downstream),

@@ -69,7 +69,7 @@ impl Fault {
             Self::ContentLength | Self::Framing => RequestReason::BadFraming,
             Self::TransferCoding => RequestReason::UnsupportedTransferCoding,
             Self::Chunk | Self::Trailer => RequestReason::BadChunk,
-            Self::Base64 => RequestReason::BadBase64,
+            Self::Base64 => RequestReason::BadEncoding,
             Self::BodyTooLarge => RequestReason::RequestTooLarge,
             Self::Expectation => RequestReason::UnsupportedExpectation,
         }
