@@ -205,7 +205,7 @@ fn health(health: &HealthCheck) -> file::Health {
         Probe::Http { path, host, status, body, .. } => {
             let http = file::HttpProbe {
                 path: HttpPath(path.clone()),
-                host: host.clone().map(Word),
+                host: host.clone().map(HostPort),
                 status: Some(status.iter().map(|range| self::status(*range)).collect()),
                 body: body.clone().map(BodyPart),
             };

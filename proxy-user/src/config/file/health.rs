@@ -56,9 +56,9 @@ pub(in crate::config) struct TcpProbe {}
 pub(in crate::config) struct HttpProbe {
     /// Path and query.
     pub(in crate::config) path: HttpPath,
-    /// Value of the Host header. Default: the endpoint's address.
+    /// Host that is asked, with a port or without. Default: the endpoint's address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::config) host: Option<Word>,
+    pub(in crate::config) host: Option<HostPort>,
     /// Statuses that are good: numbers or ranges such as "200-299". Default: `[200]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]

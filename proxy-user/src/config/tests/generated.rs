@@ -66,9 +66,10 @@ fn unique(kind: u8, is_v6: bool, service: usize, index: usize) -> SocketAddr {
 
 fn probe() -> impl Strategy<Value = Probe> {
     let range = (100_u16..600, 100_u16..600).prop_map(|(a, b)| (a.min(b), a.max(b)));
-    let http = ("/[!-~]{0,20}", of("[!-~]{1,20}"), vec(range, 1..4), of("[ -~é\n\t]{1,20}"))
+    let host = || of("[a-z]{1,20}(:[1-9][0-9]{0,3})?");
+    let http = ("/[!-~]{0,20}", host(), vec(range, 1..4), of("[ -~é\n\t]{1,20}"))
         .prop_map(|(path, host, status, body)| Probe::Http { is_http2: false, path, host, status, body });
-    let grpc = (of("[!-~]{1,20}"), of("[a-z]{1,20}(:[1-9][0-9]{0,3})?"))
+    let grpc = (of("[!-~]{1,20}"), host())
         .prop_map(|(service, host)| Probe::Grpc { service: service.unwrap_or_default(), host });
     prop_oneof![Just(Probe::Tcp), http, grpc]
 }

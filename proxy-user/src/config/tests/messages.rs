@@ -194,8 +194,8 @@ fn types_are_not_guessed() {
     bad(
         &with("health: {http: {path: /, host: 5, status: ['2xx', 700, x, '299-200', 204]}}"),
         &[
-            "w:5:34: services[0].health.http.host: wrong type: found the number 5, expected a word of 1 to 253 visible \
-         ASCII characters; write it in quotes: \"5\"",
+            "w:5:34: services[0].health.http.host: wrong type: found the number 5, expected a host name or IP address, with \
+         or without a port; write it in quotes: \"5\"",
             "w:5:46: services[0].health.http.status[0]: wrong value: found '2xx', expected a whole number from 100 \
              to 599 or a range of HTTP statuses such as \"200-299\"; write \"200-299\"",
             "w:5:53: services[0].health.http.status[1]: wrong value: found the number 700, expected a whole number \
@@ -204,6 +204,13 @@ fn types_are_not_guessed() {
              599 or a range of HTTP statuses such as \"200-299\"; statuses are 100 to 599",
             "w:5:61: services[0].health.http.status[3]: wrong value: found '299-200', expected a whole number from \
              100 to 599 or a range of HTTP statuses such as \"200-299\"; the first is above the last",
+        ],
+    );
+    bad(
+        &with("health: {http: {path: /, host: 'a b'}}"),
+        &[
+            "w:5:34: services[0].health.http.host: wrong value: found 'a b', expected a host name or IP address, with or \
+           without a port",
         ],
     );
     bad(
