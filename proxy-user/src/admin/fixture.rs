@@ -13,19 +13,14 @@ use proxy_core::health::EndpointReport;
 use proxy_core::id::{EndpointId, Registry, Version};
 use proxy_core::snapshot::Snapshot;
 use proxy_io::{DriverCounters, DriverKind};
-use tokio::sync::mpsc;
 
 use super::connections::{self, ConnectionsPage, Filter};
 use super::source::Source;
 use crate::connection::{Peers, Shared};
 use crate::control::{Names, Phase, Pulse, Status};
-use crate::record::access::AccessSink;
 use crate::record::cgroup::Application;
 use crate::record::pod::PodName;
-use crate::stats::conn::{ConnStats, DescriptorBudget};
 use crate::stats::kernel::{KernelReader, KernelReading};
-use crate::stats::overload::Overload;
-use crate::tls::TlsCell;
 
 const CONFIG: &str = r#"
 listeners: [{address: "127.0.0.1:15432", service: shop/db}]
@@ -57,23 +52,10 @@ struct Inner {
 impl FakeNode {
     pub(super) fn new() -> Self {
         let (snapshot, names) = built();
-        let budget = Arc::new(DescriptorBudget::new(1024));
-        let shared = Shared {
-            maps: None,
-            netns_cookie: 1,
-            stats: ConnStats::default(),
-            home_share: budget.share(0),
-            budget,
-            attempts: mpsc::channel(1).0,
-            access: AccessSink::off(),
-            peers: Peers::new(1).0,
-            tls: TlsCell::default(),
-            overload: Overload::default(),
-        };
         Self(Arc::new(Inner {
             snapshot: Arc::new(snapshot),
             names: Arc::new(names),
-            shared,
+            shared: Shared::alone(Peers::new(1).0),
             phase: Mutex::new(Phase::Ready),
             reload_answer: Mutex::new(Ok(Version(4))),
             drains: AtomicU32::new(0),

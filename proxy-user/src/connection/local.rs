@@ -46,6 +46,26 @@ pub struct Shared {
     pub overload: Overload,
 }
 
+#[cfg(test)]
+impl Shared {
+    /// What workers share where nothing is intercepted and nobody listens to what they tell.
+    pub(crate) fn alone(peers: Peers) -> Self {
+        let budget = Arc::new(DescriptorBudget::new(1024));
+        Self {
+            maps: None,
+            netns_cookie: 1,
+            stats: ConnStats::default(),
+            home_share: budget.share(0),
+            budget,
+            attempts: mpsc::channel(1).0,
+            access: AccessSink::off(),
+            peers,
+            tls: TlsCell::default(),
+            overload: Overload::default(),
+        }
+    }
+}
+
 /// Everything that a worker's tasks share on their thread.
 pub(crate) struct Local {
     /// Which worker this is: index into [`Shared::peers`].

@@ -77,10 +77,12 @@ pub(super) enum Acquired {
     Missing(Place),
 }
 
-/// A way to an endpoint, or why there is none and at which endpoint. Most requests find one at once; for those that do not, the
+/// A way to an endpoint. Most requests find one at once; for those that do not, the
 /// memory of waiting is set apart.
-pub(super) type Reaching<'a, T> = Either<Ready<Reached<T>>, LocalBoxFuture<'a, Reached<T>>>;
-type Reached<T> = Result<T, (RequestReason, Option<EndpointId>)>;
+pub(super) type Reaching<'a, T> =
+    Either<Ready<Result<T, Unreached>>, LocalBoxFuture<'a, Result<T, Unreached>>>;
+/// Why there is no way to an endpoint, and to which.
+pub(super) type Unreached = (RequestReason, Option<EndpointId>);
 
 /// An endpoint that a connection is to be made to, and is counted for already.
 pub(super) struct Place {
@@ -163,7 +165,7 @@ pub(super) async fn connect(
     plan: &Plan,
     place: Place,
     deadline: Option<(Instant, RequestReason)>,
-) -> Result<Upstream, (RequestReason, Option<EndpointId>)> {
+) -> Result<Upstream, Unreached> {
     let endpoint = plan.service.endpoints[place.index].id;
     let connecting = connect_to(client, plan, place);
     within(deadline, connecting).await.map_err(|reason| (reason, Some(endpoint)))

@@ -9,10 +9,6 @@ use super::*;
 use crate::connection::Peers;
 use crate::connection::moving::Leaver;
 use crate::listener::Purpose;
-use crate::record::access::AccessSink;
-use crate::stats::conn::{ConnStats, DescriptorBudget};
-use crate::stats::overload::Overload;
-use crate::tls::TlsCell;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -39,19 +35,7 @@ impl Place {
         let config = crate::config::parse("weir.yaml", &text).map_err(|errors| errors.to_string()).unwrap();
         let snapshot = Arc::new(config.snapshot(&mut Registry::default(), Version(1), None));
         let (peers, mut handed) = Peers::new(1);
-        let budget = Arc::new(DescriptorBudget::new(1024));
-        let shared = Arc::new(Shared {
-            maps: None,
-            netns_cookie: 1,
-            stats: ConnStats::default(),
-            home_share: budget.share(0),
-            budget,
-            attempts: mpsc::channel(1).0,
-            access: AccessSink::off(),
-            peers,
-            tls: TlsCell::default(),
-            overload: Overload::default(),
-        });
+        let shared = Arc::new(Shared::alone(peers));
         let (mailbox, commands) = mpsc::channel(8);
         let post = Post::new(0, kind, shared, snapshot, commands, handed.remove(0), Arc::default());
         let listening = Listening { socket: Arc::new(socket.into()), address, purpose: Purpose::Explicit };
