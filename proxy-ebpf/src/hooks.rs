@@ -2,14 +2,14 @@
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::helpers::generated::bpf_set_retval;
-use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
-use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_sock_addr, raw_tracepoint, sk_lookup, sock_ops};
+use aya_ebpf::programs::{RawTracePointContext, SkLookupContext, SockAddrContext, SockOpsContext};
 use proxy_ebpf_common::counter::Counter;
 
 use crate::connect::{self, Answer};
 use crate::counters::count;
 use crate::error::Skip;
-use crate::{flow, inbound, sock_ops};
+use crate::{exit, flow, inbound, sock_ops};
 
 /// Verdict of a cgroup hook: go on.
 const ALLOW: i32 = 1;
@@ -90,6 +90,12 @@ pub fn weir_sock_ops(ctx: SockOpsContext) -> u32 {
 pub fn weir_sk_lookup(ctx: SkLookupContext) -> u32 {
     inbound::steer(&ctx);
     SK_PASS
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn weir_exit(_: RawTracePointContext) -> i32 {
+    exit::handle();
+    0
 }
 
 #[panic_handler]

@@ -15,6 +15,8 @@ mod counters;
 #[cfg(target_arch = "bpf")]
 mod error;
 #[cfg(target_arch = "bpf")]
+mod exit;
+#[cfg(target_arch = "bpf")]
 mod flow;
 #[cfg(target_arch = "bpf")]
 mod hooks;

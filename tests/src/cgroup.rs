@@ -16,14 +16,24 @@ const EMPTY_LIMIT: Duration = Duration::from_secs(10);
 /// Finds the cgroup v2 mount: on hybrid hosts it is not `/sys/fs/cgroup`.
 #[must_use]
 pub fn mount() -> Option<PathBuf> {
-    mount_in(&fs::read_to_string("/proc/self/mountinfo").ok()?)
+    mount_in(&fs::read_to_string(MOUNTS).ok()?, |kind, _| kind == "cgroup2")
 }
 
-/// Fields of a line: proc_pid_mountinfo(5). The file system's type is the first after a lone dash.
-fn mount_in(mountinfo: &str) -> Option<PathBuf> {
+/// Finds the mount of the memory controller of cgroup v1, which hybrid hosts have instead of that of v2.
+fn memory_mount() -> Option<PathBuf> {
+    let is_memory = |kind: &str, options: &str| kind == "cgroup" && options.split(',').any(|o| o == "memory");
+    mount_in(&fs::read_to_string(MOUNTS).ok()?, is_memory)
+}
+
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// Fields of a line: proc_pid_mountinfo(5). Behind a lone dash come the type of the file system, its source and its options.
+fn mount_in(mountinfo: &str, is_wanted: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        (kind.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+        let (mount, system) = line.split_once(" - ")?;
+        let mut fields = system.split(' ');
+        let (kind, options) = (fields.next()?, fields.nth(1)?);
+        is_wanted(kind, options).then(|| mount.split(' ').nth(4).map(PathBuf::from))?
     })
 }
 
@@ -97,6 +107,65 @@ impl Drop for Cgroup {
     }
 }
 
+/// A cgroup that bounds the memory of its processes, of whichever version has the controller; removed when this is dropped.
+pub struct MemoryBound {
+    path: PathBuf,
+    limit: &'static str,
+    /// Where kills for lack of memory are counted, as `oom_kill`.
+    kills: &'static str,
+}
+
+impl MemoryBound {
+    /// Makes one without a bound yet; `None` where there is no memory controller.
+    #[must_use]
+    pub fn new(label: &str) -> Option<Self> {
+        let (mount, limit, kills) = match memory_mount() {
+            Some(mount) => (mount, "memory.limit_in_bytes", "memory.oom_control"),
+            None => {
+                let mount = mount()?;
+                fs::write(mount.join("cgroup.subtree_control"), "+memory").ok()?;
+                (mount, "memory.max", "memory.events")
+            }
+        };
+        let path = mount.join(format!("weir-test-{label}-{}", std::process::id()));
+        fs::create_dir(&path).ok()?;
+        Some(Self { path, limit, kills })
+    }
+
+    /// Takes a process in; what it holds already does not count.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn admit(&self, pid: u32) {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string()).expect("a process that runs");
+    }
+
+    /// Sets the bound.
+    ///
+    /// # Panics
+    /// If more is held already.
+    pub fn set_limit(&self, bytes: u64) {
+        fs::write(self.path.join(self.limit), bytes.to_string()).expect("nothing is held yet");
+    }
+
+    /// Processes that the kernel has killed because of the bound.
+    ///
+    /// # Panics
+    /// If the kernel does not count them.
+    #[must_use]
+    pub fn kills(&self) -> u64 {
+        let text = fs::read_to_string(self.path.join(self.kills)).expect("a file of the controller");
+        let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+        kills.expect("counted since Linux 4.13")
+    }
+}
+
+impl Drop for MemoryBound {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,9 +175,10 @@ mod tests {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
                       37 31 0:34 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw shared:4 master:1 - cgroup2 cgroup2 rw\n";
-        assert_eq!(mount_in(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        let v2 = |text| mount_in(text, |kind, _| kind == "cgroup2");
+        assert_eq!(v2(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
         let unified = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
-        assert_eq!(mount_in(unified).unwrap(), Path::new("/sys/fs/cgroup"));
-        assert_eq!(mount_in("22 1 8:1 / / rw - ext4 /dev/root rw"), None);
+        assert_eq!(v2(unified).unwrap(), Path::new("/sys/fs/cgroup"));
+        assert_eq!(v2("22 1 8:1 / / rw - ext4 /dev/root rw"), None);
     }
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::programs::{CgroupSockAddr, Iter, Program, ProgramError, SockOps};
+use aya::programs::{CgroupSockAddr, Iter, Program, ProgramError, RawTracePoint, SockOps};
 use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::key::{OriginalDstKey, TotalsKey};
@@ -32,6 +33,9 @@ pub enum LoadError {
     /// The file named by the environment cannot be read.
     #[error("cannot read the BPF object that WEIR_EBPF_OBJECT names: {0}")]
     Object(#[source] io::Error),
+    /// The namespace of this process's id cannot be told.
+    #[error("cannot read {PID_NAMESPACE}: {0}")]
+    PidNamespace(#[source] io::Error),
     /// The kernel's structs could not be looked up.
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -81,6 +85,13 @@ pub const HOOKS: [Hook; 5] = [
 
 const ITERATOR: &str = "weir_iter";
 
+/// Ids of this process are those of this namespace.
+const PID_NAMESPACE: &str = "/proc/self/ns/pid";
+
+/// Runs whenever a thread ends, and looks whether it is the first one of this process.
+const EXIT: &str = "weir_exit";
+const EXIT_TRACEPOINT: &str = "sched_process_exit";
+
 /// What a caller may choose.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -112,11 +123,17 @@ impl Kernel {
         let bytes = object::bytes().map_err(LoadError::Object)?;
         let offsets = TcpOffsets::from_kernel()?;
         let btf = Btf::from_sys_fs().map_err(|error| Box::new(aya::EbpfError::from(error)))?;
+        let owner = std::process::id();
+        let pid_namespace = std::fs::metadata(PID_NAMESPACE).map_err(LoadError::PidNamespace)?;
+        let (device, inode) = (pid_namespace.dev(), pid_namespace.ino());
         let pins: Vec<(&str, PathBuf)> = PINNED.iter().map(|name| (*name, options.pins.join(name))).collect();
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&btf))
             .override_global("AYA_LOG_LEVEL", &options.log_level, true)
+            .override_global("OWNER_PID", &owner, true)
+            .override_global("OWNER_PIDNS_DEV", &device, true)
+            .override_global("OWNER_PIDNS_INO", &inode, true)
             .override_global("SK_ERR_OFFSET", &offsets.sk_err, true)
             .override_global("STATE_OFFSET", &offsets.state, true)
             .override_global("SRTT_US_OFFSET", &offsets.srtt_us, true)
@@ -133,6 +150,7 @@ impl Kernel {
         let mut ebpf = loader.load(&bytes).map_err(Box::new)?;
         let programs = HOOKS.iter().map(|hook| verify(&mut ebpf, hook)).collect::<Result<_, _>>()?;
         let iterator = verify_iterator(&mut ebpf, &btf)?;
+        watch_exit(&mut ebpf)?;
         let steering = Template::new(&bytes, |name| map_fd(&ebpf, name))
             .map_err(|source| map_error(map::INBOUND, source))?;
         let cpus = aya::util::nr_cpus().map_err(|(path, source)| map_error(path, source))?;
@@ -226,6 +244,16 @@ fn verify_iterator(ebpf: &mut Ebpf, btf: &Btf) -> Result<OwnedFd, LoadError> {
     program.load("bpf_sk_storage_map", btf).map_err(refused)?;
     let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
     fd.map_err(|source| map_error(ITERATOR, source))
+}
+
+/// Has the kernel look for the end of this process. That lasts as long as the process, so nothing is pinned.
+fn watch_exit(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let refused = |source: ProgramError| LoadError::Program { name: EXIT, source: Box::new(source) };
+    let program = ebpf.program_mut(EXIT).ok_or(LoadError::NoProgram(EXIT))?;
+    let program: &mut RawTracePoint = program.try_into().map_err(refused)?;
+    program.load().map_err(refused)?;
+    program.attach(EXIT_TRACEPOINT).map_err(refused)?;
+    Ok(())
 }
 
 fn map_fd(ebpf: &Ebpf, name: &str) -> io::Result<OwnedFd> {

@@ -52,10 +52,11 @@ pub fn kernel_features() -> Vec<Feature> {
 type Row<T> = (T, &'static str, &'static str, &'static str);
 
 /// Iterators (5.8) are not here: they cannot be probed without a target, and loading the object tells.
-const PROGRAMS: [Row<ProgramType>; 3] = [
+const PROGRAMS: [Row<ProgramType>; 4] = [
     (ProgramType::CgroupSockAddr, "cgroup_sock_addr", "4.17", "catching connect()"),
     (ProgramType::SockOps, "sock_ops", "4.13", "following connections"),
     (ProgramType::SkLookup, "sk_lookup", "5.9", "taking connections to applications"),
+    (ProgramType::RawTracePoint, "raw_tracepoint", "4.17", "noticing that Weir was killed"),
 ];
 
 const MAPS: [Row<MapType>; 7] = [
@@ -68,7 +69,7 @@ const MAPS: [Row<MapType>; 7] = [
     (MapType::RingBuf, "ringbuf", "5.8", "records of closed connections"),
 ];
 
-const HELPERS: [(ProgramType, BpfHelper, &str, &str, &str); 8] = [
+const HELPERS: [(ProgramType, BpfHelper, &str, &str, &str); 9] = [
     (
         ProgramType::CgroupSockAddr,
         BpfHelper::BPF_FUNC_set_retval,
@@ -124,5 +125,12 @@ const HELPERS: [(ProgramType, BpfHelper, &str, &str, &str); 8] = [
         "bpf_skc_to_mptcp_sock in sock_ops",
         "5.19",
         "MPTCP",
+    ),
+    (
+        ProgramType::RawTracePoint,
+        BpfHelper::BPF_FUNC_get_ns_current_pid_tgid,
+        "bpf_get_ns_current_pid_tgid in raw_tracepoint",
+        "5.7",
+        "noticing that Weir was killed",
     ),
 ];

@@ -24,6 +24,7 @@ enum Command {
     ProgLoad = 5,
     ObjPin = 6,
     ObjGet = 7,
+    MapGetFdById = 14,
     ProgQuery = 16,
     MapTake = 21,
     MapUpdateBatch = 26,
@@ -119,6 +120,14 @@ struct ProgLoad {
     name: [u8; 16],
     ifindex: u32,
     expected_attach_type: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapGet {
+    id: u32,
+    next_id: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -276,6 +285,15 @@ pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = Obj { path: path.as_ptr() as u64, ..Obj::default() };
     call(Command::ObjGet, &mut attr).map(owned)
+}
+
+/// Opens a map by its id, whoever has loaded it.
+///
+/// # Errors
+/// What bpf(2) says: `NotFound` if there is none.
+pub fn map_get(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = MapGet { id, ..MapGet::default() };
+    call(Command::MapGetFdById, &mut attr).map(owned)
 }
 
 /// What the kernel says of a descriptor of bpf(2), in `/proc/self/fdinfo`: the value of a field, such as `prog_id` of a link.
