@@ -9,7 +9,7 @@ pub use crate::explain::Output;
 /// Makes the network transparent to every application on this node: load balancing, health checking and statistics,
 /// with no sidecar and no change to the application.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, propagate_version = true)]
+#[command(name = "weir", version = crate::VERSION, propagate_version = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

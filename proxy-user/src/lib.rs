@@ -23,3 +23,10 @@ pub mod takeover;
 pub mod tls;
 pub mod upstream;
 pub mod worker;
+
+/// What this is called, and how it was built: figures of a debug build say little, and it fails where a test says so.
+pub const VERSION: &str = if cfg!(debug_assertions) {
+    concat!(env!("CARGO_PKG_VERSION"), " (debug build)")
+} else {
+    env!("CARGO_PKG_VERSION")
+};

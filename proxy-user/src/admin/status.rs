@@ -44,7 +44,7 @@ pub(super) fn status(source: &impl Source) -> StatusPage {
     StatusPage {
         phase: phase(status.phase).to_owned(),
         pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: crate::VERSION.to_owned(),
         uptime_seconds: status.began.elapsed().as_secs_f64(),
         config: status.config.display().to_string(),
         wanted_version: status.wanted.0,
