@@ -2,16 +2,14 @@
 
 use aya_ebpf::bindings::{bpf_sock, sockaddr};
 use aya_ebpf::helpers::generated::{
-    bpf_bind, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_ktime_get_ns,
-    bpf_map_lookup_elem, bpf_sk_release,
+    bpf_bind, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_map_lookup_elem,
+    bpf_sk_release,
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use proxy_ebpf_common::config::{HUNG_NS, Settings, WEIR_MARK, listener};
 use proxy_ebpf_common::counter::Counter;
 use proxy_ebpf_common::key::{Addr, ListenerKey, OriginalDstKey};
-use proxy_ebpf_common::map::TELL_AGAIN_NS;
-use proxy_ebpf_common::newcomer::Newcomer;
 use proxy_ebpf_common::value::{
     AddressValue, FAMILY_V4, FAMILY_V6, Facts, OriginalDst, ServiceValue, facts_flag, fail, lane,
 };
@@ -19,10 +17,8 @@ use proxy_ebpf_common::value::{
 use crate::balance;
 use crate::counters::count;
 use crate::error::Skip;
-use crate::maps::{
-    ADDRESSES, FACTS, HEARTBEATS, LISTENERS, NETNS, NEWCOMERS, ORIGINAL_DST, SERVICES, SETTINGS, TOLD,
-};
-use crate::{flow, policy};
+use crate::maps::{ADDRESSES, FACTS, HEARTBEATS, LISTENERS, NETNS, ORIGINAL_DST, SERVICES, SETTINGS};
+use crate::{flow, newcomer, policy};
 
 /// What to do with a connect().
 pub enum Answer {
@@ -116,7 +112,7 @@ fn route(
             return Ok(Answer::Go(target));
         }
         if listeners.count == 0 {
-            tell(facts);
+            newcomer::tell(facts.netns_cookie, facts.opened_ns);
         }
         if service.fail == fail::CLOSED {
             count(Counter::RefusedFailClosed);
@@ -190,24 +186,6 @@ fn direct(
     }
     debug!(ctx, "service {} goes directly to endpoint {}", facts.service, endpoint.id);
     Ok(Answer::Go(endpoint.address))
-}
-
-/// Tells userspace of a namespace that it does not serve yet; once in a while for each.
-#[inline(always)]
-fn tell(facts: &Facts) {
-    // SAFETY: the value is one aligned word.
-    let told_ns = unsafe { TOLD.get(&facts.netns_cookie) }.map_or(0, |ns| *ns);
-    if facts.opened_ns.wrapping_sub(told_ns) < TELL_AGAIN_NS {
-        return;
-    }
-    if TOLD.insert(&facts.netns_cookie, &facts.opened_ns, 0).is_err() {
-        return;
-    }
-    // SAFETY: a plain helper call.
-    let process = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    let newcomer = Newcomer { netns_cookie: facts.netns_cookie, process, pad: 0 };
-    // Where there is no room, a look at the scopes' cgroups finds it a second later.
-    let _ = NEWCOMERS.output::<Newcomer>(newcomer, 0);
 }
 
 /// Listeners that are tried, from a random one on: as many workers may hang, and the others still get connections.

@@ -2,14 +2,16 @@
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::helpers::generated::bpf_set_retval;
-use aya_ebpf::macros::{cgroup_sock_addr, raw_tracepoint, sk_lookup, sock_ops};
-use aya_ebpf::programs::{RawTracePointContext, SkLookupContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, raw_tracepoint, sk_lookup, sock_ops};
+use aya_ebpf::programs::{
+    RawTracePointContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext,
+};
 use proxy_ebpf_common::counter::Counter;
 
 use crate::connect::{self, Answer};
 use crate::counters::count;
 use crate::error::Skip;
-use crate::{exit, flow, inbound, sock_ops};
+use crate::{exit, flow, inbound, newcomer, sock_ops};
 
 /// Verdict of a cgroup hook: go on.
 const ALLOW: i32 = 1;
@@ -77,6 +79,12 @@ pub fn weir_getpeername6(ctx: SockAddrContext) -> i32 {
     if let Some(peer) = connect::peer(&ctx) {
         flow::set_target_v6(&ctx, &peer);
     }
+    ALLOW
+}
+
+#[cgroup_sock(sock_create)]
+pub fn weir_sock_create(ctx: SockContext) -> i32 {
+    newcomer::handle_socket(&ctx);
     ALLOW
 }
 

@@ -35,11 +35,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Hooks that Weir sits on.
-const HOOKS: [AttachType; 5] = [
+pub const HOOKS: [AttachType; 6] = [
     AttachType::Connect4,
     AttachType::Connect6,
     AttachType::GetPeerName4,
     AttachType::GetPeerName6,
+    AttachType::SockCreate,
     AttachType::SockOps,
 ];
 

@@ -177,7 +177,7 @@ fn ten_takeovers_under_load_lose_nothing() {
             let opened_now = opened(&weir);
             assert!(opened_now > opened_before, "round {round}: {opened_before} to {opened_now}");
             opened_before = opened_now;
-            assert_eq!(node::attached_programs() - programs_before, 5, "attached twice");
+            assert_eq!(node::attached_programs() - programs_before, node::HOOKS.len(), "attached twice");
         }
         drop(over);
         let browsed = browser.join().unwrap();
@@ -277,7 +277,7 @@ fn another_abi_is_refused_and_a_word_that_is_none_harms_nobody() {
     let Some(mut weir) = Weir::start(&world.net, &config) else { return };
     let mode = process::output(Command::new("stat").args(["-c", "%a %U", SOCKET])).unwrap();
     assert_eq!(mode.trim(), "600 root");
-    assert!(reason(&say_hello(1, 999).1).contains("ABI 999"));
+    assert!(reason(&say_hello(2, 999).1).contains("ABI 999"));
     assert!(reason(&say_hello(999, ABI_VERSION).1).contains("not 999"));
     for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\x02\0\0\0\0no", b""] {
         let mut stream = UnixStream::connect(SOCKET).unwrap();
@@ -288,7 +288,7 @@ fn another_abi_is_refused_and_a_word_that_is_none_harms_nobody() {
     let mut older = weir.take_over(&config);
     assert!(older.wait(SOON).success());
     // the next one is asked on the same socket, which has changed hands
-    assert!(reason(&say_hello(1, 999).1).contains("ABI 999"));
+    assert!(reason(&say_hello(2, 999).1).contains("ABI 999"));
 }
 
 /// What a process of the ABI before this one leaves and says: its maps are pinned in a folder of their own.
@@ -331,7 +331,7 @@ fn an_older_process_with_an_older_abi_stays_in_force_and_is_followed_only_when_i
         });
         assert!(said.contains(&format!("ABI {}", ABI_VERSION - 1)), "{said}");
         assert!(older.join("TOTALS").exists() && !own.exists(), "nothing was touched");
-        assert_eq!(node::attached_programs() - programs_before, 5);
+        assert_eq!(node::attached_programs() - programs_before, node::HOOKS.len());
         assert!(directly(), "the older one's programs go on");
     }
 
@@ -339,7 +339,7 @@ fn an_older_process_with_an_older_abi_stays_in_force_and_is_followed_only_when_i
     drop((lock, socket));
     weir.restart(&config);
     assert!(own.join("TOTALS").exists() && !older.exists(), "{}", weir.log());
-    assert_eq!(node::attached_programs() - programs_before, 5, "attached twice");
+    assert_eq!(node::attached_programs() - programs_before, node::HOOKS.len(), "attached twice");
     assert!(directly() && opened(&weir) > 0.5);
     assert_nothing_left(weir, programs_before);
 }
@@ -352,10 +352,17 @@ fn programs_that_are_none_are_refused_and_the_old_ones_stay() {
     let attached = node::attached_programs();
     let null = fs::File::open("/dev/null").unwrap();
     for names in [
-        &["weir_sock_ops", "weir_getpeername4", "weir_getpeername6", "weir_connect4", "weir_connect6"][..],
+        &[
+            "weir_sock_ops",
+            "weir_getpeername4",
+            "weir_getpeername6",
+            "weir_connect4",
+            "weir_connect6",
+            "weir_sock_create",
+        ][..],
         &["weir_connect4"],
     ] {
-        let (stream, answer, count) = say_hello(1, ABI_VERSION);
+        let (stream, answer, count) = say_hello(2, ABI_VERSION);
         let sockets = answer["offer"]["sockets"].as_array().unwrap_or_else(|| panic!("{answer}")).len();
         assert!(count == sockets && count >= 16 + 4, "listeners of both families, admin, lock: {answer}");
         let fds: Vec<BorrowedFd<'_>> = names.iter().map(|_| null.as_fd()).collect();

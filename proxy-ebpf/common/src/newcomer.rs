@@ -1,10 +1,10 @@
-//! What the kernel tells of a network namespace that has no listener.
+//! What the kernel tells of a network namespace that is not served yet.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::layout;
 
-/// A connection of a namespace wanted a worker, and there was no listener for it.
+/// A process of a scope has made a socket there, or wanted a worker, and there was no listener for it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Newcomer {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::programs::{CgroupSockAddr, Iter, Program, ProgramError, RawTracePoint, SockOps};
+use aya::programs::{CgroupSock, CgroupSockAddr, Iter, Program, ProgramError, RawTracePoint, SockOps};
 use aya::{Btf, Ebpf, EbpfLoader};
 use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::key::{OriginalDstKey, TotalsKey};
@@ -75,12 +75,13 @@ pub struct Hook {
 }
 
 /// Programs on the cgroup root, in the order of attachment: connections are followed before any is redirected.
-pub const HOOKS: [Hook; 5] = [
+pub const HOOKS: [Hook; 6] = [
     Hook { name: "weir_sock_ops", kind: AttachType::SockOps },
     Hook { name: "weir_getpeername4", kind: AttachType::GetPeerName4 },
     Hook { name: "weir_getpeername6", kind: AttachType::GetPeerName6 },
     Hook { name: "weir_connect4", kind: AttachType::Connect4 },
     Hook { name: "weir_connect6", kind: AttachType::Connect6 },
+    Hook { name: "weir_sock_create", kind: AttachType::SockCreate },
 ];
 
 const ITERATOR: &str = "weir_iter";
@@ -224,6 +225,11 @@ fn verify(ebpf: &mut Ebpf, hook: &Hook) -> Result<OwnedFd, LoadError> {
     let fd = match program {
         Program::CgroupSockAddr(_) => {
             let program: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
+            program.load().map_err(refused)?;
+            program.fd()
+        }
+        Program::CgroupSock(_) => {
+            let program: &mut CgroupSock = program.try_into().map_err(refused)?;
             program.load().map_err(refused)?;
             program.fd()
         }

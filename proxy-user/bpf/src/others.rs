@@ -56,6 +56,7 @@ pub fn others(hierarchy: &Hierarchy, ours: &[u32]) -> Vec<Other> {
 /// A hook as bpftool calls it.
 fn word(kind: AttachType) -> &'static str {
     match kind {
+        AttachType::SockCreate => "sock_create",
         AttachType::Connect4 => "connect4",
         AttachType::Connect6 => "connect6",
         AttachType::GetPeerName4 => "getpeername4",

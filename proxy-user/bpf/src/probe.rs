@@ -52,8 +52,9 @@ pub fn kernel_features() -> Vec<Feature> {
 type Row<T> = (T, &'static str, &'static str, &'static str);
 
 /// Iterators (5.8) are not here: they cannot be probed without a target, and loading the object tells.
-const PROGRAMS: [Row<ProgramType>; 4] = [
+const PROGRAMS: [Row<ProgramType>; 5] = [
     (ProgramType::CgroupSockAddr, "cgroup_sock_addr", "4.17", "catching connect()"),
+    (ProgramType::CgroupSock, "cgroup_sock", "4.10", "noticing pods by their first socket"),
     (ProgramType::SockOps, "sock_ops", "4.13", "following connections"),
     (ProgramType::SkLookup, "sk_lookup", "5.9", "taking connections to applications"),
     (ProgramType::RawTracePoint, "raw_tracepoint", "4.17", "noticing that Weir was killed"),

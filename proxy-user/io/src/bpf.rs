@@ -37,6 +37,8 @@ enum Command {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachType {
+    /// cgroup/sock_create
+    SockCreate = 2,
     /// cgroup/sock_ops
     SockOps = 3,
     /// cgroup/connect4

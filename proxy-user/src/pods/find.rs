@@ -2,7 +2,7 @@
 //!
 //! A namespace that was found is served for as long as one of its pod's processes lives in it. There are two ways to be
 //! found: a look at the scopes' cgroups, about once a second, sees a pod's sandbox before its applications start; and the
-//! kernel programs tell of a connection that found no listener.
+//! kernel programs tell of a socket in a namespace that is not served.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -20,7 +20,7 @@ use super::Wanted;
 use crate::record::pod;
 
 /// Time for which the processes of a new cgroup are looked at. A sandbox begins within milliseconds; what comes later
-/// makes itself known by its first connection.
+/// makes itself known by its first socket.
 const SETTLE_TIME: Duration = Duration::from_secs(10);
 /// Processes of one cgroup that are looked at: those of a pod share a namespace.
 const MOST_PROCESSES: usize = 64;
@@ -40,7 +40,7 @@ struct Seen {
     since: Instant,
     /// Links of its directory, two more than it has directories (kernfs). Where that is as before, the directory is not
     /// read: its dozens of files make a look at the cgroups of 500 pods cost 33 ms instead of 3. A cgroup that came
-    /// while another one went shows by its first connection.
+    /// while another one went shows by its first socket.
     links: u64,
     children: Vec<PathBuf>,
 }

@@ -506,6 +506,14 @@ def sleep():
     wait()
 
 
+def resolve(address):
+    """Makes a socket as if to ask for a name, and connects when told to."""
+    with socket.socket(parse(address)[0], socket.SOCK_DGRAM):
+        say(started=True)
+        wait()
+        ask(address)
+
+
 def banner(address):
     """Says nothing before the server has."""
     s = connect(address)
