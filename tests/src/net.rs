@@ -152,6 +152,18 @@ impl Net {
             .context("cannot set tcp_tw_reuse")
     }
 
+    /// Lets the far side pass on what pods send to each other, and to the near side, as a node does.
+    ///
+    /// # Errors
+    /// If the kernel does not take it.
+    pub fn connect_pods(&self) -> Result<()> {
+        let set = || {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        };
+        self.run(Side::Far, set)?.context("cannot let the far side forward")
+    }
+
     /// Takes the far side off the network without a word, as a machine that loses power: its addresses are gone, and
     /// what is sent to them is dropped.
     ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proxy_tests::cgroup::Cgroup;
 use proxy_tests::client::Place;
-use proxy_tests::config;
+use proxy_tests::config::{self, Grid, Lane};
 use proxy_tests::net::{Family, Side};
 use proxy_tests::node::Weir;
 use proxy_tests::process::{self, Running};
@@ -127,6 +127,36 @@ fn applications_see_their_clients() {
             && line["dst.service"] == "web"
     }));
     std::fs::remove_file(log).unwrap();
+}
+
+#[test]
+fn pods_reach_each_other_and_themselves_through_a_service() {
+    let Some(world) = World::new() else { return };
+    world.net.connect_pods().unwrap();
+    let clients = [(1, world.pod(1)), (2, world.pod(2))];
+    let _app = Python::application(clients[1].1, "dual", &[]);
+    let cases = Lane::ALL.into_iter().flat_map(|lane| [Family::V4, Family::V6].map(|family| (lane, family)));
+    let services = cases.clone().map(|(lane, family)| {
+        let name = format!("{}-{family:?}", lane.as_str());
+        config::service(&name, Grid::address(lane, family), &[pod(family, 2)], lane, Value::Null)
+    });
+    let mut config = config(&world, &[1, 2], json!({"name": "web", "ports": [PORT]}));
+    config["services"] = services.collect();
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    wait_taken(&world, &weir, pod(Family::V4, 2));
+    for ((lane, family), (number, place)) in cases.flat_map(|case| clients.map(|client| (case, client))) {
+        let before = taken(&weir);
+        let to = Grid::address(lane, family);
+        let (host, port) = (to.ip().to_string(), to.port().to_string());
+        let said = Python::start(place, &["client", &host, &port]).next();
+        let heard: SocketAddr =
+            said["heard"]["accept"].as_str().unwrap_or_default().parse().expect("an address");
+        assert_eq!(heard.ip(), family.pod(number), "{lane:?} {family:?} from pod {number}: {said}");
+        assert_eq!(said["heard"]["own"], pod(family, 2).to_string(), "{said}");
+        // Both ends are served by this Weir, unless they are of one pod.
+        let inbound = if number == 2 { 0.0 } else { 1.0 };
+        assert!((taken(&weir) - before - inbound).abs() < 0.5, "{lane:?} {family:?} from pod {number}");
+    }
 }
 
 #[test]
