@@ -37,7 +37,7 @@ use crate::connection::Shared;
 use crate::control::{
     self, Control, End, Handle, NamesFile, Parts, Phase, Publisher, Pulse, Status, Supervisor,
 };
-use crate::pods::Finder;
+use crate::pods::{Finder, PodsStatus, Selection};
 use crate::record::access::{self, AccessSink};
 use crate::record::kernel as kernel_records;
 use crate::stats::carried::Counts;
@@ -277,6 +277,7 @@ impl Node {
             driver_note: driver.note,
             workers: workers.len(),
             missing_scopes: Vec::new(),
+            pods: PodsStatus::default(),
             started: now(),
             began: Instant::now(),
             drain_timeout: config.drain_timeout,
@@ -296,6 +297,7 @@ impl Node {
             maps: Arc::clone(&maps),
             records,
             newcomers,
+            selection: Selection::new(&hierarchy),
             finder: Finder::new(&hierarchy).context("cannot look at network namespaces")?,
             log,
             names: NamesFile::load(&Path::new(RUN_DIR).join("names.json")),

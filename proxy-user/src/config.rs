@@ -15,6 +15,7 @@ mod default;
 mod dump;
 mod error;
 mod file;
+mod kubelet;
 mod layout;
 mod resolve;
 mod route;
@@ -43,6 +44,7 @@ use proxy_core::tls::{ClientTls, ServerTls};
 use serde::Deserialize;
 
 pub use error::{ConfigErrors, MAX_SHOWN, Mistake, Position};
+pub use kubelet::{KubeletAccess, KubeletConfig};
 pub use route::{ActionConfig, BackendConfig, MirrorConfig, RouteConfig, RuleConfig};
 pub use source::{Source, Way};
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub intercept: Intercept,
     /// Ports of applications in the order of the file, names unique among these and services.
     pub inbound: Vec<InboundConfig>,
+    /// Who knows the labels of pods.
+    pub kubelet: KubeletConfig,
     /// Routes in the order of the file, names unique.
     pub routes: Vec<RouteConfig>,
     /// Services in the order of the file, names unique.

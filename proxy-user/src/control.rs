@@ -40,6 +40,7 @@ pub use self::pulse::{HUNG, Pulse};
 pub use self::run::{Control, End, Parts};
 pub use self::supervisor::Supervisor;
 use crate::connection::Shared;
+use crate::pods::PodsStatus;
 use crate::worker::Worker;
 
 /// Requests that may wait for the control task.
@@ -81,6 +82,8 @@ pub struct Status {
     pub workers: usize,
     /// Cgroups and network namespaces that are scopes but do not exist (yet).
     pub missing_scopes: Vec<String>,
+    /// Pods that scopes choose among.
+    pub pods: PodsStatus,
     /// When the process began, for those who read dates ...
     pub started: SystemTime,
     /// ... and by the clock that nobody sets.

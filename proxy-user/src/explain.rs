@@ -5,6 +5,7 @@ pub mod doctor;
 mod finding;
 mod hooks;
 mod machine;
+mod pods;
 mod ports;
 mod process;
 mod rights;

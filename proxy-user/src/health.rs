@@ -144,7 +144,10 @@ async fn ask(check: &Check, tls: Option<&Tls>) -> Result<Rest, CheckError> {
 }
 
 /// Opens a connection that the kernel programs leave alone, whatever service the address belongs to.
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+///
+/// # Errors
+/// As connect(2).
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     match sock::set_mark(&socket.as_fd(), WEIR_MARK) {
         // Without CAP_NET_ADMIN no program of ours can be attached either.

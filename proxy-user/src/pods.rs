@@ -4,7 +4,12 @@
 //! namespace alive: everything here is let go then, and what open connections hold ends with them.
 
 mod find;
+pub mod kubelet;
+mod list;
+mod schedule;
+mod selection;
 mod steer;
+mod walk;
 
 use std::collections::HashMap;
 use std::io;
@@ -33,6 +38,9 @@ const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 pub use self::find::Finder;
+pub use self::kubelet::KubeletError;
+pub use self::list::ListedPod;
+pub use self::selection::{PodsStatus, Selection, choices};
 use self::steer::Steered;
 
 /// A namespace that is to be served.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use proxy_tests::battery::Path;
-use proxy_tests::cgroup::Cgroup;
 use proxy_tests::client::Place;
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
+use proxy_tests::kubelet::pod_cgroups;
 use proxy_tests::net::{Family, Side};
 use proxy_tests::node::Weir;
 use proxy_tests::wait;
@@ -232,14 +232,6 @@ fn a_pod_that_cannot_be_served_is_named_and_disturbs_nobody() {
 }
 
 const UID: &str = "0f3c1b2a-1111-2222-3333-444455556666";
-
-/// The cgroups that a kubelet and a runtime make for a pod, below a scope: of the pod, of its sandbox, of a container.
-fn pod_cgroups(scope: &Cgroup, uid: &str) -> [Cgroup; 3] {
-    let pod = scope.child(&format!("kubepods-pod{}.slice", uid.replace('-', "_"))).expect("root may");
-    let [sandbox, container] = ["cri-containerd-aaaa.scope", "cri-containerd-bbbb.scope"]
-        .map(|name| pod.child(name).expect("root may"));
-    [pod, sandbox, container]
-}
 
 #[test]
 fn a_pod_is_found_by_its_sandbox_before_it_connects() {

@@ -1,5 +1,6 @@
 //! Carrying out planned map operations.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -39,14 +40,22 @@ struct FoundNetns {
     file: FileId,
 }
 
+/// A cgroup that is wanted as a scope.
+struct WantedCgroup {
+    path: String,
+    /// Its id and depth, if it exists yet: what the kernel was told.
+    told: Option<(u64, u32)>,
+    /// It is a scope because it is that of a chosen pod, and not because the config names it.
+    is_pod: bool,
+}
+
 /// Writes plans into the maps of the kernel programs.
 pub struct Applier {
     hierarchy: Hierarchy,
     settings: Settings,
     depth_counts: [u32; SCOPE_DEPTH_MAX as usize + 1],
-    /// Cgroups that are wanted as scopes, with what the kernel was told of them, if they exist yet.
-    cgroups: Vec<(String, Option<(u64, u32)>)>,
-    /// The same of network namespaces.
+    cgroups: Vec<WantedCgroup>,
+    /// Network namespaces that are wanted as scopes, with what the kernel was told of them, if they exist yet.
     netns: Vec<(String, Option<FoundNetns>)>,
     /// Slots of retired generations: a program that is running may still read them, so they go two sweeps later.
     retired: Vec<SlotKey>,
@@ -157,8 +166,8 @@ impl Applier {
             }
         }
         for index in 0..self.cgroups.len() {
-            let found = self.hierarchy.cgroup(&self.cgroups[index].0).ok().map(|c| (c.id, c.depth));
-            if found != self.cgroups[index].1 {
+            let found = self.hierarchy.cgroup(&self.cgroups[index].path).ok().map(|c| (c.id, c.depth));
+            if found != self.cgroups[index].told {
                 self.forget_cgroup(maps, index).map_err(|source| failed("forget a cgroup", source))?;
                 self.tell_cgroup(maps, index).map_err(|source| failed("follow a cgroup", source))?;
             }
@@ -168,7 +177,8 @@ impl Applier {
 
     /// Names the wanted cgroups and network namespaces that do not exist.
     pub fn missing_scopes(&self) -> impl Iterator<Item = &str> {
-        let cgroups = self.cgroups.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.as_str());
+        let is_missing = |cgroup: &&WantedCgroup| cgroup.told.is_none() && !cgroup.is_pod;
+        let cgroups = self.cgroups.iter().filter(is_missing).map(|cgroup| cgroup.path.as_str());
         let netns = self.netns.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.as_str());
         cgroups.chain(netns)
     }
@@ -178,23 +188,71 @@ impl Applier {
         self.netns.iter().filter_map(|(path, known)| Some((path.as_str(), known.as_ref()?.cookie)))
     }
 
+    /// Makes the cgroups of these pods scopes, and those of no others.
+    ///
+    /// # Errors
+    /// The first one that fails; the others are told all the same, and it is tried again next time.
+    pub fn set_pods(&mut self, maps: &Maps, pods: &BTreeSet<String>) -> Result<(), ApplyError> {
+        let mut result = Ok(());
+        let mut note = |what: String, done: io::Result<()>| {
+            if let (Err(source), true) = (done, result.is_ok()) {
+                result = Err(ApplyError { what, source });
+            }
+        };
+        let mut index = 0;
+        while index < self.cgroups.len() {
+            let WantedCgroup { path, is_pod, .. } = &self.cgroups[index];
+            if !is_pod || pods.contains(path) {
+                index += 1;
+                continue;
+            }
+            let what = format!("stop watching pod {path}");
+            let forgotten = self.forget_cgroup(maps, index);
+            if forgotten.is_ok() {
+                self.cgroups.swap_remove(index);
+            } else {
+                index += 1;
+            }
+            note(what, forgotten);
+        }
+        let known: BTreeSet<&str> = self.pod_paths().collect();
+        let new: Vec<String> = pods.iter().filter(|path| !known.contains(path.as_str())).cloned().collect();
+        for path in new {
+            let what = format!("watch pod {path}");
+            self.cgroups.push(WantedCgroup { path, told: None, is_pod: true });
+            let told = self.tell_cgroup(maps, self.cgroups.len() - 1);
+            if told.is_err() {
+                self.cgroups.pop();
+            }
+            note(what, told);
+        }
+        result
+    }
+
+    fn pod_paths(&self) -> impl Iterator<Item = &str> {
+        self.cgroups.iter().filter(|cgroup| cgroup.is_pod).map(|cgroup| cgroup.path.as_str())
+    }
+
     fn put_scope(&mut self, maps: &Maps, scope: &Scope) -> io::Result<()> {
         match scope {
             Scope::Cgroup(path) => {
-                self.cgroups.push((path.clone(), None));
+                self.cgroups.push(WantedCgroup { path: path.clone(), told: None, is_pod: false });
                 self.tell_cgroup(maps, self.cgroups.len() - 1)
             }
             Scope::Netns(path) => {
                 self.netns.push((path.clone(), None));
                 self.tell_netns(maps, self.netns.len() - 1)
             }
+            // Which those are is told by set_pods().
+            Scope::Pods(_) => Ok(()),
         }
     }
 
     fn remove_scope(&mut self, maps: &Maps, scope: &Scope) -> io::Result<()> {
         match scope {
             Scope::Cgroup(path) => {
-                let Some(index) = self.cgroups.iter().position(|(known, _)| known == path) else {
+                let is_it = |cgroup: &WantedCgroup| cgroup.path == *path && !cgroup.is_pod;
+                let Some(index) = self.cgroups.iter().position(is_it) else {
                     return Ok(());
                 };
                 self.forget_cgroup(maps, index)?;
@@ -209,6 +267,7 @@ impl Applier {
                 self.netns.swap_remove(index);
                 Ok(())
             }
+            Scope::Pods(_) => Ok(()),
         }
     }
 
@@ -241,7 +300,7 @@ impl Applier {
     }
 
     fn tell_cgroup(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
-        let cgroup = match self.hierarchy.cgroup(&self.cgroups[index].0) {
+        let cgroup = match self.hierarchy.cgroup(&self.cgroups[index].path) {
             Ok(cgroup) => cgroup,
             // It may be made later: sweep() looks again.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -252,15 +311,18 @@ impl Applier {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         maps.scope_cgroups.put(&cgroup.id, &1)?;
-        self.cgroups[index].1 = Some((cgroup.id, cgroup.depth));
+        self.cgroups[index].told = Some((cgroup.id, cgroup.depth));
         self.depth_counts[cgroup.depth as usize] += 1;
         self.settings.scope_depths |= 1 << cgroup.depth;
         self.put_settings(maps)
     }
 
     fn forget_cgroup(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
-        let Some((id, depth)) = self.cgroups[index].1.take() else { return Ok(()) };
-        maps.scope_cgroups.remove(&id)?;
+        let Some((id, depth)) = self.cgroups[index].told.take() else { return Ok(()) };
+        // The config may name the cgroup of a pod that was chosen, too.
+        if !self.cgroups.iter().any(|other| other.told.is_some_and(|(known, _)| known == id)) {
+            maps.scope_cgroups.remove(&id)?;
+        }
         let count = &mut self.depth_counts[depth as usize];
         *count -= 1;
         if *count == 0 {
@@ -294,18 +356,11 @@ fn describe(op: &MapOp) -> String {
         MapOp::RemoveAddress { address } => format!("give up address {address}"),
         MapOp::RemoveService { service } => format!("remove service {service}"),
         MapOp::RemoveSlots { service, .. } => format!("retire the table of service {service}"),
-        MapOp::PutScope(scope) => format!("watch {}", scope_text(scope)),
-        MapOp::RemoveScope(scope) => format!("stop watching {}", scope_text(scope)),
+        MapOp::PutScope(scope) => format!("watch {scope}"),
+        MapOp::RemoveScope(scope) => format!("stop watching {scope}"),
         MapOp::PutExcludedPort(port) => format!("exclude port {port}"),
         MapOp::RemoveExcludedPort(port) => format!("include port {port}"),
         MapOp::PutExcludedCidr(cidr) => format!("exclude {cidr}"),
         MapOp::RemoveExcludedCidr(cidr) => format!("include {cidr}"),
-    }
-}
-
-fn scope_text(scope: &Scope) -> String {
-    match scope {
-        Scope::Cgroup(path) => format!("cgroup {path}"),
-        Scope::Netns(path) => format!("network namespace {path}"),
     }
 }

@@ -1,4 +1,63 @@
-//! Pods by their cgroups: what the path of a cgroup says in the forms that kubelets and container runtimes give it.
+//! Pods by their cgroups: what the path of a cgroup says in the forms that kubelets and container runtimes give it. And
+//! pods by what they are called, for those who choose among them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Names and values that somebody gave to a pod.
+pub type Labels = BTreeMap<String, String>;
+
+/// Which pods are meant: those that are all of this. Everything empty means every pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodSelector {
+    /// In one of these Kubernetes namespaces; in any if empty.
+    pub namespaces: BTreeSet<String>,
+    /// With all of these labels.
+    pub labels: Labels,
+}
+
+impl PodSelector {
+    /// Tells whether a pod is meant; one whose labels are not known is not, where labels are asked for.
+    #[must_use]
+    pub fn selects(&self, namespace: &str, labels: Option<&Labels>) -> bool {
+        let is_there = self.namespaces.is_empty() || self.namespaces.contains(namespace);
+        is_there && (self.labels.is_empty() || labels.is_some_and(|labels| self.selects_labels(labels)))
+    }
+
+    /// Tells whether nobody can say without the labels of pods.
+    #[must_use]
+    pub fn needs_labels(&self) -> bool {
+        !self.labels.is_empty()
+    }
+
+    /// Tells whether every pod that `other` means is meant by this one, too.
+    #[must_use]
+    pub fn holds(&self, other: &Self) -> bool {
+        let is_everywhere = self.namespaces.is_empty();
+        let is_within = !other.namespaces.is_empty() && other.namespaces.is_subset(&self.namespaces);
+        (is_everywhere || is_within) && self.selects_labels(&other.labels)
+    }
+
+    fn selects_labels(&self, labels: &Labels) -> bool {
+        self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+    }
+}
+
+/// As `in shop with app=web`.
+impl fmt::Display for PodSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let namespaces: Vec<&str> = self.namespaces.iter().map(String::as_str).collect();
+        match namespaces.is_empty() {
+            true => f.write_str("in any namespace")?,
+            false => write!(f, "in {}", namespaces.join(" or "))?,
+        }
+        for (index, (name, value)) in self.labels.iter().enumerate() {
+            let joint = if index == 0 { " with " } else { ", " };
+            write!(f, "{joint}{name}={value}")?;
+        }
+        Ok(())
+    }
+}
 
 /// What a cgroup's path says of its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +152,53 @@ mod tests {
         }
     }
 
+    fn selector(namespaces: &[&str], labels: &[(&str, &str)]) -> PodSelector {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        PodSelector {
+            namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
+            labels: labels.collect(),
+        }
+    }
+
+    #[test]
+    fn a_pod_must_be_all_that_is_asked_for() {
+        let labels = selector(&[], &[("app", "web"), ("tier", "front")]).labels;
+        for (asked, without_labels, with_labels) in [
+            (selector(&[], &[]), true, true),
+            (selector(&["shop", "bank"], &[]), true, true),
+            (selector(&["bank"], &[]), false, false),
+            (selector(&["shop"], &[("app", "web")]), false, true),
+            (selector(&[], &[("app", "web"), ("tier", "back")]), false, false),
+            (selector(&[], &[("zone", "")]), false, false),
+        ] {
+            let found = (asked.selects("shop", None), asked.selects("shop", Some(&labels)));
+            assert_eq!(found, (without_labels, with_labels), "{asked}");
+        }
+        assert_eq!(
+            selector(&["shop", "bank"], &[("app", "web"), ("a", "")]).to_string(),
+            "in bank or shop with a=, app=web"
+        );
+    }
+
+    fn any_selector() -> impl Strategy<Value = PodSelector> {
+        let namespaces = prop::collection::btree_set("[ab]", 0..3);
+        let labels = prop::collection::btree_map("[xy]", "[12]", 0..3);
+        (namespaces, labels).prop_map(|(namespaces, labels)| PodSelector { namespaces, labels })
+    }
+
     proptest! {
+        #[test]
+        fn who_holds_another_selects_all_that_it_selects(
+            wide in any_selector(), narrow in any_selector(), namespace in "[abc]",
+            labels in prop::collection::btree_map("[xyz]", "[12]", 0..4),
+        ) {
+            let selects = |selector: &PodSelector| selector.selects(&namespace, Some(&labels));
+            if wide.holds(&narrow) && selects(&narrow) {
+                prop_assert!(selects(&wide), "{wide}; {narrow}");
+            }
+            prop_assert!(narrow.holds(&narrow) && PodSelector::default().holds(&narrow));
+        }
+
         #[test]
         fn no_path_panics_and_what_is_found_is_its_beginning(path in "(/?(kubepods|pod|-|_|[0-9a-f]{4,12}|[.]slice|é|/){0,6}){0,5}") {
             if let Some(pod) = PodCgroup::parse(&path) {

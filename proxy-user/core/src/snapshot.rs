@@ -1,6 +1,7 @@
 //! One immutable, versioned view of everything that the data plane obeys.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::addr::{Cidr, canonical};
 use crate::http::HttpLimits;
 use crate::id::{ServiceId, Version};
+use crate::pod::PodSelector;
 use crate::route::{Route, Router};
 use crate::service::{Protocol, Service};
 use crate::tls::ServerTls;
@@ -160,6 +162,8 @@ pub enum Scope {
     Cgroup(String),
     /// Everything in the network namespace that this file names, for example `/run/netns/shop`.
     Netns(String),
+    /// Everything in these pods of the node, wherever their cgroups are.
+    Pods(PodSelector),
 }
 
 impl Scope {
@@ -171,7 +175,18 @@ impl Scope {
                 let rest = below.strip_prefix(above.trim_end_matches('/'));
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
+            (Self::Pods(wide), Self::Pods(narrow)) => wide.holds(narrow),
             (one, other) => one == other,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(path) => write!(f, "cgroup {path}"),
+            Self::Netns(path) => write!(f, "network namespace {path}"),
+            Self::Pods(selector) => write!(f, "pods {selector}"),
         }
     }
 }

@@ -277,6 +277,16 @@ fn status_table(page: &StatusPage) -> String {
     if !page.missing_scopes.is_empty() {
         rows.push(("missing scopes", page.missing_scopes.join(", ")));
     }
+    if let Some(chosen) = page.chosen_pods {
+        let unknown = match page.unknown_pods {
+            0 => String::new(),
+            unknown => format!(", {unknown} not known yet"),
+        };
+        rows.push(("pods", format!("{chosen} in scopes{unknown}")));
+    }
+    if let Some(error) = &page.kubelet_error {
+        rows.push(("kubelet", format!("does not tell the labels of pods: {error}")));
+    }
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
     let mut shown = align(&rows);
     if let Some(error) = &page.last_error {
@@ -327,11 +337,18 @@ mod tests {
             missing_scopes: vec!["/a".to_owned(), "/b".to_owned()],
             control_hung_seconds: Some(12.0),
             panics: 3,
+            chosen_pods: Some(7),
+            unknown_pods: 2,
+            kubelet_error: Some("status 403".to_owned()),
             ..good
         };
         let shown = status_table(&bad);
         assert!(
             shown.contains("weir.yaml:1: no") && shown.contains("/a, /b") && shown.contains("version 4:"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("7 in scopes, 2 not known yet") && shown.contains("pods: status 403"),
             "{shown}"
         );
         assert!(shown.contains("no sign of life for 12") && shown.contains("3 caught"), "{shown}");

@@ -18,6 +18,7 @@ use super::connections::{self, ConnectionsPage, Filter};
 use super::source::Source;
 use crate::connection::{Peers, Shared};
 use crate::control::{Names, Phase, Pulse, Status};
+use crate::pods::PodsStatus;
 use crate::record::cgroup::Application;
 use crate::record::pod::PodName;
 use crate::stats::kernel::{KernelReader, KernelReading};
@@ -93,6 +94,7 @@ impl Source for FakeNode {
             driver_note: Some("io_uring is off".to_owned()),
             workers: 2,
             missing_scopes: vec!["/gone.slice".to_owned()],
+            pods: PodsStatus::default(),
             started: SystemTime::UNIX_EPOCH,
             began: Instant::now(),
             drain_timeout: Duration::from_secs(30),

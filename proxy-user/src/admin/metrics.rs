@@ -17,8 +17,11 @@ use super::source::Source;
 use crate::bug;
 use crate::connection::Shared;
 use crate::control::Phase;
-use crate::stats::carried::{ACCESS_LOG_DROPPED, RELOAD_FAILURES, RELOADS};
-use crate::stats::family::{ConfigReading, Reading, TlsReading, render};
+use crate::pods::PodsStatus;
+use crate::stats::carried::{
+    ACCESS_LOG_DROPPED, Carried, KUBELET_ANSWERS, KUBELET_FAILURES, RELOAD_FAILURES, RELOADS,
+};
+use crate::stats::family::{ConfigReading, PodsReading, Reading, TlsReading, render};
 use crate::stats::kernel::KernelReader;
 use crate::stats::label::{MOST_ENDPOINTS, Names};
 use crate::stats::overload::{OverloadReading, carried_name};
@@ -47,6 +50,7 @@ pub(super) fn text(
             .zip(source.driver_counters())
             .map(|(index, own)| carried.with_driver(index, own))
             .collect(),
+        pods: pods(&status.pods, carried),
         config: ConfigReading {
             wanted: status.wanted,
             applied: status.applied,
@@ -75,6 +79,16 @@ fn adaptive(snapshot: &Snapshot) -> Vec<(ServiceId, AdaptiveReading, u32)> {
         service.adaptive.as_ref().map(|limit| (service.id, limit.read(), service.load.request_count()))
     };
     snapshot.services().filter_map(|service| reading(service)).collect()
+}
+
+fn pods(status: &PodsStatus, carried: &Carried) -> PodsReading {
+    let counts = [status.chosen.len(), status.others, status.unknown];
+    let counts = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+    PodsReading {
+        counts: status.is_choosing.then_some(counts),
+        answers: status.answers + carried.of_process(KUBELET_ANSWERS),
+        failures: status.failures + carried.of_process(KUBELET_FAILURES),
+    }
 }
 
 /// With what processes before this one have done.

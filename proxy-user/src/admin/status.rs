@@ -36,6 +36,12 @@ pub(super) struct StatusPage {
     pub(super) proxied_connections_max: u64,
     pub(super) access_log_dropped: u64,
     pub(super) missing_scopes: Vec<String>,
+    /// Pods that scopes mean, if any choose among pods.
+    pub(super) chosen_pods: Option<usize>,
+    /// Pods of which not enough is known to choose.
+    pub(super) unknown_pods: usize,
+    /// Why the kubelet does not tell the labels of pods.
+    pub(super) kubelet_error: Option<String>,
     pub(super) drain_timeout_seconds: f64,
 }
 
@@ -69,6 +75,9 @@ pub(super) fn status(source: &impl Source) -> StatusPage {
         proxied_connections_max: shared.budget.most(),
         access_log_dropped: shared.access.dropped(),
         missing_scopes: status.missing_scopes.clone(),
+        chosen_pods: status.pods.is_choosing.then(|| status.pods.chosen.len()),
+        unknown_pods: status.pods.unknown,
+        kubelet_error: status.pods.error.clone(),
         drain_timeout_seconds: status.drain_timeout.as_secs_f64(),
     }
 }

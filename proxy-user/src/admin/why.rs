@@ -1,6 +1,7 @@
 //! `/why`: the question, and who answers it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use proxy_core::health::EndpointReport;
 
@@ -42,8 +43,9 @@ impl Question {
     /// Answers; blocks for some reads of `/proc`.
     pub(super) fn answer(&self, source: &impl Source, health: &[EndpointReport]) -> Result<Why, String> {
         let snapshot = source.snapshot();
+        let pods = Arc::clone(&source.status().pods.chosen);
         let look = |pid| {
-            Process::look(pid, &snapshot.intercept.scopes, |cookie| source.is_served(cookie))
+            Process::look(pid, &snapshot.intercept.scopes, &pods, |cookie| source.is_served(cookie))
                 .map_err(|error| format!("cannot look at process {pid}: {error}"))
         };
         let process = self.process.map(look).transpose()?;

@@ -13,7 +13,9 @@ use super::Node;
 use crate::connection::Shared;
 use crate::connection::moving::{Exit, Identity, Parcel};
 use crate::control::Handle;
-use crate::stats::carried::{ACCESS_LOG_DROPPED, Counts, Owner, RELOAD_FAILURES, RELOADS};
+use crate::stats::carried::{
+    ACCESS_LOG_DROPPED, Counts, KUBELET_ANSWERS, KUBELET_FAILURES, Owner, RELOAD_FAILURES, RELOADS,
+};
 use crate::stats::conn::BudgetGuard;
 use crate::takeover::{Arrivals, Arrive, Given, MOST_STOPPED, Successor};
 use crate::worker::Command;
@@ -99,6 +101,8 @@ pub(super) fn counts(handle: &Handle, health: &[Counts]) -> Vec<Counts> {
     let process = [
         (RELOADS, status.reloads),
         (RELOAD_FAILURES, status.failures),
+        (KUBELET_ANSWERS, status.pods.answers),
+        (KUBELET_FAILURES, status.pods.failures),
         (ACCESS_LOG_DROPPED, shared.access.dropped()),
     ];
     let drivers = (0..).zip(handle.driver_counters());

@@ -6,6 +6,7 @@
 mod http;
 mod inbound;
 mod overload;
+mod pods;
 mod route;
 
 use std::collections::{HashMap, HashSet};
@@ -20,7 +21,7 @@ use super::error::{Finding, Mistakes, quoted};
 use super::suggest::{did_you_mean, nearest};
 use super::text::{Address, Name, Network, show_duration};
 use super::yaml::{Origin, Tree};
-use super::{Config, ServiceConfig, default, file};
+use super::{Config, ServiceConfig, default, file, resolve};
 
 /// Most names that are compared for suggestions, over the whole file: keeps a wrong file as cheap as a right one.
 const MAX_COMPARED_NAMES: usize = 200_000;
@@ -46,6 +47,7 @@ pub(super) fn check(file: &file::File, config: &Config, tree: &Tree<'_>, mistake
     check.loops();
     check.scopes();
     check.inbound();
+    check.kubelet();
     check.overload(&config.overload);
 }
 
@@ -349,6 +351,7 @@ impl<'c> Check<'c, '_> {
             let text = match &scope.value {
                 file::Scope::Cgroup(path) => format!("cgroup {path}"),
                 file::Scope::Netns(path) => format!("netns {path}"),
+                file::Scope::Pods(_) => resolve::scope(&scope.value).to_string(),
             };
             if let Some(first) = seen.get(&text) {
                 let line = self.line(*first);

@@ -1,7 +1,7 @@
 //! What holds where the file says nothing, each with its reason. The descriptions in `file.rs` name the same values; a
 //! test compares them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use proxy_core::load::adaptive::AdaptivePolicy;
@@ -12,6 +12,24 @@ use proxy_core::tls::TlsVersion;
 
 /// Endpoints see the application's address, as without a proxy.
 pub(super) const SOURCE: Source = Source::Pod;
+
+/// The kubelet of the same node.
+pub(super) const KUBELET_IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The kubelet's own default.
+pub(super) const KUBELET_PORT: u16 = 10250;
+
+/// What most name where they switch it on (`--read-only-port`).
+pub(super) const KUBELET_READ_ONLY_PORT: u16 = 10255;
+
+/// Where every pod with a service account has it.
+pub(super) const KUBELET_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+
+/// Likewise.
+pub(super) const KUBELET_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// As the kubelet itself looks for changes of its pods' files; an answer costs it some milliseconds.
+pub(super) const KUBELET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Least loaded of two: nearly as even as the best choice, keeps working with slow endpoints, known to the kernel.
 pub(super) const POLICY: Policy = Policy::LeastRequest;
@@ -100,7 +118,7 @@ pub(super) const OVERLOAD: OverloadPolicy = OverloadPolicy::DEFAULT;
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Loopback, beside the port that Envoy-based meshes use, so that operators find it.
-pub(super) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 
 /// Where systemd and the file system standard want it.
 pub(super) const ADMIN_SOCKET: &str = "/run/weir/admin.sock";

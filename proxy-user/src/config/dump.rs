@@ -2,6 +2,7 @@
 
 mod http;
 mod inbound;
+mod pods;
 mod route;
 
 use std::time::Duration;
@@ -39,6 +40,7 @@ fn file(config: &Config) -> file::File {
         listeners: config.listeners.iter().map(|l| At::nowhere(listener(l))).collect(),
         intercept: file::Intercept {
             inbound: config.inbound.iter().map(|one| At::nowhere(inbound::inbound(one))).collect(),
+            kubelet: pods::kubelet(&config.kubelet),
             ..intercept(&config.intercept)
         },
         routes: (!config.routes.is_empty())
@@ -119,6 +121,7 @@ fn intercept(intercept: &Intercept) -> file::Intercept {
     ports.sort_unstable();
     file::Intercept {
         inbound: Vec::new(),
+        kubelet: file::Kubelet::default(),
         scopes: scopes.into_iter().map(|s| At::nowhere(scope(s))).collect(),
         exclude: file::Exclude {
             cidrs: intercept.exclude_cidrs.iter().map(|cidr| At::nowhere(Network(*cidr))).collect(),
@@ -135,6 +138,7 @@ fn scope(scope: &Scope) -> file::Scope {
     match scope {
         Scope::Cgroup(path) => file::Scope::Cgroup(CgroupPath(path.clone())),
         Scope::Netns(path) => file::Scope::Netns(FilePath(path.into())),
+        Scope::Pods(selector) => file::Scope::Pods(pods::selector(selector)),
     }
 }
 

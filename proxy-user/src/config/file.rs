@@ -6,6 +6,7 @@ mod health;
 mod http;
 mod inbound;
 mod overload;
+mod pods;
 mod route;
 mod tls;
 
@@ -22,6 +23,7 @@ pub(super) use health::{GrpcProbe, Health, HttpProbe, Outlier, Status, TcpProbe}
 pub(super) use http::{HttpLimits, Ping};
 pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
 pub(super) use overload::Overload;
+pub(super) use pods::{Kubelet, PodScope};
 pub(super) use route::{
     Abort, BackOff, Backend, Delay, Fault, FaultRateLimit, GrpcMatch, HeaderChanges, LimitPer, Match, Mirror,
     PathMatch, PathRewrite, Priority, RateLimit, Redirect, Respond, Retry, RetryOn, Rewrite, Route, Rule,
@@ -127,6 +129,9 @@ pub(super) struct Intercept {
     /// Weir (`node`). Default: `pod`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<Source>,
+    /// Who knows the labels of pods.
+    #[serde(default)]
+    pub(super) kubelet: Kubelet,
 }
 
 /// Where proxied connections leave from.
@@ -147,6 +152,8 @@ pub(super) enum Scope {
     Cgroup(CgroupPath),
     /// Everything in the network namespace that this file names.
     Netns(FilePath),
+    /// Everything in some pods of this node.
+    Pods(PodScope),
 }
 
 /// Destinations that are never touched.

@@ -2,6 +2,7 @@
 
 mod http;
 mod inbound;
+mod pods;
 mod route;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub(super) fn resolve(file: &file::File, folder: &Path) -> Config {
         listeners: file.listeners.iter().map(|listener| self::listener(&listener.value, folder)).collect(),
         intercept: intercept(&file.intercept),
         inbound: file.intercept.inbound.iter().map(|at| inbound::inbound(&at.value)).collect(),
+        kubelet: pods::kubelet(&file.intercept.kubelet, folder),
         routes: file.routes.iter().flat_map(|at| &at.value).map(|at| route::route(&at.value)).collect(),
         services: file.services.value.iter().map(|service| self::service(&service.value, folder)).collect(),
         workers: match file.workers {
@@ -108,6 +110,7 @@ pub(in crate::config) fn scope(scope: &file::Scope) -> Scope {
     match scope {
         file::Scope::Cgroup(path) => Scope::Cgroup(path.0.clone()),
         file::Scope::Netns(path) => Scope::Netns(path.to_string()),
+        file::Scope::Pods(scope) => Scope::Pods(pods::selector(scope)),
     }
 }
 

@@ -15,6 +15,7 @@ mod generated;
 mod grpc;
 mod messages;
 mod overload;
+mod pods;
 mod routes;
 mod source;
 
@@ -165,6 +166,7 @@ fn every_default_is_as_its_description_says() {
         ("Health", _) => is_text(&service["health"][key]),
         ("HttpProbe", _) => is_text(&service["health"]["http"][key]),
         ("Outlier", _) => is_text(&service["outlier"][key]),
+        ("Kubelet", _) => is_text(&dump["intercept"]["kubelet"][key]),
         ("Intercept", _) => is_text(&dump["intercept"][key]),
         ("Admin", _) => is_text(&dump["admin"][key]),
         ("AccessLog", _) => is_text(&dump["access_log"][key]),
@@ -193,7 +195,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 75, "a default was added or lost");
+    assert_eq!(defaults_count, 80, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");

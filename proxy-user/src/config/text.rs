@@ -60,7 +60,7 @@ impl Format {
     }
 }
 
-const ALL: [Format; 36] = [
+const ALL: [Format; 39] = [
     Format::of::<Time>(),
     Format::of::<TimeOrZero>(),
     Format::of::<TimeOrOff>(),
@@ -97,6 +97,9 @@ const ALL: [Format; 36] = [
     Format::of::<Body>(),
     Format::of::<TlsFile>(),
     Format::of::<SubjectName>(),
+    Format::of::<NamespaceName>(),
+    Format::of::<LabelName>(),
+    Format::of::<LabelValue>(),
 ];
 
 /// Declares a [`TextType`] with its serde and schema implementations.
@@ -166,12 +169,14 @@ macro_rules! text_type {
 
 // Behind the macro, which it uses.
 mod http;
+mod pods;
 
 pub(super) use http::{
     Body, Cause, ChangedHeader, GrpcMethod, GrpcService, GrpcStatus, HeaderName, HeaderValue, Host,
     HostPattern, HostPort, Method, Percent, PercentOrOff, QueryName, QueryValue, Rate, Regex, RetryCause,
     Share, Size, SubjectName, TlsFile, UrlPath, show_size,
 };
+pub(super) use pods::{LabelName, LabelValue, NamespaceName};
 
 text_type! {
     /// A length of time above zero (Gateway API, GEP-2257).
@@ -467,6 +472,9 @@ mod tests {
         check::<Body>();
         check::<TlsFile>();
         check::<SubjectName>();
+        check::<NamespaceName>();
+        check::<LabelName>();
+        check::<LabelValue>();
     }
 
     proptest! {

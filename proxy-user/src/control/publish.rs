@@ -1,6 +1,7 @@
 //! One snapshot to workers and maps: new destinations are made usable, then traffic is pointed at them, then the old
 //! ones are retired.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proxy_bpf::apply::{Applier, ApplyError};
@@ -68,6 +69,14 @@ impl Publisher {
     /// The map operation that failed.
     pub fn sweep(&mut self) -> Result<(), ApplyError> {
         self.applier.sweep(&self.maps)
+    }
+
+    /// Makes the cgroups of these pods scopes, and those of no others; see [`Applier::set_pods`].
+    ///
+    /// # Errors
+    /// The first map operation that failed.
+    pub fn set_pods(&mut self, pods: &BTreeSet<String>) -> Result<(), ApplyError> {
+        self.applier.set_pods(&self.maps, pods)
     }
 
     /// Names the cgroups and network namespaces that are scopes and do not exist (yet).

@@ -38,7 +38,7 @@ use super::{Handle, Phase, REQUESTS, Request, Status};
 use crate::config::Source;
 use crate::connection::Shared;
 use crate::health;
-use crate::pods::{Finder, Pods};
+use crate::pods::{Finder, Pods, Selection};
 use crate::record::kernel as kernel_records;
 use crate::takeover::{Ask, NamedSockets, SocketName, Sockets, Successor};
 use crate::tls::TlsWatch;
@@ -65,7 +65,9 @@ pub struct Parts {
     pub records: Records,
     /// Network namespaces that want to be served.
     pub newcomers: Newcomers,
-    /// Finds them by their cgroups, too.
+    /// Pods that scopes choose among.
+    pub selection: Selection,
+    /// Finds network namespaces by their cgroups, too.
     pub finder: Finder,
     /// Log of the kernel programs.
     pub log: KernelLog,
@@ -117,6 +119,8 @@ pub struct Control {
     requests: mpsc::Receiver<Request>,
     checks: JoinSet<(EndpointId, Result<(), String>)>,
     waiting_checks: std::collections::VecDeque<Check>,
+    /// The question that is under way, if one is.
+    kubelet: JoinSet<pods::KubeletAnswer>,
     sweeps: u64,
     alarms: kernel_records::Alarms,
     snapshot_out: channel::Sender<Arc<Snapshot>>,
@@ -158,6 +162,7 @@ impl Control {
             requests,
             checks: JoinSet::new(),
             waiting_checks: std::collections::VecDeque::new(),
+            kubelet: JoinSet::new(),
             sweeps: 0,
             alarms: kernel_records::Alarms::default(),
             snapshot_out,
@@ -175,7 +180,9 @@ impl Control {
     /// # Errors
     /// What could not be opened or written.
     pub async fn start(&mut self) -> Result<(), String> {
-        self.publish_config().await.map(drop)
+        self.publish_config().await?;
+        self.settle_kubelet().await;
+        Ok(())
     }
 
     /// Says that everything is in force and attached.
@@ -223,6 +230,7 @@ impl Control {
                     self.handle_check(done);
                     self.publish_health().await;
                 }
+                Some(answer) = self.kubelet.join_next() => self.handle_kubelet(answer).await,
                 ready = records.readable() => {
                     ready?.clear_ready();
                     self.handle_records();
@@ -433,11 +441,13 @@ impl Control {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        [self.tracker.next_due(), self.losses.next_due()].into_iter().flatten().min()
+        let all = [self.tracker.next_due(), self.losses.next_due(), self.parts.selection.next_due()];
+        all.into_iter().flatten().min()
     }
 
     async fn handle_due(&mut self) {
         let now = Instant::now();
+        self.ask_kubelet();
         self.waiting_checks.extend(self.tracker.poll_due(now));
         self.start_checks();
         let lost = self.losses.poll_due(now);

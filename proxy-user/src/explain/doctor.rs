@@ -11,6 +11,7 @@ use proxy_bpf::cgroup::Hierarchy;
 use proxy_core::snapshot::Scope;
 
 use super::finding::{Finding, Report};
+use super::pods::Pods;
 use super::{certificates, hooks, machine, ports, rights, sockets};
 use crate::config::{self, Config};
 
@@ -51,18 +52,22 @@ pub fn doctor(config_path: Option<&Path>, ask: impl Fn(&Path) -> Reached) -> Rep
     };
     let reached = ask(&socket);
     let is_running = reached != Reached::Nobody;
-    findings.extend(ports::ports(&scope_dirs(&config, &hierarchy)));
+    let pods = match (&config, &hierarchy) {
+        (Some((_, Ok(config))), Ok(hierarchy)) => Some(Pods::look(config, hierarchy)),
+        _ => None,
+    };
+    findings.extend(ports::ports(&scope_dirs(&config, &hierarchy, pods.as_ref())));
     if let Ok(hierarchy) = &hierarchy {
         findings.extend(hooks::hooks(hierarchy, may_ask));
     }
     findings.push(process(&reached, &socket));
     findings.push(machine::congestion());
-    match (&config, &hierarchy) {
-        (Some((path, Ok(config))), Ok(hierarchy)) => {
-            findings.extend(scopes(path, config, hierarchy, is_running));
+    match (&config, &hierarchy, &pods) {
+        (Some((path, Ok(config))), Ok(hierarchy), Some(pods)) => {
+            findings.extend(scopes((path, config), (hierarchy, pods), is_running));
             findings.extend(certificates::findings(config));
         }
-        (Some((path, Err(errors))), _) => findings.push(Finding::problem(
+        (Some((path, Err(errors))), ..) => findings.push(Finding::problem(
             "configuration",
             format!("{} has mistakes", path.display()),
             format!(
@@ -71,10 +76,10 @@ pub fn doctor(config_path: Option<&Path>, ask: impl Fn(&Path) -> Reached) -> Rep
                 first_line(&errors.to_string())
             ),
         )),
-        (None, _) => {
+        (None, ..) => {
             findings.push(Finding::ok("configuration", "none was named (-c FILE looks at its scopes, too)"))
         }
-        (Some(_), Err(_)) => {}
+        (Some(_), ..) => {}
     }
     findings.push(Finding::ok(
         "never caught",
@@ -88,13 +93,15 @@ pub fn doctor(config_path: Option<&Path>, ask: impl Fn(&Path) -> Reached) -> Rep
 fn scope_dirs<E>(
     config: &Option<(&Path, Result<Config, E>)>,
     hierarchy: &io::Result<Hierarchy>,
+    pods: Option<&Pods>,
 ) -> Vec<PathBuf> {
     let (Some((_, Ok(config))), Ok(hierarchy)) = (config, hierarchy) else { return Vec::new() };
-    let dir = |scope: &Scope| match scope {
-        Scope::Cgroup(path) => Some(hierarchy.mount.join(path.trim_start_matches('/'))),
-        Scope::Netns(_) => None,
+    let dirs = |scope: &Scope| match scope {
+        Scope::Cgroup(path) => vec![hierarchy.mount.join(path.trim_start_matches('/'))],
+        Scope::Netns(_) => Vec::new(),
+        Scope::Pods(_) => pods.map(|pods| pods.dirs(scope)).unwrap_or_default(),
     };
-    config.intercept.scopes.iter().filter_map(dir).collect()
+    config.intercept.scopes.iter().flat_map(dirs).collect()
 }
 
 /// Whether a Weir is running, or one has left something behind.
@@ -144,13 +151,18 @@ fn process(reached: &Reached, socket: &Path) -> Finding {
 }
 
 /// What the configuration's scopes are like here.
-fn scopes(path: &Path, config: &Config, hierarchy: &Hierarchy, is_running: bool) -> Vec<Finding> {
+fn scopes(
+    (path, config): (&Path, &Config),
+    (hierarchy, pods): (&Hierarchy, &Pods),
+    is_running: bool,
+) -> Vec<Finding> {
     let services: HashSet<SocketAddr> =
         config.services.iter().flat_map(|service| service.addresses.iter().copied()).collect();
     let found = format!("{}: {} services", path.display(), config.services.len());
     let mut findings = vec![Finding::ok("configuration", found)];
+    findings.extend(pods.kubelet());
     if config.intercept.scopes.is_empty() {
-        let advice = "name the applications' cgroups or network namespaces in intercept.scopes";
+        let advice = "name the applications' cgroups, network namespaces or pods in intercept.scopes";
         findings.push(Finding::warning("scopes", "none: no application is caught", advice));
     }
     let mut scopes: Vec<&Scope> = config.intercept.scopes.iter().collect();
@@ -159,6 +171,7 @@ fn scopes(path: &Path, config: &Config, hierarchy: &Hierarchy, is_running: bool)
         findings.push(match scope {
             Scope::Cgroup(cgroup) => cgroup_scope(cgroup, hierarchy, &services, is_running),
             Scope::Netns(netns) => netns_scope(netns),
+            Scope::Pods(_) => pods_scope(scope, &pods.dirs(scope), &services, is_running),
         });
     }
     findings
@@ -186,6 +199,15 @@ fn cgroup_scope(
         return Finding::warning(what, "no such cgroup yet", advice);
     }
     older(what, &sockets::established(&dir), services, is_running)
+}
+
+fn pods_scope(scope: &Scope, dirs: &[PathBuf], services: &HashSet<SocketAddr>, is_running: bool) -> Finding {
+    if dirs.is_empty() {
+        let advice = "nothing, if they come later; `kubectl get pods --show-labels -A` tells what there is on the cluster";
+        return Finding::warning(format!("scope {scope}"), "means no pod that is on this node now", advice);
+    }
+    let open: Vec<SocketAddr> = dirs.iter().flat_map(|dir| sockets::established(dir)).collect();
+    older(format!("scope {scope} ({} here)", dirs.len()), &open, services, is_running)
 }
 
 /// Tells of connections that were there before Weir.

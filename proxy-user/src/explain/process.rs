@@ -1,6 +1,6 @@
 //! One process, as far as it matters for the scopes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use proxy_bpf::cgroup::{Hierarchy, View};
 use proxy_core::snapshot::Scope;
 use proxy_io::netns::{Netns, file_id};
 use serde::{Deserialize, Serialize};
+
+use crate::pods;
 
 /// A process that connects, or might.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,13 +40,15 @@ pub enum Place {
 }
 
 impl Process {
-    /// Looks at a process; `is_served` tells of the cookie of another namespace whether Weir listens there.
+    /// Looks at a process; `pods` are the choices that mean each pod, by its cgroup. `is_served` tells of the cookie of another
+    /// namespace whether Weir listens there.
     ///
     /// # Errors
     /// `NotFound` if there is no such process.
     pub fn look(
         pid: u32,
         scopes: &HashSet<Scope>,
+        pods: &BTreeMap<String, Vec<Scope>>,
         is_served: impl FnOnce(u64) -> io::Result<bool>,
     ) -> io::Result<Self> {
         let cgroup = View::of(&Hierarchy::find()?).of_process(pid)?;
@@ -56,23 +60,24 @@ impl Process {
             false if is_served(Netns::open(&file)?.cookie())? => Place::Served,
             false => Place::NotServed,
         };
-        let scope = scope_of(scopes, &cgroup, &file);
+        let scope = scope_of(scopes, pods::choices(pods, &cgroup), &cgroup, &file);
         Ok(Self { pid, name, cgroup, scope, netns })
     }
 }
 
 /// The scope that holds a process; of several, the first in their order.
-fn scope_of(scopes: &HashSet<Scope>, cgroup: &str, netns: &Path) -> Option<String> {
+fn scope_of(scopes: &HashSet<Scope>, choices: &[Scope], cgroup: &str, netns: &Path) -> Option<String> {
     let mut scopes: Vec<&Scope> = scopes.iter().collect();
     scopes.sort();
-    scopes.into_iter().find_map(|scope| match scope {
-        Scope::Cgroup(path) => is_below(cgroup, path).then(|| format!("cgroup {path}")),
+    let holds = |scope: &&Scope| match scope {
+        Scope::Cgroup(path) => is_below(cgroup, path),
         Scope::Netns(path) => {
             let files = (file_id(netns), file_id(path));
-            let is_same = matches!(files, (Ok(own), Ok(named)) if own == named);
-            is_same.then(|| format!("network namespace {path}"))
+            matches!(files, (Ok(own), Ok(named)) if own == named)
         }
-    })
+        Scope::Pods(_) => choices.contains(scope),
+    };
+    scopes.into_iter().find(holds).map(ToString::to_string)
 }
 
 fn is_below(cgroup: &str, scope: &str) -> bool {
@@ -94,7 +99,8 @@ mod tests {
     #[test]
     fn this_process_is_at_home_and_in_the_scope_of_all() {
         let scopes = HashSet::from([Scope::Cgroup("/".to_owned())]);
-        let found = Process::look(std::process::id(), &scopes, |_| unreachable!("it is at home"));
+        let pods = BTreeMap::new();
+        let found = Process::look(std::process::id(), &scopes, &pods, |_| unreachable!("it is at home"));
         match found {
             Ok(process) => {
                 assert_eq!(process.netns, Place::Home);
@@ -102,8 +108,8 @@ mod tests {
             }
             Err(error) => eprintln!("SKIPPED: no cgroup v2: {error}"),
         }
-        let found = Process::look(std::process::id(), &HashSet::new(), |_| Ok(false));
+        let found = Process::look(std::process::id(), &HashSet::new(), &pods, |_| Ok(false));
         assert!(found.is_ok_and(|process| process.scope.is_none()));
-        assert!(Process::look(u32::MAX, &scopes, |_| Ok(false)).is_err());
+        assert!(Process::look(u32::MAX, &scopes, &pods, |_| Ok(false)).is_err());
     }
 }

@@ -17,6 +17,7 @@ use proxy_core::snapshot::Scope;
 use proxy_io::netns::{FileId, Netns, file_id};
 
 use super::Wanted;
+use super::walk::{Below, Walk, below};
 use crate::record::pod;
 
 /// Time for which the processes of a new cgroup are looked at. A sandbox begins within milliseconds; what comes later
@@ -31,18 +32,8 @@ pub struct Finder {
     view: View,
     home: FileId,
     found: HashMap<u64, Found>,
-    /// Cgroups of the scopes.
-    seen: HashMap<PathBuf, Seen>,
-}
-
-/// A cgroup that was seen before.
-struct Seen {
-    since: Instant,
-    /// Links of its directory, two more than it has directories (kernfs). Where that is as before, the directory is not
-    /// read: its dozens of files make a look at the cgroups of 500 pods cost 33 ms instead of 3. A cgroup that came
-    /// while another one went shows by its first socket.
-    links: u64,
-    children: Vec<PathBuf>,
+    /// Cgroups of the scopes. One that came while another one went shows by its first socket.
+    walk: Walk,
 }
 
 struct Found {
@@ -66,31 +57,22 @@ impl Finder {
             view: View::of(hierarchy),
             home: file_id("/proc/self/ns/net")?,
             found: HashMap::new(),
-            seen: HashMap::new(),
+            walk: Walk::default(),
         })
     }
 
     /// Looks at the cgroups of the scopes, each a path below the mount, and at everybody who was found before.
     pub fn look<'a>(&mut self, now: Instant, scopes: impl Iterator<Item = &'a str>) {
         self.found.retain(|_, found| found.is_alive());
-        let mut todo: Vec<PathBuf> =
-            scopes.map(|scope| self.mount.join(scope.trim_start_matches('/'))).collect();
-        let mut seen = HashMap::new();
-        while let Some(dir) = todo.pop() {
-            let Ok(links) = fs::metadata(&dir).map(|dir| dir.nlink()) else { continue };
-            let known = self.seen.remove(&dir);
-            let since = known.as_ref().map_or(now, |known| known.since);
-            let children = match known {
-                Some(known) if known.links == links => known.children,
-                _ => children(&dir),
-            };
-            if now.duration_since(since) < SETTLE_TIME {
-                self.look_at(&dir);
+        let roots = scopes.map(|scope| self.mount.join(scope.trim_start_matches('/'))).collect();
+        let mut walk = std::mem::take(&mut self.walk);
+        walk.each(now, roots, |dir, age| {
+            if age < SETTLE_TIME {
+                self.look_at(dir);
             }
-            todo.extend(children.iter().cloned());
-            seen.insert(dir, Seen { since, links, children });
-        }
-        self.seen = seen;
+            Below::Known
+        });
+        self.walk = walk;
     }
 
     /// Takes up the namespace of a process that the kernel programs told of.
@@ -102,14 +84,16 @@ impl Finder {
         }
     }
 
-    /// What is to be served.
-    pub fn wanted(&self) -> impl Iterator<Item = Wanted> {
-        self.found.iter().map(|(cookie, found)| Wanted {
-            name: found.name.clone(),
-            file: netns_file(found.witness),
-            cookie: *cookie,
-            known_as: vec![Scope::Cgroup(self.below_mount(&found.dir))],
-            cgroup_id: found.cgroup_id,
+    /// What is to be served: where `known_as` knows scopes for the cgroup.
+    pub fn wanted(&self, known_as: impl Fn(&str) -> Option<Vec<Scope>>) -> impl Iterator<Item = Wanted> {
+        self.found.iter().filter_map(move |(cookie, found)| {
+            Some(Wanted {
+                name: found.name.clone(),
+                file: netns_file(found.witness),
+                cookie: *cookie,
+                known_as: known_as(&self.below_mount(&found.dir))?,
+                cgroup_id: found.cgroup_id,
+            })
         })
     }
 
@@ -164,27 +148,6 @@ impl Found {
     }
 }
 
-/// A directory and all below it.
-fn below(dir: &Path) -> Vec<PathBuf> {
-    let mut all = vec![dir.to_owned()];
-    let mut index = 0;
-    while let Some(dir) = all.get(index) {
-        let found = children(dir);
-        all.extend(found);
-        index += 1;
-    }
-    all
-}
-
-/// Directories in a directory; none if it is gone.
-fn children(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
-}
-
 /// Some processes of a cgroup; those of another pid namespace than this one's are 0 there and left out.
 fn processes(dir: &Path) -> Vec<u32> {
     let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
@@ -209,6 +172,6 @@ mod tests {
         finder.handle_newcomer(1, std::process::id());
         finder.handle_newcomer(1, u32::MAX);
         finder.look(Instant::now(), ["/no/such/cgroup"].into_iter());
-        assert_eq!(finder.wanted().count(), 0);
+        assert_eq!(finder.wanted(|_| Some(Vec::new())).count(), 0);
     }
 }

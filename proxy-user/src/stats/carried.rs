@@ -18,6 +18,10 @@ use super::conn::ConnStats;
 pub const RELOADS: &str = "reloads";
 /// Reloads that failed, likewise.
 pub const RELOAD_FAILURES: &str = "reload_failures";
+/// Answers of the kubelet, likewise.
+pub const KUBELET_ANSWERS: &str = "kubelet_answers";
+/// Questions that it did not answer, likewise.
+pub const KUBELET_FAILURES: &str = "kubelet_failures";
 /// Records that the access log lost, likewise.
 pub const ACCESS_LOG_DROPPED: &str = "access_log_dropped";
 

@@ -56,6 +56,8 @@ pub struct Reading {
     pub carried_health: Vec<(ServiceId, Values)>,
     /// What each worker's driver says of itself.
     pub drivers: Vec<DriverCounters>,
+    /// Pods that the config chooses among.
+    pub pods: PodsReading,
     /// Where configuration stands.
     pub config: ConfigReading,
     /// Whether the process takes connections.
@@ -87,6 +89,17 @@ pub struct TlsReading {
     pub certificates: Vec<(String, i64)>,
     /// Files that can no longer be used, while what was read from them before stays in force.
     pub bad_files: BTreeSet<String>,
+}
+
+/// Pods of this node, and the kubelet's word for them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PodsReading {
+    /// Pods that the config means, those that it does not mean, and those of which not enough is known; if it chooses.
+    pub counts: Option<[u64; 3]>,
+    /// Answers of the kubelet.
+    pub answers: u64,
+    /// Questions that it did not answer.
+    pub failures: u64,
 }
 
 /// Where configuration stands.
@@ -122,6 +135,7 @@ impl Collector for Reading {
         self.times(&mut table)?;
         self.endpoints(&mut table)?;
         self.interception(&mut table)?;
+        self.pods(&mut table)?;
         self.configuration(&mut table)?;
         self.certificates(&mut table)?;
         self.drivers(&mut table)?;
@@ -327,6 +341,16 @@ impl Reading {
         table.gauge(name, help, ["map"], fill().map(|map| ([map.name], map.entries)))?;
         let (name, help) = ("weir_map_max_entries", "Most entries of the kernel programs' maps");
         table.gauge(name, help, ["map"], fill().map(|map| ([map.name], map.most)))
+    }
+
+    fn pods(&self, table: &mut Table<'_>) -> fmt::Result {
+        let PodsReading { counts, answers, failures } = self.pods;
+        let states = [["chosen"], ["other"], ["unknown"]];
+        let pods = counts.into_iter().flat_map(|counts| states.into_iter().zip(counts));
+        let (name, help) = ("weir_pods", "Pods of this node, by whether the config means them");
+        table.gauge(name, help, ["state"], pods)?;
+        let results = [(["good"], answers), (["bad"], failures)].into_iter().filter(|(_, count)| *count > 0);
+        table.counter("weir_kubelet_requests", "Questions to the kubelet", ["result"], results)
     }
 
     fn configuration(&self, table: &mut Table<'_>) -> fmt::Result {

@@ -88,6 +88,15 @@ impl Client {
         Ok((Self { template, name, has_roots, endpoints: Mutex::default() }, status))
     }
 
+    /// Makes one for somebody who is no endpoint of a service.
+    ///
+    /// # Errors
+    /// What is wrong with its files.
+    pub fn alone(tls: &ClientTls) -> Result<Self, Vec<TlsProblem>> {
+        let provider = Arc::new(super::provider());
+        Self::build(tls, &provider, &mut SystemRoots::find(), None).map(|(client, _)| client)
+    }
+
     /// Makes one of a given configuration, with the name that `tls` says.
     #[cfg(test)]
     pub(super) fn with_template(tls: &ClientTls, mut template: ClientConfig) -> Self {

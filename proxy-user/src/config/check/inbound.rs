@@ -67,7 +67,9 @@ impl<'c> Check<'c, '_> {
         }
         for scope in &at.value.scopes {
             let wanted = resolve::scope(&scope.value);
-            if !served.iter().any(|wide| wide.holds(&wanted)) {
+            // Where the cgroups of pods are cannot be told here.
+            let may_hold = |wide: &Scope| matches!((wide, &wanted), (Scope::Cgroup(_), Scope::Pods(_)));
+            if !served.iter().any(|wide| wide.holds(&wanted) || may_hold(wide)) {
                 let problem = "in none of intercept.scopes, so its applications are not served";
                 self.report(scope.origin, Finding::new(problem));
             }
@@ -75,8 +77,8 @@ impl<'c> Check<'c, '_> {
     }
 }
 
-/// Whether there may be a namespace that both are about: a cgroup and a file may name the same one, but that cannot be told
-/// here; then the first in the file has it.
+/// Whether there may be a namespace that both are about: a cgroup, a file and a choice of pods may name the same one, but that
+/// cannot be told here; then the first in the file has it.
 fn share_a_namespace(one: &file::Inbound, other: &file::Inbound) -> bool {
     let scopes = |inbound: &file::Inbound| -> Vec<Scope> {
         inbound.scopes.iter().map(|at| resolve::scope(&at.value)).collect()

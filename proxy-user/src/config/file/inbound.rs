@@ -16,7 +16,7 @@ pub(in crate::config) struct Inbound {
     /// Ports that the applications listen on.
     #[schemars(length(min = 1), inner(range(min = 1)))]
     pub(in crate::config) ports: At<Vec<At<u16>>>,
-    /// Whose ports: scopes of `intercept`, or cgroups below one. All of those if empty.
+    /// Whose ports: scopes of `intercept`, or cgroups or pods within one. All of those if empty.
     #[serde(default)]
     pub(in crate::config) scopes: Vec<At<Scope>>,
     /// Bounds on connections and times.

@@ -6,6 +6,7 @@ use super::*;
 
 const WEIR: &str = include_str!("../../../deploy/kubernetes/weir.yaml");
 const CONFIG: &str = include_str!("../../../deploy/kubernetes/config.yaml");
+const KUBELET: &str = include_str!("../../../deploy/kubernetes/kubelet.yaml");
 const DETACH: &str = include_str!("../../../deploy/kubernetes/detach.yaml");
 const CHART: &str = include_str!("../../../deploy/chart/Chart.yaml");
 const VALUES: &str = include_str!("../../../deploy/chart/values.yaml");
@@ -13,6 +14,7 @@ const TEMPLATES: [(&str, &str); 2] = [
     ("ServiceAccount", include_str!("../../../deploy/chart/templates/serviceaccount.yaml")),
     ("DaemonSet", include_str!("../../../deploy/chart/templates/daemonset.yaml")),
 ];
+const KUBELET_TEMPLATE: &str = include_str!("../../../deploy/chart/templates/kubelet.yaml");
 const DOCKERFILE: &str = include_str!("../../../deploy/Dockerfile");
 
 #[test]
@@ -123,6 +125,31 @@ fn the_chart_says_what_the_manifests_say() {
                 "{kind}: the chart lacks `{line}`"
             );
         }
+    }
+}
+
+#[test]
+fn the_account_may_ask_kubelets_and_nothing_else() {
+    let (role, binding) = (object(KUBELET, "ClusterRole"), object(KUBELET, "ClusterRoleBinding"));
+    let rights = json!(["nodes/pods", "nodes/proxy"]);
+    assert_eq!(role["rules"], json!([{"apiGroups": [""], "resources": rights, "verbs": ["get"]}]));
+    assert_eq!(
+        (&binding["roleRef"]["name"], &binding["roleRef"]["kind"]),
+        (&role["metadata"]["name"], &json!("ClusterRole"))
+    );
+    let account = &object(WEIR, "ServiceAccount")["metadata"];
+    let subject =
+        json!({"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]});
+    assert_eq!(binding["subjects"], json!([subject]));
+    let values = yaml_of(VALUES);
+    assert_eq!(
+        (&values["kubeletRights"], &values["podLabels"]),
+        (&rights, &json!(false)),
+        "nothing unless asked for"
+    );
+    let mut lines = KUBELET.lines();
+    for line in KUBELET_TEMPLATE.lines().filter(|line| !line.contains("{{") && !line.starts_with('#')) {
+        assert!(lines.any(|other| other == line), "the manifest has no line `{line}`, or elsewhere");
     }
 }
 

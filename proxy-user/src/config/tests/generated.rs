@@ -7,10 +7,11 @@ mod routes;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use proptest::collection::vec;
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::of;
 use proptest::sample::select;
 use proxy_core::addr::Cidr;
+use proxy_core::pod::PodSelector;
 use proxy_core::snapshot::Source;
 
 use super::*;
@@ -226,6 +227,11 @@ fn intercept() -> impl Strategy<Value = Intercept> {
     let scope = prop_oneof![
         "/[a-z0-9]{1,8}(/[a-z0-9._@-]{0,4}[a-z]){0,3}".prop_map(Scope::Cgroup),
         "/run/netns/[a-z0-9 _-]{0,8}[a-z]".prop_map(Scope::Netns),
+        (
+            btree_set("[a-z]([a-z0-9-]{0,8}[0-9])?", 0..3),
+            btree_map("([a-z]{1,3}[.]io/)?[a-z]", "([A-Z][a-z0-9._-]{0,4}[a-z])?", 0..3)
+        )
+            .prop_map(|(namespaces, labels)| Scope::Pods(PodSelector { namespaces, labels })),
     ];
     let cidr = (any::<u32>(), 0_u8..=32).prop_filter_map("outside of the services", |(bits, length)| {
         let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
@@ -245,6 +251,18 @@ fn intercept() -> impl Strategy<Value = Intercept> {
     )
 }
 
+fn kubelet() -> impl Strategy<Value = KubeletConfig> {
+    let authenticated = ("/[a-z]{1,9}", of("[a-z]{1,9}"), "/[a-z]{1,9}").prop_map(|(ca, sni, token)| {
+        KubeletAccess::Authenticated { ca: ca.into(), sni, token: token.into() }
+    });
+    let access = prop_oneof![Just(KubeletAccess::ReadOnly), authenticated];
+    (is_v6(), access, 1_000_u64..100_000_000).prop_map(|(is_v6, access, interval_ms)| KubeletConfig {
+        address: unique(13, is_v6, 0, 0),
+        access,
+        interval: Duration::from_millis(interval_ms),
+    })
+}
+
 fn overload() -> impl Strategy<Value = OverloadPolicy> {
     (of(32_u64 << 20..1 << 40), [(); 5].map(|()| of(1_u8..=100))).prop_map(|(max_memory, mut thresholds)| {
         thresholds.sort_by_key(|threshold| threshold.unwrap_or(100));
@@ -260,7 +278,7 @@ fn config() -> impl Strategy<Value = Config> {
     (
         vec(service(), 0..6),
         vec((is_v6(), any::<prop::sample::Index>()), 0..4),
-        intercept(),
+        (intercept(), kubelet()),
         (workers, select(vec![IoChoice::Auto, IoChoice::Ring, IoChoice::Epoll])),
         ("/[ -~]{0,40}x", any::<bool>(), of(("/var/log/[ -.0-~]{0,40}x", log_format()))),
         (level, log_format()),
@@ -270,7 +288,7 @@ fn config() -> impl Strategy<Value = Config> {
             |(
                 services,
                 listeners,
-                intercept,
+                (intercept, kubelet),
                 (workers, io),
                 (socket, has_metrics, access),
                 log,
@@ -296,6 +314,7 @@ fn config() -> impl Strategy<Value = Config> {
                     routes: Vec::new(),
                     inbound: Vec::new(),
                     intercept,
+                    kubelet,
                     workers,
                     io,
                     admin: AdminConfig { address: "127.0.0.1:15000".parse().unwrap(), socket: socket.into() },

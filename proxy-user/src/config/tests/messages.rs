@@ -445,8 +445,8 @@ fn scopes_are_paths_below_the_mount() {
             "w:6:14: intercept.scopes[2].cgroup: wrong value: found '/sys/fs/cgroup/app.slice', expected a path \
              below the cgroup v2 mount such as /app.slice; leave out the mount: /app.slice",
             "w:7:6: intercept.scopes[3].cgrop: unknown key; did you mean 'cgroup'?",
-            "w:8:5: intercept.scopes[4]: wrong value: found a mapping, expected a mapping with exactly one of cgroup or netns",
-            "w:9:5: intercept.scopes[5]: wrong value: found a mapping, expected a mapping with exactly one of cgroup or netns",
+            "w:8:5: intercept.scopes[4]: wrong value: found a mapping, expected a mapping with exactly one of cgroup, netns or pods",
+            "w:9:5: intercept.scopes[5]: wrong value: found a mapping, expected a mapping with exactly one of cgroup, netns or pods",
             "w:11:5: intercept.scopes[7]: netns /run/netns/b is already a scope in line 10",
         ],
     );

@@ -1,12 +1,19 @@
-//! Following the network namespaces of the scopes.
+//! Following pods: which of them scopes mean, and the network namespaces of the scopes.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proxy_core::snapshot::{Scope, Snapshot};
+use tokio::task::JoinError;
 
 use super::{Control, Parts};
-use crate::pods::{Surroundings, Wanted};
+use crate::pods::{KubeletError, ListedPod, Surroundings, Wanted, kubelet};
+
+/// Longest time that a start waits for the kubelet. Afterwards pods with labels are followed as they become known.
+const KUBELET_SETTLE_TIME: Duration = Duration::from_secs(2);
+
+/// What became of a question to the kubelet.
+pub(super) type KubeletAnswer = Result<Vec<ListedPod>, KubeletError>;
 
 impl Control {
     async fn follow_pods(&mut self, snapshot: &Snapshot) {
@@ -20,7 +27,8 @@ impl Control {
             cgroup_id: 0,
         });
         // What has a name in the config is called by it.
-        let wanted = self.parts.finder.wanted().chain(named);
+        let selection = &self.parts.selection;
+        let wanted = self.parts.finder.wanted(|cgroup| selection.known_as(cgroup, snapshot)).chain(named);
         self.pods.follow(wanted, Surroundings { snapshot, shared, maps, workers, kernel, may_steer }).await;
     }
 
@@ -33,17 +41,55 @@ impl Control {
         self.follow_pods(&snapshot).await;
     }
 
-    /// Looks for namespaces in the cgroups of the scopes.
+    /// Looks for pods that scopes mean, and for namespaces in the cgroups of the scopes.
     pub(super) async fn look_for_pods(&mut self) {
         let snapshot = Arc::clone(&self.snapshot);
-        let scopes = snapshot.intercept.scopes.iter();
-        self.parts.finder.look(
-            Instant::now(),
-            scopes.filter_map(|scope| match scope {
-                Scope::Cgroup(path) => Some(path.as_str()),
-                Scope::Netns(_) => None,
-            }),
-        );
-        self.follow_pods(&snapshot).await;
+        self.parts.selection.look(Instant::now(), &snapshot);
+        self.follow_selection(&snapshot).await;
+    }
+
+    async fn follow_selection(&mut self, snapshot: &Snapshot) {
+        let Parts { selection, publisher, finder, .. } = &mut self.parts;
+        let pods = selection.in_scope(snapshot);
+        if let Err(error) = publisher.set_pods(&pods) {
+            tracing::warn!(%error, "not every pod is followed as the scopes say; it is tried again");
+        }
+        let named = snapshot.intercept.scopes.iter().filter_map(|scope| match scope {
+            Scope::Cgroup(path) => Some(path.as_str()),
+            Scope::Netns(_) | Scope::Pods(_) => None,
+        });
+        finder.look(Instant::now(), named.chain(pods.iter().map(String::as_str)));
+        self.follow_pods(snapshot).await;
+        let status = self.parts.selection.status();
+        if status != self.parts.status.pods {
+            self.parts.status.pods = status;
+            self.show_status();
+        }
+    }
+
+    /// Asks the kubelet for the labels of pods if it is time to, without waiting for the answer.
+    pub(super) fn ask_kubelet(&mut self) {
+        if self.parts.selection.poll_due(Instant::now()) {
+            let config = self.parts.source.config().kubelet.clone();
+            self.kubelet.spawn(async move { kubelet::ask(&config).await });
+        }
+    }
+
+    pub(super) async fn handle_kubelet(&mut self, answer: Result<KubeletAnswer, JoinError>) {
+        let interval = self.parts.source.config().kubelet.interval;
+        let answer = answer.unwrap_or_else(|error| Err(KubeletError::Bug(error)));
+        self.parts.selection.handle_answer(Instant::now(), interval, answer);
+        let snapshot = Arc::clone(&self.snapshot);
+        self.follow_selection(&snapshot).await;
+    }
+
+    /// Waits a moment for the first answer of the kubelet, so that pods which were caught before are not let go meanwhile.
+    pub(super) async fn settle_kubelet(&mut self) {
+        self.ask_kubelet();
+        let answered = tokio::time::timeout(KUBELET_SETTLE_TIME, self.kubelet.join_next()).await;
+        // Otherwise nobody needs it, or it takes its time.
+        if let Ok(Some(answer)) = answered {
+            self.handle_kubelet(answer).await;
+        }
     }
 }

@@ -75,6 +75,22 @@ fn endpoints_of_a_service_are_added_up_and_shown_one_by_one() {
 }
 
 #[test]
+fn pods_are_shown_only_where_the_config_chooses_among_them() {
+    let text = render(reading());
+    for line in [
+        r#"weir_pods{state="chosen"} 3"#,
+        r#"weir_pods{state="other"} 8"#,
+        r#"weir_pods{state="unknown"} 1"#,
+        r#"weir_kubelet_requests_total{result="good"} 9"#,
+        r#"weir_kubelet_requests_total{result="bad"} 2"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    }
+    let text = render(Reading { pods: PodsReading::default(), ..reading() });
+    assert!(!text.contains("weir_pods{") && !text.contains("weir_kubelet_requests_total"), "{text}");
+}
+
+#[test]
 fn too_many_endpoints_lose_their_own_series_and_that_is_said() {
     let mut reading = reading();
     let one = reading.health[0].clone();
@@ -176,6 +192,7 @@ fn reading() -> Reading {
             DriverCounters { submissions: 20, ..DriverCounters::default() },
             DriverCounters { submissions: 21, ..DriverCounters::default() },
         ],
+        pods: PodsReading { counts: Some([3, 8, 1]), answers: 9, failures: 2 },
         config: ConfigReading {
             wanted: Version(8),
             applied: Version(7),
