@@ -26,6 +26,7 @@ pub mod scratch;
 pub mod skip;
 pub mod smuggling;
 pub mod stream;
+pub mod swarm;
 pub mod takeover;
 pub mod upstream;
 pub mod wait;

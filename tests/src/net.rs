@@ -229,6 +229,20 @@ impl Net {
         self.run(Side::Far, is_there).expect("root may enter")
     }
 
+    /// Cables from the far side to namespaces other than the near side that are still alive.
+    ///
+    /// # Panics
+    /// If the far side cannot be entered.
+    #[must_use]
+    pub fn cables(&self) -> usize {
+        let count = || {
+            let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+            let names = text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+            names.filter(|name| name.starts_with('p')).count()
+        };
+        self.run(Side::Far, count).expect("root may enter")
+    }
+
     fn pod_name(&self, number: u8) -> String {
         self.far.0.replace("-far", &format!("-pod{number}"))
     }

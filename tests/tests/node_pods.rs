@@ -1,5 +1,6 @@
 //! Applications in network namespaces of their own.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proxy_tests::battery::Path;
@@ -8,6 +9,7 @@ use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
 use proxy_tests::kubelet::pod_cgroups;
 use proxy_tests::net::{Family, Side};
 use proxy_tests::node::Weir;
+use proxy_tests::swarm::Swarm;
 use proxy_tests::wait;
 use proxy_tests::world::World;
 use serde_json::{Value, json};
@@ -289,25 +291,93 @@ fn the_first_socket_makes_a_namespace_known() {
     assert_eq!(held.next()["closed"], true);
 }
 
+/// Pods that come and go in the usual run; `WEIR_TEST_PODS=1000` is a minute of a large node.
+const PODS: u64 = 150;
+/// Of them at once.
+const TOGETHER: u64 = 16;
+
 #[test]
 fn many_pods_whose_first_instruction_is_connect_come_and_go() {
-    const PODS: u8 = 40;
+    let pods = std::env::var("WEIR_TEST_PODS").map_or(PODS, |text| text.parse().expect("a number of pods"));
     let Some(world) = World::new() else { return };
     let grid = Grid::new(&world);
-    let Some(weir) = Weir::start(&world.net, &config::config(&world, grid.services())) else { return };
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", weir.pid())).map_or(0, Iterator::count);
-    wait::until_true("the start to be over", SOON, || served(&weir) < 0.5);
-    let before = descriptors();
-    for number in 1..=PODS {
-        let place = Place { cgroup: Some(&world.app), ..world.pod(number) };
-        for lane in Lane::ALL {
-            let said = place.run("ask", &[&Grid::address(lane, Family::V4), &"3"]);
-            assert_eq!(said["names"], json!(["four"; 3].to_vec()), "pod {number}, {lane:?}: {said}");
-        }
-        world.net.remove_pod(number);
+    let (open, direct) = (Grid::address(Lane::Proxy, Family::V4), Grid::address(Lane::Direct, Family::V4));
+    let closed = Family::V4.vip(5, PORT);
+    let to = [grid.server(Family::V4).0.address()];
+    let service = config::service("closed", closed, &to, Lane::Proxy, json!({"fail": "closed"}));
+    let services = grid.services().into_iter().chain([service]);
+    let Some(weir) = Weir::start(&world.net, &config::config(&world, services)) else { return };
+    let swarm = |pods: u64| Swarm::run(&world, (pods, TOGETHER, 1.0), &[open, direct, closed]).next();
+    // what is made once is made now
+    swarm(TOGETHER);
+    let rest = Rest::of_a_quiet(&world, &weir);
+    let said = swarm(pods);
+    println!("{pods} pods in {:.1} s; {}", said["seconds"].as_f64().expect("a number"), said["asked"]);
+    let asked = 2 * pods;
+    for address in [open, direct] {
+        assert_eq!(said["asked"][address.to_string()], json!({"four": asked}), "{address}: {said}");
     }
-    wait::until_true("all namespaces to end", SOON, || (1..=PODS).all(|number| !world.net.has_pod(number)));
-    wait::until_true("nothing to stay", SOON, || served(&weir) < 0.5 && descriptors() <= before + 2);
+    let of_closed = &said["asked"][closed.to_string()];
+    let (served, refused) = (&of_closed["four"], &of_closed["ECONNREFUSED"]);
+    assert_eq!(served.as_u64().unwrap_or(0) + refused.as_u64().unwrap_or(0), asked, "{said}");
+    assert!(served.as_u64() > Some(0), "some are served: {said}");
+    assert_eq!(Rest::of_a_quiet(&world, &weir), rest, "nothing of them stays");
+}
+
+/// What a Weir at rest holds.
+#[derive(Debug, PartialEq, Eq)]
+struct Rest {
+    /// Namespaces of pods that the kernel has not ended, by their cables.
+    cables: usize,
+    /// Entries of the maps that know of namespaces, connections and cgroups.
+    entries: Vec<(&'static str, u64)>,
+    /// Descriptors of each kind.
+    descriptors: BTreeMap<String, usize>,
+    /// Connections that are open, and those that hold descriptors.
+    connections: [u64; 2],
+}
+
+impl Rest {
+    /// Waits until nothing of pods is left.
+    fn of_a_quiet(world: &World, weir: &Weir<'_>) -> Self {
+        let mut last = Self::of(world, weir);
+        wait::until_true("nothing of pods to be left", SOON, || {
+            let is_quiet =
+                last.cables == 0 && last.entries.iter().all(|(map, entries)| *entries == Self::least(map));
+            let before = std::mem::replace(&mut last, Self::of(world, weir));
+            is_quiet && last == before
+        });
+        last
+    }
+
+    /// Entries of a map that have nothing to do with pods; listeners are eight of each family.
+    fn least(map: &str) -> u64 {
+        match map {
+            "LISTENERS" => 16,
+            "SCOPE_CGROUPS" => 1,
+            _ => 0,
+        }
+    }
+
+    fn of(world: &World, weir: &Weir<'_>) -> Self {
+        let metrics = weir.metrics();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it counts")]
+        let count = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels) as u64;
+        let maps = ["NETNS", "LISTENERS", "TOLD", "ORIGINAL_DST", "SCOPE_CGROUPS", "SCOPE_NETNS"];
+        let mut descriptors = BTreeMap::new();
+        for entry in std::fs::read_dir(format!("/proc/{}/fd", weir.pid())).expect("it runs").flatten() {
+            // one that is closed meanwhile has no target
+            let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+            let kind = target.to_string_lossy().split(['[', '/']).next().unwrap_or_default().to_owned();
+            *descriptors.entry(kind).or_default() += 1;
+        }
+        Self {
+            cables: world.net.cables(),
+            entries: maps.map(|map| (map, count("weir_map_entries", &[("map", map)]))).to_vec(),
+            descriptors,
+            connections: [count("weir_connections_active", &[]), count("weir_proxied_connections", &[])],
+        }
+    }
 }
 
 #[test]

@@ -268,6 +268,7 @@ fn map_fd(ebpf: &Ebpf, name: &str) -> io::Result<OwnedFd> {
     let data = match map {
         Map::Array(data)
         | Map::HashMap(data)
+        | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
         | Map::PerCpuHashMap(data)
         | Map::LpmTrie(data)

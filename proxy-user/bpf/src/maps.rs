@@ -179,6 +179,20 @@ impl Listeners {
     pub fn remove(&self, key: &ListenerKey) -> io::Result<bool> {
         self.0.delete(key.as_bytes())
     }
+
+    /// Lists the keys of those that live.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub fn keys(&self) -> io::Result<Vec<ListenerKey>> {
+        keys(&self.0)
+    }
+}
+
+impl AsFd for Listeners {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// The storage of tracked sockets.
@@ -212,6 +226,8 @@ pub struct Maps {
     pub scope_netns: Table<u64, u8>,
     /// Namespaces other than the home in which Weir listens.
     pub netns: Table<u64, NetnsValue>,
+    /// When the programs last told of a namespace without listeners.
+    pub told: Table<u64, u64>,
     /// Ports never touched, host order.
     pub excluded_ports: Table<u16, u8>,
     /// Networks never touched: prefix length in bits (of 128), then the address.
@@ -251,6 +267,7 @@ impl Maps {
             scope_cgroups: Table::new(open(map::SCOPE_CGROUPS)?)?,
             scope_netns: Table::new(open(map::SCOPE_NETNS)?)?,
             netns: Table::new(open(map::NETNS)?)?,
+            told: Table::new(open(map::TOLD)?)?,
             excluded_ports: Table::new(open(map::EXCLUDED_PORTS)?)?,
             excluded_nets: Table::new(open(map::EXCLUDED_NETS)?)?,
             addresses: Table::new(open(map::ADDRESSES)?)?,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_bpf::abi::counter::Counter;
+use proxy_bpf::abi::map::TELL_AGAIN_NS;
 use proxy_bpf::abi::record::Record;
 use proxy_bpf::abi::value::{facts_flag, lane, reason};
 use proxy_bpf::maps::Maps;
@@ -142,6 +143,21 @@ pub fn sweep_leftovers(maps: &Maps, age: Duration) -> io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// Forgets which namespaces the programs have told of, where that holds nothing back any more: most are gone.
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn sweep_told(maps: &Maps) -> io::Result<()> {
+    let now_ns = proxy_io::clock::monotonic_ns();
+    for cookie in maps.told.keys()? {
+        let told_ns = maps.told.lookup(&cookie)?;
+        if told_ns.is_some_and(|told_ns| now_ns.saturating_sub(told_ns) > TELL_AGAIN_NS) {
+            maps.told.remove(&cookie)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the number of connections that are really open in the direct lane over what was counted.

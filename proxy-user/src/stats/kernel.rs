@@ -71,6 +71,8 @@ impl KernelReader {
             fill(map::SCOPE_CGROUPS, maps.scope_cgroups.keys()?.len(), &maps.scope_cgroups, map::SCOPE_MAX),
             fill(map::SCOPE_NETNS, maps.scope_netns.keys()?.len(), &maps.scope_netns, map::SCOPE_MAX),
             fill(map::NETNS, maps.netns.keys()?.len(), &maps.netns, map::NETNS_MAX),
+            fill(map::LISTENERS, maps.listeners.keys()?.len(), &maps.listeners, 2 * map::NETNS_MAX),
+            fill(map::TOLD, maps.told.keys()?.len(), &maps.told, map::NETNS_MAX),
             fill(
                 map::ORIGINAL_DST,
                 maps.original_dst.keys()?.len(),

@@ -37,6 +37,9 @@ impl Control {
         {
             tracing::warn!(%error, "cannot sweep the map of original destinations");
         }
+        if let Err(error) = kernel_records::sweep_told(&self.parts.maps) {
+            tracing::warn!(%error, "cannot sweep the map of namespaces that were told of");
+        }
         if self.sweeps % RECOUNT_SWEEPS == 1 {
             self.recount_loads();
         }
