@@ -13,6 +13,7 @@ pub mod config;
 pub mod foreign;
 pub mod grpc;
 pub mod http;
+pub mod image;
 pub mod kubelet;
 pub mod metrics;
 pub mod net;

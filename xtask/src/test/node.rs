@@ -11,7 +11,7 @@ pub(super) use crate::machine::obstacle;
 const MODULES: &str = "/usr/lib/python3/dist-packages/";
 
 /// Programs that tests drive and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 19] = [
+const PROGRAMS: [(&str, &str); 20] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -31,6 +31,7 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("faketime", "faketime"),
     ("ip", "iproute2"),
     ("python3", "python3"),
+    ("strip", "binutils"),
 ];
 
 /// Installs the programs that are missing, where that is possible; returns a sentence for each that still is.
