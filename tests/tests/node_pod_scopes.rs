@@ -100,7 +100,8 @@ fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
     };
     tell("web", "db");
     let scopes = json!([{"pods": {"namespaces": ["shop", "bank"], "labels": {"app": "web"}}}]);
-    let Some(weir) = Weir::start(&world.net, &moved.config(&world, scopes, Some(&kubelet))) else { return };
+    let config = moved.config(&world, scopes, Some(&kubelet));
+    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
     assert_eq!((pods(&weir, "chosen"), pods(&weir, "other")), (1.0, 1.0), "from the start");
     wait::until_true("the pod's namespace to be served", SOON, || served(&weir) > 0.5);
     assert!(moved.is_caught(&web) && !moved.is_caught(&db));
@@ -128,6 +129,11 @@ fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
     assert!(why(&db).contains("pods in bank or shop with app=web"), "{}", why(&db));
     assert!(why(&web).contains("in no scope"), "{}", why(&web));
     assert_eq!(asked(&weir, "bad"), 0.0);
+    // a newer process knows them before it takes over
+    let before = asked(&weir, "good");
+    let mut older = weir.take_over(&config);
+    assert!(moved.is_caught(&db) && !moved.is_caught(&web), "{}", weir.log());
+    assert!(older.wait(SOON).success() && asked(&weir, "good") > before, "counters go on");
 }
 
 #[test]
@@ -217,8 +223,18 @@ fn namespaces_are_known_without_a_kubelet_and_the_read_only_port_is_enough_for_l
     weir.reload(&moved.config(&world, json!([{"pods": {"labels": {"app": "web"}}}]), Some(&kubelet)));
     wait::until_true("the other one to be caught", SOON, || moved.is_caught(&web));
     assert!(!moved.is_caught(&db) && asked(&weir, "good") > 0.5);
+    // a pod may be chosen, and named by its cgroup as well
+    let chosen = json!({"pods": {"namespaces": ["weir-test-bank"]}});
+    let named = json!({"cgroup": db.cgroups[2].scope()});
+    for scopes in [json!([chosen, named]), json!([named]), json!([named, chosen]), json!([chosen])] {
+        weir.reload(&moved.config(&world, scopes.clone(), Some(&kubelet)));
+        assert!(moved.is_caught(&db) && !moved.is_caught(&web), "{scopes}");
+    }
     weir.reload(&moved.config(&world, json!([]), None));
     assert!(!moved.is_caught(&web) && !moved.is_caught(&db));
+    let left = |map| weir.metrics().sum("weir_map_entries", &[("map", map)]);
+    assert_eq!(left("SCOPE_CGROUPS"), 0.0);
+    wait::until_true("no namespace to be served", SOON, || left("NETNS") < 0.5);
     drop(logs);
 }
 

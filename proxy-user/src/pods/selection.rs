@@ -100,6 +100,9 @@ impl Selection {
         self.wanted = scopes.filter(|scope| matches!(scope, Scope::Pods(_))).cloned().collect();
         self.needs_labels = self.wanted.iter().any(needs_labels);
         self.schedule.set_wanted(now, self.needs_labels);
+        if !self.needs_labels {
+            self.told.error = None;
+        }
         if self.wanted.is_empty() {
             let schedule = std::mem::take(&mut self.schedule);
             let told = std::mem::take(&mut self.told);

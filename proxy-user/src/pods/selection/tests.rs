@@ -109,9 +109,17 @@ fn labels_come_from_the_kubelet_and_stay_when_it_is_away_or_forgets() {
         assert_eq!(paths(&selection, &asked), [web.as_str()]);
     }
     assert_eq!((selection.status().answers, selection.status().failures), (3, 1));
-    // Labels may change at any time.
+    // Who is not asked has not failed.
     now += INTERVAL;
     assert!(selection.poll_due(now));
+    selection.handle_answer(now, INTERVAL, Err(KubeletError::Timeout));
+    assert!(selection.status().error.is_some());
+    let all = snapshot("{scopes: [{pods: {}}]}");
+    selection.look(now, &all);
+    assert_eq!((selection.status().error, selection.status().failures), (None, 2));
+    selection.look(now, &asked);
+    // Labels may change at any time.
+    assert!(selection.poll_due(now), "asked anew at once");
     selection.handle_answer(now, INTERVAL, Ok(vec![pod(WEB, "shop", "old"), pod(DB, "shop", "web")]));
     assert_eq!(paths(&selection, &asked), [db]);
 }
