@@ -16,17 +16,30 @@ use proxy_tests::world::World;
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
-const WEB: &str = "5a1f0c54-8f0e-4a63-9d0b-2f1f3a9f7c11";
-const DB: &str = "5a1f0c54-8f0e-4a63-9d0b-2f1f3a9f7c12";
-const STATIC: &str = "c4a1b0f4bd0d6e3f5d9b7e1a2c3d4e5f";
+
+/// Uids that nobody else's pods on this machine have: two of pods, and the hash of a static pod's file.
+struct Uids {
+    web: String,
+    db: String,
+    of_file: String,
+}
+
+impl Uids {
+    fn new() -> Self {
+        let own = std::process::id();
+        let uid = |number: u8| format!("{own:08x}-8f0e-4a63-9d0b-2f1f3a9f7c{number:02x}");
+        Self { web: uid(1), db: uid(2), of_file: format!("{own:08x}bd0d6e3f5d9b7e1a2c3d4e5f") }
+    }
+}
 
 /// A pod with a sandbox that runs.
 struct Pod<'a> {
     net: &'a Net,
     number: u8,
+    /// Ends before its cgroup goes.
+    pause: Client,
     /// Of the container, of the sandbox, of the pod: removed in this order.
     cgroups: [Cgroup; 3],
-    pause: Client,
 }
 
 impl<'a> Pod<'a> {
@@ -34,7 +47,7 @@ impl<'a> Pod<'a> {
         let [whole, sandbox, container] = pod_cgroups(&world.app, uid);
         let pause = Place { cgroup: Some(&sandbox), ..world.pod(number) }.start("sleep", &[]);
         assert_eq!(pause.next()["started"], true);
-        Self { net: &world.net, number, cgroups: [container, sandbox, whole], pause }
+        Self { net: &world.net, number, pause, cgroups: [container, sandbox, whole] }
     }
 
     fn place(&self) -> Place<'_> {
@@ -93,10 +106,12 @@ fn served(weir: &Weir<'_>) -> f64 {
 fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
     let Some(world) = World::new() else { return };
     let (moved, kubelet) = (Moved::new(&world), Kubelet::start(&world.net, false));
-    let (web, db) = (Pod::new(&world, 1, WEB), Pod::new(&world, 2, DB));
+    let uids = Uids::new();
+    let (web, db) = (Pod::new(&world, 1, &uids.web), Pod::new(&world, 2, &uids.db));
     let tell = |of_web: &str, of_db: &str| {
         let app = |value: &str| json!({"app": value, "pod-template-hash": "7d9f8c6b5"});
-        kubelet.tell(&[pod("shop", "web-1", WEB, app(of_web)), pod("shop", "db-0", DB, app(of_db))]);
+        kubelet
+            .tell(&[pod("shop", "web-1", &uids.web, app(of_web)), pod("shop", "db-0", &uids.db, app(of_db))]);
     };
     tell("web", "db");
     let scopes = json!([{"pods": {"namespaces": ["shop", "bank"], "labels": {"app": "web"}}}]);
@@ -109,9 +124,9 @@ fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
     let mut mirror =
         pod("bank", "etcd-node-1", "0b8d2b5e-5c4a-4b0b-9a56-0c2f1a7d3e21", json!({"app": "web"}));
     mirror["metadata"]["annotations"] =
-        json!({"kubernetes.io/config.hash": STATIC, "kubernetes.io/config.source": "file"});
-    kubelet.tell(&[pod("shop", "web-1", WEB, json!({"app": "web"})), mirror]);
-    let of_file = Pod::new(&world, 3, STATIC);
+        json!({"kubernetes.io/config.hash": uids.of_file, "kubernetes.io/config.source": "file"});
+    kubelet.tell(&[pod("shop", "web-1", &uids.web, json!({"app": "web"})), mirror]);
+    let of_file = Pod::new(&world, 3, &uids.of_file);
     wait::until_true("it to be chosen", SOON, || pods(&weir, "chosen") > 1.5 && served(&weir) > 1.5);
     assert!(moved.is_caught(&of_file));
     assert_eq!(pods(&weir, "other"), 1.0, "what was known of the pod that was left out stays");
@@ -140,14 +155,19 @@ fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
 fn a_kubelet_that_dies_or_talks_nonsense_changes_nothing() {
     let Some(world) = World::new() else { return };
     let (moved, mut kubelet) = (Moved::new(&world), Kubelet::start(&world.net, false));
-    let (web, db) = (Pod::new(&world, 1, WEB), Pod::new(&world, 2, DB));
-    let list =
-        [pod("shop", "web-1", WEB, json!({"app": "web"})), pod("shop", "db-0", DB, json!({"app": "db"}))];
+    let uids = Uids::new();
+    let (web, db) = (Pod::new(&world, 1, &uids.web), Pod::new(&world, 2, &uids.db));
+    let list = [
+        pod("shop", "web-1", &uids.web, json!({"app": "web"})),
+        pod("shop", "db-0", &uids.db, json!({"app": "db"})),
+    ];
     kubelet.tell(&list);
     let scopes = json!([{"pods": {"labels": {"app": "web"}}}]);
     let config = moved.config(&world, scopes, Some(&kubelet));
     let Some(weir) = Weir::start(&world.net, &config) else { return };
     wait::until_true("the pod's namespace to be served", SOON, || served(&weir) > 0.5);
+    // what others have left on this machine
+    let strangers = pods(&weir, "unknown");
     let status = || weir.ask("/status").expect("an answer").1;
     let stays = |what: &str, is_bad: bool| {
         let (good, bad) = (asked(&weir, "good"), asked(&weir, "bad"));
@@ -179,13 +199,14 @@ fn a_kubelet_that_dies_or_talks_nonsense_changes_nothing() {
     stays("the same again", true);
     assert_eq!(warned(&weir.log()), said, "said once");
     // a new pod cannot be known, and is left alone
-    let new = Pod::new(&world, 3, STATIC);
-    wait::until_true("it to be seen", SOON, || pods(&weir, "unknown") > 0.5);
+    let new = Pod::new(&world, 3, &uids.of_file);
+    wait::until_true("it to be seen", SOON, || pods(&weir, "unknown") > strangers + 0.5);
     assert!(!moved.is_caught(&new));
     kubelet.give_token(None);
-    kubelet.tell(&[&list[..], &[pod("shop", "web-2", STATIC, json!({"app": "web"}))]].concat());
+    kubelet.tell(&[&list[..], &[pod("shop", "web-2", &uids.of_file, json!({"app": "web"}))]].concat());
     kubelet.restart();
-    wait::until_true("it to be chosen", SOON, || pods(&weir, "chosen") > 1.5 && pods(&weir, "unknown") < 0.5);
+    wait::until_true("it to be chosen", SOON, || pods(&weir, "chosen") > 1.5);
+    assert_eq!(pods(&weir, "unknown"), strangers);
     wait::until_true("it to be caught", SOON, || moved.is_caught(&new));
     assert!(weir.log().contains("the kubelet answers again"), "{}", weir.log());
     let shown = doctor(&world, &config);
@@ -208,8 +229,9 @@ fn doctor(world: &World, config: &Value) -> String {
 fn namespaces_are_known_without_a_kubelet_and_the_read_only_port_is_enough_for_labels() {
     let Some(world) = World::new() else { return };
     let (moved, kubelet) = (Moved::new(&world), Kubelet::start(&world.net, true));
-    let (web, db) = (Pod::new(&world, 1, WEB), Pod::new(&world, 2, DB));
-    let logs = Logs::new(&[("weir-test-shop", WEB), ("weir-test-bank", DB)]);
+    let uids = Uids::new();
+    let (web, db) = (Pod::new(&world, 1, &uids.web), Pod::new(&world, 2, &uids.db));
+    let logs = Logs::new(&[("weir-test-shop", &uids.web), ("weir-test-bank", &uids.db)]);
     let by_name = json!([{"pods": {"namespaces": ["weir-test-bank"]}}]);
     let Some(weir) = Weir::start(&world.net, &moved.config(&world, by_name, Some(&kubelet))) else { return };
     assert_eq!(pods(&weir, "chosen"), 1.0);
@@ -217,8 +239,8 @@ fn namespaces_are_known_without_a_kubelet_and_the_read_only_port_is_enough_for_l
     assert!(!moved.is_caught(&web) && moved.is_caught(&db));
     assert_eq!(asked(&weir, "good") + asked(&weir, "bad"), 0.0, "nobody asked");
     kubelet.tell(&[
-        pod("weir-test-shop", "web-1", WEB, json!({"app": "web"})),
-        pod("weir-test-bank", "db-0", DB, json!({"app": "db"})),
+        pod("weir-test-shop", "web-1", &uids.web, json!({"app": "web"})),
+        pod("weir-test-bank", "db-0", &uids.db, json!({"app": "db"})),
     ]);
     weir.reload(&moved.config(&world, json!([{"pods": {"labels": {"app": "web"}}}]), Some(&kubelet)));
     wait::until_true("the other one to be caught", SOON, || moved.is_caught(&web));

@@ -9,6 +9,7 @@
 //! What the tests are told, by environment:
 //! - `WEIR_BIN`: the `weir` binary to run (process and node);
 //! - `WEIR_TEST_IO`: `ring` or `epoll`, the driver to run it with; each ring runs once per driver;
+//! - `WEIR_TEST_PODS`: how many pods the tests of many pods make, 1,000 or 500 for a large node;
 //! - `WEIR_SKIP_FILE`: a file to which a test appends one line, `NAME: REASON`, when it cannot run here.
 
 mod cargo;
