@@ -121,6 +121,8 @@ pub struct Control {
     waiting_checks: std::collections::VecDeque<Check>,
     /// The question that is under way, if one is.
     kubelet: JoinSet<pods::KubeletAnswer>,
+    /// Why not every chosen pod is a scope; said once.
+    pods_error: Option<String>,
     sweeps: u64,
     alarms: kernel_records::Alarms,
     snapshot_out: channel::Sender<Arc<Snapshot>>,
@@ -163,6 +165,7 @@ impl Control {
             checks: JoinSet::new(),
             waiting_checks: std::collections::VecDeque::new(),
             kubelet: JoinSet::new(),
+            pods_error: None,
             sweeps: 0,
             alarms: kernel_records::Alarms::default(),
             snapshot_out,

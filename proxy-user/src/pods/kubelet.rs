@@ -263,6 +263,15 @@ mod tests {
         assert_eq!(ask(&with(address, tls.sni.as_deref(), &token)).await.unwrap(), []);
         let asked = serving.join_next().await.unwrap().unwrap();
         assert!(asked.contains("Bearer secret.token\r\n"), "{asked}");
+        // As a kubelet that signs its own certificate writes it down: with the authority of its making.
+        let server = pki.server();
+        let both = [&server.certificates[0].cert, &pki.ca()].map(|file| fs::read_to_string(file).unwrap());
+        let own = pki.path("kubelet.crt");
+        fs::write(&own, both.concat()).unwrap();
+        let acceptor = Some(TlsAcceptor::from(peer::server_config(&server)));
+        let (other, _serving) = kubelet(ok(EMPTY), acceptor).await;
+        let access = KubeletAccess::Authenticated { ca: own, sni: tls.sni.clone(), token: token.clone() };
+        assert_eq!(ask(&KubeletConfig { address: other, access, interval: TIMEOUT }).await.unwrap(), []);
         fs::remove_file(&token).unwrap();
         let error = ask(&with(address, None, &token)).await.unwrap_err().to_string();
         assert!(error.starts_with("cannot read the token "), "{error}");

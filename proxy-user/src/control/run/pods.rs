@@ -51,9 +51,11 @@ impl Control {
     async fn follow_selection(&mut self, snapshot: &Snapshot) {
         let Parts { selection, publisher, finder, .. } = &mut self.parts;
         let pods = selection.in_scope(snapshot);
-        if let Err(error) = publisher.set_pods(&pods) {
+        let failed = publisher.set_pods(&pods).err().map(|error| error.to_string());
+        if let Some(error) = failed.as_ref().filter(|_| failed != self.pods_error) {
             tracing::warn!(%error, "not every pod is followed as the scopes say; it is tried again");
         }
+        self.pods_error = failed;
         let named = snapshot.intercept.scopes.iter().filter_map(|scope| match scope {
             Scope::Cgroup(path) => Some(path.as_str()),
             Scope::Netns(_) | Scope::Pods(_) => None,
