@@ -66,6 +66,6 @@ fn the_image_serves_as_a_daemon_set_runs_it() {
     let (is_good, shown) = exec(&["status"]);
     assert!(is_good && shown.contains("ready"), "{shown}");
     let (is_good, shown) = exec(&["doctor", "-c", CONFIG]);
-    assert!(is_good && shown.contains("is running, 5 programs attached"), "{shown}");
+    assert!(is_good && shown.contains("programs attached") && shown.contains("0 problems"), "{shown}");
     drop(pause);
 }

@@ -241,6 +241,9 @@ impl Control {
                 }
                 _ = look.tick() => {
                     self.handle_overload().await;
+                    if self.parts.selection.has_news() {
+                        self.look_for_pods().await;
+                    }
                     self.handle_records();
                     self.publish_health().await;
                 }

@@ -5,6 +5,8 @@
 //! cgroup: a kubelet that is away, or has just begun and does not know its pods yet, changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +26,8 @@ pub struct Selection {
     mount: PathBuf,
     logs: PathBuf,
     walk: Walk,
+    /// Directories that hold the cgroups of pods, and how they looked.
+    parents: Vec<(PathBuf, Option<Look>)>,
     /// Every choice of pods in the configuration.
     wanted: BTreeSet<Scope>,
     needs_labels: bool,
@@ -36,6 +40,9 @@ pub struct Selection {
     schedule: Schedule,
     told: Told,
 }
+
+/// Number of links, which tells of cgroups (kernfs), and time of the last change, which tells of other directories.
+type Look = (u64, i64, i64);
 
 /// What is known of a pod.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +90,7 @@ impl Selection {
             mount,
             logs,
             walk: Walk::default(),
+            parents: Vec::new(),
             wanted: BTreeSet::new(),
             needs_labels: false,
             cgroups: BTreeMap::new(),
@@ -117,6 +125,12 @@ impl Selection {
             self.schedule.handle_newcomer(now);
         }
         self.choose();
+    }
+
+    /// Tells whether it is worth a look now, because pods have come or gone. Costs a stat(2) for each class of pods.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.parents.iter().any(|(dir, look)| look_at(dir) != *look)
     }
 
     /// Tells whether the kubelet is to be asked now.
@@ -192,6 +206,8 @@ impl Selection {
 
     fn find_cgroups(&mut self, now: Instant) -> BTreeMap<String, String> {
         let (mount, mut found) = (self.mount.clone(), BTreeMap::new());
+        let parents = &mut self.parents;
+        parents.clear();
         self.walk.each(now, vec![mount.clone()], |dir, _| {
             let Some(path) = dir.strip_prefix(&mount).ok().and_then(Path::to_str) else {
                 return Below::Nothing;
@@ -203,7 +219,11 @@ impl Selection {
                     Below::Nothing
                 }
                 // A pod that comes while another one goes must be seen: nobody else tells of it.
-                None if path.contains("kubepods") => Below::Now,
+                None if path.contains("kubepods") => {
+                    // Before it is read: what comes meanwhile is news.
+                    parents.push((dir.to_owned(), look_at(dir)));
+                    Below::Now
+                }
                 None => Below::Known,
             }
         });
@@ -272,6 +292,10 @@ impl Selection {
             self.chosen = Arc::new(chosen);
         }
     }
+}
+
+fn look_at(dir: &Path) -> Option<Look> {
+    fs::metadata(dir).ok().map(|dir| (dir.nlink(), dir.mtime(), dir.mtime_nsec()))
 }
 
 /// The choices that mean the pod of a cgroup.

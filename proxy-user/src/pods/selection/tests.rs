@@ -87,6 +87,8 @@ fn namespaces_alone_need_no_kubelet() {
     selection.look(now, &all);
     assert_eq!(paths(&selection, &all), [db]);
     selection.look(now, &snapshot("{scopes: [{cgroup: /a}]}"));
+    node.add(WEB);
+    assert!(!selection.has_news(), "nobody chooses");
     assert_eq!(selection.status(), PodsStatus::default());
 }
 
@@ -134,9 +136,12 @@ fn a_new_pod_is_asked_for_at_once_even_if_another_one_has_gone() {
     assert!(selection.poll_due(now));
     selection.handle_answer(now, INTERVAL, Ok(vec![pod(WEB, "shop", "web")]));
     let later = now + Duration::from_secs(3);
+    assert!(!selection.has_news());
     node.remove(&web);
     let db = node.add(DB);
+    assert!(selection.has_news());
     selection.look(later, &asked);
+    assert!(!selection.has_news());
     assert!(paths(&selection, &asked).is_empty() && selection.poll_due(later));
     // A kubelet may hear of a pod a little later than its cgroup is there.
     selection.handle_answer(later, INTERVAL, Ok(Vec::new()));
