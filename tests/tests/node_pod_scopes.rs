@@ -32,6 +32,11 @@ impl Uids {
     }
 }
 
+/// What kubelets make all cgroups of pods in.
+fn kubepods(world: &World) -> Cgroup {
+    world.app.child("kubepods.slice").expect("root may")
+}
+
 /// A pod with a sandbox that runs.
 struct Pod<'a> {
     net: &'a Net,
@@ -43,8 +48,8 @@ struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    fn new(world: &'a World, number: u8, uid: &str) -> Self {
-        let [whole, sandbox, container] = pod_cgroups(&world.app, uid);
+    fn new(world: &'a World, above: &Cgroup, number: u8, uid: &str) -> Self {
+        let [whole, sandbox, container] = pod_cgroups(above, uid);
         let pause = Place { cgroup: Some(&sandbox), ..world.pod(number) }.start("sleep", &[]);
         assert_eq!(pause.next()["started"], true);
         Self { net: &world.net, number, pause, cgroups: [container, sandbox, whole] }
@@ -107,7 +112,8 @@ fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
     let Some(world) = World::new() else { return };
     let (moved, kubelet) = (Moved::new(&world), Kubelet::start(&world.net, false));
     let uids = Uids::new();
-    let (web, db) = (Pod::new(&world, 1, &uids.web), Pod::new(&world, 2, &uids.db));
+    let above = kubepods(&world);
+    let (web, db) = (Pod::new(&world, &above, 1, &uids.web), Pod::new(&world, &above, 2, &uids.db));
     let tell = |of_web: &str, of_db: &str| {
         let app = |value: &str| json!({"app": value, "pod-template-hash": "7d9f8c6b5"});
         kubelet
@@ -126,7 +132,7 @@ fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
     mirror["metadata"]["annotations"] =
         json!({"kubernetes.io/config.hash": uids.of_file, "kubernetes.io/config.source": "file"});
     kubelet.tell(&[pod("shop", "web-1", &uids.web, json!({"app": "web"})), mirror]);
-    let of_file = Pod::new(&world, 3, &uids.of_file);
+    let of_file = Pod::new(&world, &above, 3, &uids.of_file);
     wait::until_true("it to be chosen", SOON, || pods(&weir, "chosen") > 1.5 && served(&weir) > 1.5);
     assert!(moved.is_caught(&of_file));
     assert_eq!(pods(&weir, "other"), 1.0, "what was known of the pod that was left out stays");
@@ -156,7 +162,8 @@ fn a_kubelet_that_dies_or_talks_nonsense_changes_nothing() {
     let Some(world) = World::new() else { return };
     let (moved, mut kubelet) = (Moved::new(&world), Kubelet::start(&world.net, false));
     let uids = Uids::new();
-    let (web, db) = (Pod::new(&world, 1, &uids.web), Pod::new(&world, 2, &uids.db));
+    let above = kubepods(&world);
+    let (web, db) = (Pod::new(&world, &above, 1, &uids.web), Pod::new(&world, &above, 2, &uids.db));
     let list = [
         pod("shop", "web-1", &uids.web, json!({"app": "web"})),
         pod("shop", "db-0", &uids.db, json!({"app": "db"})),
@@ -199,7 +206,7 @@ fn a_kubelet_that_dies_or_talks_nonsense_changes_nothing() {
     stays("the same again", true);
     assert_eq!(warned(&weir.log()), said, "said once");
     // a new pod cannot be known, and is left alone
-    let new = Pod::new(&world, 3, &uids.of_file);
+    let new = Pod::new(&world, &above, 3, &uids.of_file);
     wait::until_true("it to be seen", SOON, || pods(&weir, "unknown") > strangers + 0.5);
     assert!(!moved.is_caught(&new));
     kubelet.give_token(None);
@@ -230,7 +237,8 @@ fn namespaces_are_known_without_a_kubelet_and_the_read_only_port_is_enough_for_l
     let Some(world) = World::new() else { return };
     let (moved, kubelet) = (Moved::new(&world), Kubelet::start(&world.net, true));
     let uids = Uids::new();
-    let (web, db) = (Pod::new(&world, 1, &uids.web), Pod::new(&world, 2, &uids.db));
+    let above = kubepods(&world);
+    let (web, db) = (Pod::new(&world, &above, 1, &uids.web), Pod::new(&world, &above, 2, &uids.db));
     let logs = Logs::new(&[("weir-test-shop", &uids.web), ("weir-test-bank", &uids.db)]);
     let by_name = json!([{"pods": {"namespaces": ["weir-test-bank"]}}]);
     let Some(weir) = Weir::start(&world.net, &moved.config(&world, by_name, Some(&kubelet))) else { return };

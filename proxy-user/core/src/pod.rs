@@ -17,10 +17,11 @@ pub struct PodSelector {
 }
 
 impl PodSelector {
-    /// Tells whether a pod is meant; one whose labels are not known is not, where labels are asked for.
+    /// Tells whether a pod is meant; one of which something is not known is not, where that is asked for.
     #[must_use]
-    pub fn selects(&self, namespace: &str, labels: Option<&Labels>) -> bool {
-        let is_there = self.namespaces.is_empty() || self.namespaces.contains(namespace);
+    pub fn selects(&self, namespace: Option<&str>, labels: Option<&Labels>) -> bool {
+        let is_among = |namespace| self.namespaces.contains(namespace);
+        let is_there = self.namespaces.is_empty() || namespace.is_some_and(is_among);
         is_there && (self.labels.is_empty() || labels.is_some_and(|labels| self.selects_labels(labels)))
     }
 
@@ -171,9 +172,10 @@ mod tests {
             (selector(&[], &[("app", "web"), ("tier", "back")]), false, false),
             (selector(&[], &[("zone", "")]), false, false),
         ] {
-            let found = (asked.selects("shop", None), asked.selects("shop", Some(&labels)));
+            let found = (asked.selects(Some("shop"), None), asked.selects(Some("shop"), Some(&labels)));
             assert_eq!(found, (without_labels, with_labels), "{asked}");
         }
+        assert!(selector(&[], &[]).selects(None, None) && !selector(&["shop"], &[]).selects(None, None));
         assert_eq!(
             selector(&["shop", "bank"], &[("app", "web"), ("a", "")]).to_string(),
             "in bank or shop with a=, app=web"
@@ -192,7 +194,7 @@ mod tests {
             wide in any_selector(), narrow in any_selector(), namespace in "[abc]",
             labels in prop::collection::btree_map("[xyz]", "[12]", 0..4),
         ) {
-            let selects = |selector: &PodSelector| selector.selects(&namespace, Some(&labels));
+            let selects = |selector: &PodSelector| selector.selects(Some(&namespace), Some(&labels));
             if wide.holds(&narrow) && selects(&narrow) {
                 prop_assert!(selects(&wide), "{wide}; {narrow}");
             }

@@ -190,7 +190,7 @@ impl Selection {
     #[must_use]
     pub fn status(&self) -> PodsStatus {
         let Told { answers, failures, error } = self.told.clone();
-        let unknown = self.unknown().count();
+        let unknown = self.unknown().filter(|path| !self.chosen.contains_key(*path)).count();
         let others = self.cgroups.len().saturating_sub(unknown + self.chosen.len());
         let is_choosing = !self.wanted.is_empty();
         PodsStatus {
@@ -282,8 +282,10 @@ impl Selection {
 
     fn choose(&mut self) {
         let choices = |uid: &String| -> Vec<Scope> {
-            let Some(Identity { namespace, labels }) = self.identities.get(uid) else { return Vec::new() };
-            let means = |scope: &&Scope| matches!(scope, Scope::Pods(selector) if selector.selects(namespace, labels.as_ref()));
+            let known = self.identities.get(uid);
+            let namespace = known.map(|known| known.namespace.as_str());
+            let labels = known.and_then(|known| known.labels.as_ref());
+            let means = |scope: &&Scope| matches!(scope, Scope::Pods(selector) if selector.selects(namespace, labels));
             self.wanted.iter().filter(means).cloned().collect()
         };
         let all = self.cgroups.iter().map(|(path, uid)| (path.clone(), choices(uid)));

@@ -83,9 +83,12 @@ fn namespaces_alone_need_no_kubelet() {
     node.remove(&web);
     selection.look(now, &asked);
     assert!(paths(&selection, &asked).is_empty());
+    // Every pod is meant, whatever it is called.
+    let nameless = node.add("5a1f0c54-8f0e-4a63-9d0b-2f1f3a9f7c13");
     let all = snapshot("{scopes: [{pods: {}}]}");
     selection.look(now, &all);
-    assert_eq!(paths(&selection, &all), [db]);
+    assert_eq!(paths(&selection, &all), [db, nameless]);
+    assert_eq!((selection.status().unknown, selection.status().others), (0, 0));
     selection.look(now, &snapshot("{scopes: [{cgroup: /a}]}"));
     node.add(WEB);
     assert!(!selection.has_news(), "nobody chooses");
