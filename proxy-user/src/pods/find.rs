@@ -65,10 +65,12 @@ impl Finder {
     pub fn look<'a>(&mut self, now: Instant, scopes: impl Iterator<Item = &'a str>) {
         self.found.retain(|_, found| found.is_alive());
         let roots = scopes.map(|scope| self.mount.join(scope.trim_start_matches('/'))).collect();
+        let mut known: HashSet<FileId> = self.found.values().map(|found| found.file).collect();
+        known.insert(self.home);
         let mut walk = std::mem::take(&mut self.walk);
         walk.each(now, roots, |dir, age| {
             if age < SETTLE_TIME {
-                self.look_at(dir);
+                self.look_at(dir, &mut known);
             }
             Below::Known
         });
@@ -97,9 +99,8 @@ impl Finder {
         })
     }
 
-    fn look_at(&mut self, dir: &Path) {
-        let mut known: HashSet<FileId> = self.found.values().map(|found| found.file).collect();
-        known.insert(self.home);
+    /// Takes up the namespaces of a cgroup's processes that are not `known`.
+    fn look_at(&mut self, dir: &Path, known: &mut HashSet<FileId>) {
         for process in processes(dir) {
             if file_id(netns_file(process)).is_ok_and(|file| known.insert(file)) {
                 self.take_up(dir, process, None);
