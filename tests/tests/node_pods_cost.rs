@@ -26,6 +26,8 @@ const MOST_BYTES: u64 = 64 << 10;
 const REQUESTS: u32 = 2000;
 const CONNECTIONS: u32 = 500;
 const ROUNDS: usize = 5;
+/// Some looks at pods, one of which comes each second.
+const RESTING: Duration = Duration::from_secs(3);
 
 fn served(weir: &Weir<'_>) -> u64 {
     map_entries(weir, "NETNS")
@@ -45,7 +47,8 @@ fn a_pod_costs_little_memory_and_three_descriptors() {
     let pods = std::env::var("WEIR_TEST_PODS").map_or(PODS, |text| text.parse().expect("a number of pods"));
     let Some(world) = World::new() else { return };
     let grid = Grid::new(&world);
-    let Some(weir) = Weir::start(&world.net, &config::config(&world, grid.services())) else { return };
+    let mut config = config::config(&world, grid.services());
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
     let address = Grid::address(Lane::Proxy, Family::V4);
     // what is made once is made now
     let _ = Swarm::run(&world, (8, 8, 0.5), &[address]).next();
@@ -53,7 +56,7 @@ fn a_pod_costs_little_memory_and_three_descriptors() {
     let before = (weir.memory_bytes(), descriptors(&weir), scrape(&weir));
     let mut swarm = Swarm::run(&world, (pods, pods, 0.0), &[address]);
     let said = swarm.next();
-    assert_eq!(said["asked"][address.to_string()], json!({"four": pods}), "{said}");
+    assert_eq!(said["asked"][address.to_string()], json!({"four": pods}), "{}", ends(&weir));
     wait::until_true("all of them to be served", SOON, || served(&weir) == pods);
     wait::until_true("their connections to be over", SOON, || {
         weir.metrics().sum("weir_proxied_connections", &[]) < 0.5
@@ -68,11 +71,30 @@ fn a_pod_costs_little_memory_and_three_descriptors() {
         after.2.as_secs_f64() * 1e3,
         before.2.as_secs_f64() * 1e3,
     );
+    let by_cgroup = rest(&weir);
+    config["intercept"]["scopes"] = json!([{"pods": {}}]);
+    weir.reload(&config);
+    assert_eq!(served(&weir), pods, "chosen as pods now");
+    println!("at rest {by_cgroup:?} of CPU a second, {:?} where scopes choose pods", rest(&weir));
     assert_eq!(after.1 - before.1, DESCRIPTORS * pods, "{before:?} {after:?}");
     assert!(each <= MOST_BYTES, "{before:?} {after:?}");
     swarm.end();
     let _ = swarm.next();
     wait::until_true("nobody to be left", SOON, || served(&weir) == 0 && descriptors(&weir) == before.1);
+}
+
+/// How connections have ended so far.
+fn ends(weir: &Weir<'_>) -> String {
+    let metrics = weir.metrics();
+    let ends = metrics.matching("weir_connections_closed_total", &[]);
+    ends.map(|(series, count)| format!("{series} {count}\n")).collect()
+}
+
+/// Processor time that it takes in a second in which nobody connects.
+fn rest(weir: &Weir<'_>) -> Duration {
+    let (began, before) = (Instant::now(), cpu(weir, ""));
+    wait::until_true("some looks to be over", SOON, || began.elapsed() > RESTING);
+    (cpu(weir, "") - before).div_f64(began.elapsed().as_secs_f64())
 }
 
 /// The usual time of a scrape.
@@ -168,14 +190,18 @@ fn ask(stream: &mut BufReader<TcpStream>) {
     assert_eq!(answer, "four x\n");
 }
 
-/// Processor time of the workers so far, from the scheduler (proc_pid_schedstat: nanoseconds, then others).
 fn worker_cpu(weir: &Weir<'_>) -> Duration {
+    cpu(weir, "weir-worker")
+}
+
+/// Processor time so far of threads whose names begin so, from the scheduler (proc_pid_schedstat: nanoseconds, then others).
+fn cpu(weir: &Weir<'_>, threads: &str) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{}/task", weir.pid())).expect("it runs");
     let of_task = |task: fs::DirEntry| {
         let read = |name| fs::read_to_string(task.path().join(name)).ok();
-        let is_worker = read("comm")?.starts_with("weir-worker");
+        let is_wanted = read("comm")?.starts_with(threads);
         let ns = read("schedstat")?.split_whitespace().next()?.parse().ok()?;
-        is_worker.then_some(Duration::from_nanos(ns))
+        is_wanted.then_some(Duration::from_nanos(ns))
     };
     tasks.flatten().filter_map(of_task).sum()
 }
