@@ -26,6 +26,8 @@ const MOST_BYTES: u64 = 64 << 10;
 const REQUESTS: u32 = 2000;
 const CONNECTIONS: u32 = 500;
 const ROUNDS: usize = 5;
+/// Looks with the same result after which it is believed.
+const SETTLED_LOOKS: u32 = 20;
 /// Some looks at pods, one of which comes each second.
 const RESTING: Duration = Duration::from_secs(3);
 
@@ -38,8 +40,16 @@ fn map_entries(weir: &Weir<'_>, map: &str) -> u64 {
     weir.metrics().sum("weir_map_entries", &[("map", map)]) as u64
 }
 
+/// Descriptors, when those of the last questions to the admin interface are closed.
 fn descriptors(weir: &Weir<'_>) -> u64 {
-    fs::read_dir(format!("/proc/{}/fd", weir.pid())).map_or(0, Iterator::count) as u64
+    let count = || fs::read_dir(format!("/proc/{}/fd", weir.pid())).map_or(0, Iterator::count) as u64;
+    let (mut last, mut looks) = (count(), 0);
+    wait::until("descriptors to settle", SOON, || {
+        let now = count();
+        looks = if now == last { looks + 1 } else { 0 };
+        last = now;
+        (looks == SETTLED_LOOKS).then_some(now)
+    })
 }
 
 #[test]
