@@ -43,6 +43,7 @@ use self::l4::Downstream;
 use crate::forward::l4::Ending;
 use crate::forward::wire::Wire;
 use crate::record::access::AccessRecord;
+use crate::stats::application::Attending;
 use crate::stats::conn::{BudgetGuard, ServiceStats};
 use crate::tls::Stream;
 
@@ -62,6 +63,8 @@ pub(crate) struct Accepted {
     pub(crate) entry: Entry,
     /// Cgroup of the application; 0 if it was not intercepted.
     pub(crate) cgroup_id: u64,
+    /// Counts it as one of its application; none of a listener of the config.
+    pub(crate) attending: Option<Attending>,
     /// The client may be on another machine.
     pub(crate) is_remote: bool,
     /// The application's network namespace, if it is not Weir's own.
@@ -138,6 +141,8 @@ pub(crate) fn run(local: Rc<Local>, fd: OwnedFd, mut accepted: Accepted) -> impl
         accepted.told.0.take();
         if !served.ending.is_moved {
             tell(&local, &accepted, served);
+        } else if let Some(attending) = &accepted.attending {
+            attending.handle_move();
         }
     }
 }
@@ -151,6 +156,7 @@ fn tell(local: &Local, accepted: &Accepted, served: Served) {
             original_dst: accepted.original_dst,
             lane: accepted.entry.lane(),
             cgroup_id: accepted.cgroup_id,
+            attending: accepted.attending.as_ref(),
             service: service.as_ref().map(|service| Arc::clone(&service.name)),
             stats: &stats,
             endpoint: endpoint.map(|(_, address)| address),
@@ -168,6 +174,7 @@ struct End<'a> {
     /// Word of the lane.
     lane: &'static str,
     cgroup_id: u64,
+    attending: Option<&'a Attending>,
     service: Option<Arc<str>>,
     stats: &'a ServiceStats,
     endpoint: Option<EndpointAddr>,
@@ -181,6 +188,9 @@ struct End<'a> {
 fn tell_end(local: &Local, end: End<'_>) {
     let End { ending, endpoint, .. } = end;
     end.stats.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
+    if let Some(attending) = end.attending {
+        attending.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
+    }
     tracing::debug!(
         client = %end.client,
         original_dst = %end.original_dst,

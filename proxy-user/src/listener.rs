@@ -23,6 +23,7 @@ use proxy_io::{sock, watch};
 
 use crate::bug;
 use crate::connection::{self, Accepted, Entry, Handed, Local, Shared, Told};
+use crate::stats::application::{Application, Key, Lane};
 use crate::stats::conn::Share;
 
 /// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
@@ -56,6 +57,8 @@ pub enum Purpose {
         netns: Arc<Netns>,
         /// What its connections are counted against.
         share: Arc<Share>,
+        /// Whose they are.
+        application: Arc<Application>,
         /// The listener's part of the key.
         listener: Addr,
         /// What comes to applications there.
@@ -214,10 +217,13 @@ fn handle_accepted(
         Purpose::Intercepted(_) | Purpose::Explicit => &local.shared.home_share,
     };
     let Some(budget) = share.try_acquire() else {
+        if let Purpose::InterceptedIn { application, .. } = purpose {
+            application.refuse(Lane::Proxy, Reason::Limit);
+        }
         return refuse(&local.shared, &fd, client, Reason::Limit);
     };
     let load = local.shared.peers.count(local.index);
-    let (listener, netns) = match purpose {
+    let (listener, pod) = match purpose {
         Purpose::Explicit if local.shared.overload.are_descriptors_short() => {
             local.shared.overload.count(Rung::Refuse, 1);
             return refuse(&local.shared, &fd, client, Reason::Overload);
@@ -234,6 +240,7 @@ fn handle_accepted(
                 original_dst: OriginalDst(asked.map_or(listener, canonical)),
                 entry: Entry::Listener(explicit),
                 cgroup_id: 0,
+                attending: None,
                 is_remote: true,
                 netns: None,
                 began_ns: monotonic_ns(),
@@ -244,9 +251,10 @@ fn handle_accepted(
             return start(local, fd, accepted);
         }
         Purpose::Intercepted(listener) => (*listener, None),
-        Purpose::InterceptedIn { netns, listener, inbound, .. } => {
+        Purpose::InterceptedIn { netns, listener, inbound, application, .. } => {
             if let Some((own, rule)) = inbound.of(&fd, *listener) {
                 let Some(rule) = rule else {
+                    application.refuse(Lane::Inbound, Reason::NoEndpoint);
                     return refuse(&local.shared, &fd, client, Reason::NoEndpoint);
                 };
                 let accepted = Accepted {
@@ -254,6 +262,7 @@ fn handle_accepted(
                     original_dst: OriginalDst(own),
                     entry: Entry::Inbound(rule),
                     cgroup_id: inbound.cgroup_id,
+                    attending: Some(application.attend(Lane::Inbound)),
                     is_remote: true,
                     netns: Some(Arc::clone(netns)),
                     began_ns: monotonic_ns(),
@@ -263,27 +272,34 @@ fn handle_accepted(
                 };
                 return spread(local, fd, accepted);
             }
-            (*listener, Some(Arc::clone(netns)))
+            (*listener, Some((netns, application)))
         }
     };
-    let netns_cookie = netns.as_ref().map_or(local.shared.netns_cookie, |netns| netns.cookie());
+    let netns_cookie = pod.map_or(local.shared.netns_cookie, |(netns, _)| netns.cookie());
     let Some(found) = take_original_dst(local, netns_cookie, client, listener) else {
+        if let Some((_, application)) = pod {
+            application.refuse(Lane::Proxy, Reason::NoOriginalDst);
+        }
         return refuse(&local.shared, &fd, client, Reason::NoOriginalDst);
     };
-    let is_shared = netns.is_some();
+    let attending = match pod {
+        Some((_, application)) => application.attend(Lane::Proxy),
+        None => local.shared.stats.applications.find(Key::Cgroup(found.cgroup_id)).attend(Lane::Proxy),
+    };
     let accepted = Accepted {
         client,
         original_dst: OriginalDst(found.address.into()),
         entry: Entry::Intercepted(ServiceId(found.service)),
         cgroup_id: found.cgroup_id,
+        attending: Some(attending),
         is_remote: false,
-        netns,
+        netns: pod.map(|(netns, _)| Arc::clone(netns)),
         began_ns: monotonic_ns(),
         load,
         _budget: budget,
         told: Told::default(),
     };
-    if !is_shared {
+    if pod.is_none() {
         return start(local, fd, accepted);
     }
     spread(local, fd, accepted);

@@ -29,6 +29,7 @@ use proxy_io::sock;
 
 use crate::connection::Shared;
 use crate::listener::{ListenerName, Listening, Purpose, open_proxied};
+use crate::stats::application::{Application, Key};
 use crate::stats::conn::Share;
 use crate::takeover::{SocketName, Sockets};
 use crate::worker::{Command, Worker};
@@ -91,6 +92,7 @@ struct Pod {
     name: String,
     netns: Arc<Netns>,
     share: Arc<Share>,
+    application: Arc<Application>,
     listeners: Vec<(ListenerName, SocketName, Arc<OwnedFd>)>,
     owner: usize,
     value: NetnsValue,
@@ -175,7 +177,9 @@ impl Pods {
         let taken_over = &mut self.taken_over;
         let opened = netns.within(|| listeners(cookie, taken_over))??;
         let inbound = Steered::new(&netns, value.owner, *cgroup_id);
-        let mut pod = Pod { name, netns, share, listeners: Vec::new(), owner, value, inbound };
+        let known_as = wanted.known_as.clone();
+        let application = around.shared.stats.applications.name(Key::Netns(cookie), &name, known_as);
+        let mut pod = Pod { name, netns, share, application, listeners: Vec::new(), owner, value, inbound };
         // Whatever fails from here on is taken back as a whole.
         let result = pod.show(opened, around).await;
         self.served.insert(cookie, pod);
@@ -192,6 +196,7 @@ impl Pods {
         let Surroundings { maps, workers, .. } = around;
         let Some(mut pod) = self.served.remove(&cookie) else { return };
         pod.inbound.stop();
+        around.shared.stats.applications.leave(Key::Netns(cookie));
         let _ = maps.netns.remove(&cookie);
         for family in [FAMILY_V4, FAMILY_V6] {
             let _ = maps.listeners.remove(&ListenerKey { netns_cookie: cookie, family, index: 0 });
@@ -230,7 +235,8 @@ impl Pod {
             let shown = Arc::clone(&socket);
             let (netns, share) = (Arc::clone(&self.netns), Arc::clone(&self.share));
             let inbound = Arc::clone(self.inbound.shared());
-            let purpose = Purpose::InterceptedIn { netns, share, listener: abi, inbound };
+            let application = Arc::clone(&self.application);
+            let purpose = Purpose::InterceptedIn { netns, share, application, listener: abi, inbound };
             let listening = Listening { socket, address: SocketAddr::from(abi), purpose };
             let name = SocketName::Pod { netns_cookie, family };
             self.listeners.push((listening.name(), name, Arc::clone(&shown)));

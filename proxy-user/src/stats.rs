@@ -1,5 +1,6 @@
 //! What is counted in this process; what the kernel counts is read from it when somebody asks.
 
+pub mod application;
 pub mod carried;
 pub mod conn;
 pub mod family;

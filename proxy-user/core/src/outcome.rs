@@ -104,6 +104,12 @@ impl Reason {
         Self::Internal,
     ];
 
+    /// Whether it was turned away here, before anything was asked of an endpoint.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Limit | Self::NoEndpoint | Self::NoOriginalDst)
+    }
+
     /// Word for metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

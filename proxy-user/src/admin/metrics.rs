@@ -43,6 +43,7 @@ pub(super) fn text(
         kernel: source.read_kernel(reader)?,
         proxied: services.chain([(None, Arc::clone(&shared.stats.stray))]).collect(),
         http: shared.stats.http.read(),
+        applications: shared.stats.applications.read(),
         adaptive: adaptive(&snapshot),
         health,
         carried_health: carried.health(),

@@ -28,6 +28,7 @@ use super::endpoint::{Counted, count};
 use super::l4::{finish, report};
 use super::{Accepted, End, Entry, Local, OpenConn, Shared, Told, boxed, tell_end};
 use crate::forward::l4::{Ending, Flow, Relay, Rest, Turned, Watch as _};
+use crate::stats::application::{Attending, Key, Lane};
 use crate::stats::conn::{BudgetGuard, Moved};
 use crate::tls::Stream;
 
@@ -202,11 +203,13 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
     let service_id = ServiceId(identity.service);
     let stats = local.shared.stats.service(service_id);
     let mut told = Told::of(&stats);
+    let attending = attend(&local.shared, &identity);
     let _load = local.shared.peers.count(local.index);
     let (endpoint, _counted) = find(&local, &identity);
     let ending = boxed(|| resume(&local, &identity, sockets, flows)).await;
     told.0.take();
     if ending.is_moved {
+        attending.handle_move();
         return;
     }
     if let Some(endpoint) = &endpoint {
@@ -219,6 +222,7 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
             original_dst: OriginalDst(identity.original_dst),
             lane: if identity.is_inbound { "inbound" } else { "proxy" },
             cgroup_id: identity.cgroup_id,
+            attending: Some(&attending),
             service: Some(Arc::clone(&identity.service_name)),
             stats: &stats,
             endpoint: Some(EndpointAddr(identity.endpoint_address)),
@@ -233,6 +237,17 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
 pub(crate) fn refuse(shared: &Shared, parcel: &Parcel) {
     let stats = shared.stats.service(ServiceId(parcel.identity.service));
     stats.handle_end(Reason::Internal, 0, 0);
+    attend(shared, &parcel.identity).handle_end(Reason::Internal, 0, 0);
+}
+
+/// Counts a connection for its application, whose other counters have come before it.
+fn attend(shared: &Shared, identity: &Identity) -> Attending {
+    let key = match identity.netns_cookie {
+        0 => Key::Cgroup(identity.cgroup_id),
+        cookie => Key::Netns(cookie),
+    };
+    let lane = if identity.is_inbound { Lane::Inbound } else { Lane::Proxy };
+    shared.stats.applications.known(key).go_on(lane)
 }
 
 /// Finds the endpoint, and counts the connection wherever the config still knows of it. It is open already, so no bound refuses it.

@@ -1,5 +1,6 @@
 //! The control task: everything that changes what is in force happens here, one thing after the other.
 
+mod applications;
 mod handover;
 mod overload;
 mod pods;
@@ -39,6 +40,7 @@ use crate::config::Source;
 use crate::connection::Shared;
 use crate::health;
 use crate::pods::{Finder, Pods, Selection};
+use crate::record::cgroup::CgroupNames;
 use crate::record::kernel as kernel_records;
 use crate::takeover::{Ask, NamedSockets, SocketName, Sockets, Successor};
 use crate::tls::TlsWatch;
@@ -124,6 +126,8 @@ pub struct Control {
     /// Why not every chosen pod is a scope; said once.
     pods_error: Option<String>,
     sweeps: u64,
+    /// Names of cgroups that are applications.
+    cgroups: CgroupNames,
     alarms: kernel_records::Alarms,
     snapshot_out: channel::Sender<Arc<Snapshot>>,
     status_out: channel::Sender<Arc<Status>>,
@@ -167,6 +171,7 @@ impl Control {
             kubelet: JoinSet::new(),
             pods_error: None,
             sweeps: 0,
+            cgroups: CgroupNames::default(),
             alarms: kernel_records::Alarms::default(),
             snapshot_out,
             status_out,
@@ -438,6 +443,7 @@ impl Control {
             if let Some((endpoint, attempt)) = kernel_records::attempt(&record) {
                 self.tracker.handle_attempt(now, endpoint, attempt);
             }
+            self.parts.shared.stats.applications.handle_record(&record, self.parts.shared.netns_cookie);
             // A proxied connection is written down by its worker, which knows both sides.
             if record.facts.lane == lane::DIRECT || record.facts.lane == lane::NONE {
                 let service = names.service(proxy_core::id::ServiceId(record.facts.service)).cloned();

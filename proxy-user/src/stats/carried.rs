@@ -12,6 +12,7 @@ use proxy_core::id::ServiceId;
 use proxy_io::DriverCounters;
 use serde::{Deserialize, Serialize};
 
+use super::application::Key;
 use super::conn::ConnStats;
 
 /// Reloads that succeeded, of [`Owner::Process`].
@@ -37,6 +38,8 @@ pub enum Owner {
     Rule(Arc<str>, usize),
     /// Requests of rules that are counted together.
     OtherRules,
+    /// What an application has done; without a key, all those that are counted together.
+    Application(Option<Key>),
     /// Health of a service's endpoints.
     Health(u32),
     /// The driver of a worker, by its index.
@@ -152,6 +155,7 @@ impl ConnStats {
         });
         let mut all: Vec<Counts> = of_services.collect();
         all.extend(self.http.export());
+        all.extend(self.applications.export());
         all
     }
 
@@ -162,6 +166,7 @@ impl ConnStats {
             Owner::Connections(0) => self.stray.take(values),
             Owner::Connections(id) => self.service(ServiceId(*id)).take(values),
             Owner::Requests(_) | Owner::Rule(..) | Owner::OtherRules => self.http.import(owner, values),
+            Owner::Application(key) => self.applications.import(*key, values),
             Owner::Health(_) | Owner::Driver(_) | Owner::Process => self.carried.add(owner, values),
         }
     }

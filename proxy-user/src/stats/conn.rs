@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
 
+use super::application::Applications;
 use super::carried::{Carried, Named};
 use super::http::HttpRegistry;
 
@@ -16,6 +17,8 @@ pub struct ConnStats {
     services: Mutex<HashMap<ServiceId, Arc<ServiceStats>>>,
     /// Connections that belong to no service: their original destination is not known.
     pub stray: Arc<ServiceStats>,
+    /// Counters by application.
+    pub applications: Applications,
     /// Counters of requests.
     pub http: HttpRegistry,
     /// What processes before this one have counted of other things.

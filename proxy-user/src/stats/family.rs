@@ -4,6 +4,7 @@
 //! `inbound` by the workers, who also know the connections of explicit listeners and why they ended. Times and retransmits of all lanes
 //! are the kernel's.
 
+mod application;
 mod http;
 mod overload;
 
@@ -25,6 +26,7 @@ use proxy_core::load::adaptive::AdaptiveReading;
 use proxy_core::outcome::Reason;
 use proxy_io::DriverCounters;
 
+use super::application::ApplicationsReading;
 use super::carried::Values;
 use super::conn::ServiceStats;
 use super::http::HttpReading;
@@ -50,6 +52,8 @@ pub struct Reading {
     pub http: HttpReading,
     /// Limits that follow services: where each stands, and what is under way.
     pub adaptive: Vec<(ServiceId, AdaptiveReading, u32)>,
+    /// What applications have done.
+    pub applications: ApplicationsReading,
     /// Health of every endpoint.
     pub health: Vec<EndpointReport>,
     /// What processes before this one have counted of it.
@@ -132,6 +136,7 @@ impl Collector for Reading {
         let mut table = Table::new(encoder);
         self.connections(&mut table)?;
         self.http(&mut table)?;
+        self.applications(&mut table)?;
         self.times(&mut table)?;
         self.endpoints(&mut table)?;
         self.interception(&mut table)?;

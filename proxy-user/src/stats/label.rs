@@ -9,6 +9,9 @@ use proxy_core::service::EndpointState;
 /// What stands for everything that is not known.
 pub const UNKNOWN: &str = "unknown";
 
+/// What stands for everything that is too much to be told apart.
+pub const OTHER: &str = "other";
+
 /// Most endpoints of a node that get series of their own. Each costs about ten; 20,000 series are what one scrape target
 /// should have at most, and a person who looks at single endpoints has fewer than 2,000 of them.
 pub const MOST_ENDPOINTS: usize = 2000;

@@ -17,7 +17,7 @@ use crate::stats::carried::Counts;
 pub(super) const PROTOCOL: u32 = 2;
 /// Format of what the older process says after `Yours`: counters, and connections with their bytes. A process that knows another
 /// format, or none, is told nothing, and the connections end where they are.
-pub(super) const CARRIAGE: u32 = 1;
+pub(super) const CARRIAGE: u32 = 2;
 /// Longest message: a few dozen bytes for each socket, two sockets for each of 4,096 namespaces.
 const MESSAGE_BYTES: u32 = 16 << 20;
 /// Most descriptors: the same, and as many listeners of the config.

@@ -119,6 +119,9 @@ impl Story {
         if let Some(active) = active.of_rule {
             active.handle_end(&end);
         }
+        if let Some(attending) = &client.accepted.attending {
+            attending.application().handle_request();
+        }
         client.local.shared.access.record(|| self.record(client, &end, outcome));
     }
 

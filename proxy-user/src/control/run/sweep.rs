@@ -24,6 +24,7 @@ impl Control {
             tracing::warn!(%error, "housekeeping of the kernel's maps failed");
         }
         self.look_for_pods().await;
+        self.follow_applications();
         if let Err(error) = self.alarms.check(&self.parts.maps) {
             tracing::warn!(%error, "cannot read the kernel's counters");
         }

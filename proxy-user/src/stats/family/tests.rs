@@ -6,6 +6,7 @@ use proxy_core::outcome::RequestReason;
 use proxy_core::service::EndpointState;
 
 use super::*;
+use crate::stats::application::{Application, Applications, Key, Lane};
 use crate::stats::http::{Event, HttpRegistry, RequestEnd};
 use crate::stats::kernel::MapFill;
 use crate::stats::overload::Share;
@@ -55,6 +56,25 @@ fn requests_are_counted_by_service_and_by_rule() {
         assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
     }
     assert!(!text.lines().any(|line| line.contains("weir_http") && line.contains("unknown")), "{text}");
+}
+
+#[test]
+fn each_application_is_counted_by_itself_and_what_nobody_knows_as_one() {
+    let text = render(reading());
+    for line in [
+        r#"weir_application_connections_opened_total{application="shop/web-1",lane="proxy"} 2"#,
+        r#"weir_application_connections_active{application="shop/web-1",lane="proxy"} 1"#,
+        r#"weir_application_bytes_sent_total{application="shop/web-1",lane="proxy"} 100"#,
+        r#"weir_application_bytes_received_total{application="shop/web-1",lane="proxy"} 200"#,
+        r#"weir_application_connections_refused_total{application="shop/web-1",reason="limit"} 1"#,
+        r#"weir_application_connections_refused_total{application="other",reason="no_endpoint"} 1"#,
+        r#"weir_application_http_requests_total{application="shop/web-1"} 1"#,
+        r#"weir_applications{series="own"} 1"#,
+        r#"weir_applications{series="other"} 0"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    }
+    assert!(!text.contains(r#"application="shop/web-1",lane="direct""#), "what is nothing has no series");
 }
 
 #[test]
@@ -173,6 +193,24 @@ fn no_two_samples_have_the_same_name_and_labels() {
     assert!(text.contains(r#"weir_connections_active{service="unknown",lane="direct"} 2"#), "{text}");
 }
 
+fn applications() -> ApplicationsReading {
+    let applications = Applications::default();
+    let pod = applications.name(Key::Netns(7), "shop/web-1", Vec::new());
+    let attending = pod.attend(Lane::Proxy);
+    attending.handle_end(Reason::Fin, 100, 200);
+    drop(attending);
+    attending_for_ever(&pod);
+    pod.refuse(Lane::Inbound, Reason::Limit);
+    pod.handle_request();
+    applications.known(Key::Netns(8)).refuse(Lane::Proxy, Reason::NoEndpoint);
+    applications.read()
+}
+
+/// One that is still open when the test ends.
+fn attending_for_ever(pod: &Arc<Application>) {
+    pod.attend(Lane::Proxy).handle_move();
+}
+
 fn reading() -> Reading {
     let mut names = Names::default();
     names.add_service(ServiceId(1), "shop/web".into());
@@ -187,6 +225,7 @@ fn reading() -> Reading {
         http: http(),
         health: vec![report(10, EndpointState::Healthy), report(11, EndpointState::Unhealthy)],
         carried_health: Vec::new(),
+        applications: applications(),
         moved: (0, Duration::ZERO),
         drivers: vec![
             DriverCounters { submissions: 20, ..DriverCounters::default() },
