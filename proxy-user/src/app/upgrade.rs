@@ -135,6 +135,8 @@ impl Node {
         lock.as_mut().map_or(Ok(()), RunLock::announce).context("cannot write the process id")?;
         // Before anybody can ask for them.
         counts.iter().for_each(|counts| self.handle.shared().stats.import(counts));
+        // Without their names these would not show.
+        self.control.follow_applications();
         let server = admin.serve(self.handle.clone());
         tracing::info!(process = taking.process(), version = taking.version(), "took over");
         self.set_ready();

@@ -51,6 +51,12 @@ impl CgroupNames {
         self.known.get(&id).cloned().flatten()
     }
 
+    /// Tells whether a pass has shown that there is no such cgroup any more.
+    #[must_use]
+    pub fn is_gone(&self, id: u64) -> bool {
+        self.known.get(&id).is_some_and(Option::is_none)
+    }
+
     fn take_pass(&mut self, found: Vec<(u64, String)>, wanted: u64) {
         let unknown_count = self.known.values().filter(|known| known.is_none()).count();
         self.known.retain(|_, known| known.is_none() && unknown_count < MOST_UNKNOWN);
@@ -78,6 +84,7 @@ mod tests {
         names.take_pass(vec![(1, "/".to_owned()), (5, "/app.slice".to_owned())], 7);
         assert_eq!(&*names.application(5).unwrap().cgroup, "/app.slice");
         assert_eq!(names.application(7), None);
+        assert!(names.is_gone(7) && !names.is_gone(5) && !names.is_gone(6));
         assert!(names.last_pass.is_none(), "no pass was needed");
         names.take_pass(vec![(9, "/new".to_owned())], 9);
         assert_eq!(names.known.keys().copied().collect::<std::collections::BTreeSet<_>>(), [7, 9].into());

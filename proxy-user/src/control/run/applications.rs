@@ -11,7 +11,7 @@ use crate::stats::application::Key;
 impl Control {
     /// Names the cgroups that have connected since the last time, and forgets applications that are gone. Those in other network
     /// namespaces have their names from whoever serves these.
-    pub(super) fn follow_applications(&mut self) {
+    pub fn follow_applications(&mut self) {
         let applications = &self.parts.shared.stats.applications;
         for id in applications.nameless_cgroups() {
             match self.cgroups.application(id) {
@@ -19,7 +19,9 @@ impl Control {
                     let known_as = vec![Scope::Cgroup(found.cgroup.to_string())];
                     applications.name(Key::Cgroup(id), &name(&found), known_as);
                 }
-                None => applications.leave(Key::Cgroup(id)),
+                None if id == 0 || self.cgroups.is_gone(id) => applications.leave(Key::Cgroup(id)),
+                // A pass was made just now; the next time there is another one.
+                None => {}
             }
         }
         let named = applications.cgroups();
