@@ -42,6 +42,7 @@ use self::endpoint::count;
 use self::l4::Downstream;
 use crate::forward::l4::Ending;
 use crate::forward::wire::Wire;
+use crate::pace::Pacer;
 use crate::record::access::AccessRecord;
 use crate::stats::application::Attending;
 use crate::stats::conn::{BudgetGuard, ServiceStats};
@@ -250,6 +251,12 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Serve
             return refused;
         }
     };
+    if let Some(attending) = &accepted.attending
+        && let Err(reason) = boxed(|| enter(local, attending)).await
+    {
+        refuse(&fd);
+        return Served::nowhere(service, stats, reason);
+    }
     let downstream = match &accepted.entry {
         Entry::Listener(listener) if listener.expects_proxy_header || listener.tls.is_some() => {
             let listener = Arc::clone(listener);
@@ -266,7 +273,9 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Serve
                 Err(reason) => return Served::nowhere(service, stats, reason),
             }
         }
-        Entry::Listener(_) | Entry::Inbound(_) | Entry::Intercepted(_) => Downstream::Fd(fd),
+        Entry::Listener(_) | Entry::Inbound(_) | Entry::Intercepted(_) => {
+            Downstream::Fd(fd, accepted.attending.as_ref().and_then(pace))
+        }
     };
     serve_as_spoken(local, downstream, accepted, service, stats).await
 }
@@ -277,6 +286,22 @@ struct Admitted {
     stats: Arc<ServiceStats>,
     /// Counted against the bound of its service, if it has one.
     _counted: Option<endpoint::Counted>,
+}
+
+/// Counts a connection against what its application may have; it waits for its turn if they come too fast.
+async fn enter(local: &Local, attending: &Attending) -> Result<(), Reason> {
+    let wait = attending.try_enter(monotonic_ns())?;
+    if !wait.is_zero() {
+        // A worker that drains waits for it, too.
+        let _guard = local.open.add(&Limits::DEFAULT);
+        tokio::time::sleep(wait).await;
+    }
+    Ok(())
+}
+
+/// The pace that a connection has to keep.
+fn pace(attending: &Attending) -> Option<Rc<Pacer>> {
+    attending.is_bounded().then(|| Rc::new(Pacer::new(Arc::clone(attending.application()))))
 }
 
 /// Finds out whether a connection is served, and for whom.
@@ -342,7 +367,7 @@ async fn unwrap(
     let downstream = if listener.expects_proxy_header {
         learn_client(local, fd, accepted).await?
     } else {
-        Downstream::Fd(fd)
+        Downstream::Fd(fd, None)
     };
     match &listener.tls {
         None => Ok(downstream),

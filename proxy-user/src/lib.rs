@@ -2,7 +2,7 @@
 //! programs' loading `proxy-bpf`'s.
 //!
 //! Rooms import downwards only: `main > cli > app > admin, explain, control, pods, health, takeover > worker > listener >
-//! connection > forward > upstream > tls`, then `record, stats > bug, config`. Read [`app`] first.
+//! connection > forward > upstream > tls > pace`, then `record, stats > bug, config`. Read [`app`] first.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -16,6 +16,7 @@ pub mod explain;
 pub mod forward;
 pub mod health;
 pub mod listener;
+pub mod pace;
 pub mod pods;
 pub mod record;
 pub mod stats;

@@ -4,13 +4,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use proxy_tests::battery::Path;
 use proxy_tests::client::{Client, Place};
 use proxy_tests::config::{self, Grid, Lane};
 use proxy_tests::http::{Backend, ok};
 use proxy_tests::net::{Family, Net, Side};
 use proxy_tests::node::Weir;
+use proxy_tests::scratch::Scratch;
 use proxy_tests::wait;
 use proxy_tests::world::World;
 use serde_json::{Value, json};
@@ -123,4 +125,130 @@ fn applications_are_counted_each_by_itself_and_forgotten_when_they_are_gone() {
             .all(|(series, _)| !series.contains(&names[0]))
     });
     assert!(is(&weir, "connections_opened_total", &names[1], &PROXY, 3));
+}
+
+/// The config of the other tests with limits, and a log.
+fn limited(world: &World, grid: &Grid, limits: &Value) -> Value {
+    let mut config = config(world, grid, &[1, 2]);
+    config["intercept"]["limits"] = limits.clone();
+    config
+}
+
+fn of_pod(world: &World, number: u8, more: Value) -> Value {
+    let mut limits = json!({"scopes": [{"netns": world.net.path(Side::Pod(number))}]});
+    config::merge(&mut limits, more);
+    limits
+}
+
+#[test]
+fn an_application_has_no_more_connections_open_than_it_may_and_its_neighbour_what_it_likes() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let pods = [world.pod(1), world.pod(2)];
+    let names = [1, 2].map(|number| name(&world, number));
+    let folder = Scratch::new("applications");
+    let log = folder.path().join("access.log");
+    let mut config = limited(&world, &grid, &json!([of_pod(&world, 1, json!({"max_connections": 3}))]));
+    config["access_log"] = json!({"path": log, "format": "json"});
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    served(&weir, 2);
+    let address = Grid::address(Lane::Proxy, Family::V4);
+    let mut few = pods[0].start("hold", &[&address, &5]);
+    assert_eq!(few.next()["answered"], 3);
+    let many = hold(pods[1], Lane::Proxy, 30);
+    let refused = [("reason", "application_limit")];
+    assert!(is(&weir, "connections_refused_total", &names[0], &refused, 2));
+    assert!(is(&weir, "connections_refused_total", &names[1], &[], 0));
+    // the others are served all the time, and there is room when they have gone
+    few.go_on("close");
+    assert_eq!(few.next()["closed"], true);
+    wait::until_true("all to be closed", SOON, || {
+        is(&weir, "connections_active", &names[0], &[("lane", "proxy")], 0)
+    });
+    drop(hold(pods[0], Lane::Proxy, 3));
+    drop(hold(pods[0], Lane::Direct, 9));
+    wait::until_true("the log to say so", SOON, || {
+        std::fs::read_to_string(&log).unwrap_or_default().matches("\"application_limit\"").count() == 2
+    });
+    // another bound is in force at once, also for those who are there
+    weir.reload(&limited(&world, &grid, &json!([{"max_connections": 10}])));
+    let more = pods[1].start("hold", &[&address, &5]);
+    assert_eq!(more.next()["answered"], 0, "30 are open");
+    drop((many, more));
+}
+
+#[test]
+fn new_connections_that_come_too_fast_wait_and_only_those_that_would_wait_too_long_are_refused() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let pods = [world.pod(1), world.pod(2)];
+    let Some(weir) = Weir::start(
+        &world.net,
+        &limited(&world, &grid, &json!([of_pod(&world, 1, json!({"connections_per_second": 5}))])),
+    ) else {
+        return;
+    };
+    served(&weir, 2);
+    let address = Grid::address(Lane::Proxy, Family::V4);
+    let began = Instant::now();
+    let fast = pods[0].start("hold", &[&address, &30]);
+    let said = fast.next();
+    let (answered, time) = (said["answered"].as_u64().unwrap(), began.elapsed().as_secs_f64());
+    // five at once, and as many as a second has room for; one more for every fifth of a second that it took to open them
+    assert!(answered >= 10 && (answered as f64) < 11.0 + 5.0 * time, "{said} in {time} s");
+    let refused =
+        figure(&weir, "connections_refused_total", &name(&world, 1), &[("reason", "application_rate")]);
+    assert!((refused - (30 - answered) as f64).abs() < 0.5, "{refused}");
+    drop(hold(pods[1], Lane::Proxy, 60));
+}
+
+#[test]
+fn bytes_are_held_back_whatever_is_spoken_and_none_is_lost() {
+    const RATE: u64 = 8 << 20;
+    const COUNT: u64 = 8 << 20;
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let body = "x".repeat(8 << 20);
+    let _web = Backend::answering(&world.net, Family::V4.host(11, 8080), move |_| Some(ok(&body)));
+    let pods = [world.pod(1), world.pod(2)];
+    let limits =
+        json!([of_pod(&world, 1, json!({"bytes_per_second": "8MiB"})), {"bytes_per_second": "1GiB"}]);
+    let Some(weir) = Weir::start(&world.net, &limited(&world, &grid, &limits)) else { return };
+    served(&weir, 2);
+    let server = grid.server(Family::V4).0;
+    // clients and servers check each byte
+    let path = |place| Path { place, address: Grid::address(Lane::Proxy, Family::V4), server };
+    let least = |bytes: u64| Duration::from_secs_f64((bytes - bytes / 10) as f64 / RATE as f64);
+    let began = Instant::now();
+    path(pods[0]).carries(COUNT);
+    assert!(began.elapsed() >= least(2 * COUNT), "{:?}", began.elapsed());
+    path(pods[1]).carries(64 << 20);
+    let began = Instant::now();
+    assert_eq!(ask_web(&world.net, Side::Pod(1)).len() as u64 >> 20, 8);
+    assert!(began.elapsed() >= least(8 << 20), "{:?}", began.elapsed());
+    path(pods[0]).half_closes();
+    path(pods[0]).resets();
+}
+
+/// Each waits its turn for longer than it may be idle.
+#[test]
+fn who_waits_for_his_turn_is_not_idle() {
+    const STREAMS: u64 = 16;
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let [place, _] = [1, 2].map(|number| world.pod(number));
+    let limits = json!([{"bytes_per_second": "64KiB"}]);
+    let mut config = limited(&world, &grid, &limits);
+    for service in config["services"].as_array_mut().unwrap() {
+        if service["lane"] == "proxy" {
+            service["limits"] = json!({"idle_timeout": "1s"});
+        }
+    }
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    served(&weir, 2);
+    let server = grid.server(Family::V4).0;
+    let began = Instant::now();
+    Path { place, address: Grid::address(Lane::Proxy, Family::V4), server }.trades(10 << 10, 2048, STREAMS);
+    // 20 KiB for each; what it bought last and did not use is given back
+    assert!(began.elapsed() > Duration::from_secs(4), "{:?}", began.elapsed());
 }

@@ -23,6 +23,10 @@ pub enum Reason {
     NoEndpoint,
     /// A limit on open connections was reached.
     Limit,
+    /// Its application has as many connections open as it may.
+    ApplicationLimit,
+    /// Its application opens connections faster than it may.
+    ApplicationRate,
     /// Memory or descriptors run out: the connection was at rest, came when none are taken, or held the most.
     Overload,
     /// Neither side said anything for too long.
@@ -71,7 +75,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -80,6 +84,8 @@ impl Reason {
         Self::ConnectUnreachable,
         Self::NoEndpoint,
         Self::Limit,
+        Self::ApplicationLimit,
+        Self::ApplicationRate,
         Self::Overload,
         Self::IdleTimeout,
         Self::HalfCloseTimeout,
@@ -107,7 +113,8 @@ impl Reason {
     /// Whether it was turned away here, before anything was asked of an endpoint.
     #[must_use]
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::Limit | Self::NoEndpoint | Self::NoOriginalDst)
+        use Reason::{ApplicationLimit, ApplicationRate, Limit, NoEndpoint, NoOriginalDst};
+        matches!(self, Limit | ApplicationLimit | ApplicationRate | NoEndpoint | NoOriginalDst)
     }
 
     /// Word for metrics and logs.
@@ -122,6 +129,8 @@ impl Reason {
             Self::ConnectUnreachable => "connect_unreachable",
             Self::NoEndpoint => "no_endpoint",
             Self::Limit => "limit",
+            Self::ApplicationLimit => "application_limit",
+            Self::ApplicationRate => "application_rate",
             Self::Overload => "overload",
             Self::IdleTimeout => "idle_timeout",
             Self::HalfCloseTimeout => "half_close_timeout",

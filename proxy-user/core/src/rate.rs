@@ -5,6 +5,7 @@
 //! each worker.
 
 mod clients;
+mod quota;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use self::clients::Clients;
 
 pub use self::clients::MAX_CLIENTS;
+pub use self::quota::{Account, Exceeded, MOST_CONNECTION_WAIT, Quota};
 
 /// A bound on a rate as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,6 +11,7 @@ use crate::addr::{Cidr, canonical};
 use crate::http::HttpLimits;
 use crate::id::{ServiceId, Version};
 use crate::pod::PodSelector;
+use crate::rate::Quota;
 use crate::route::{Route, Router};
 use crate::service::{Protocol, Service};
 use crate::tls::ServerTls;
@@ -143,6 +144,46 @@ pub struct Intercept {
     pub exclude_ports: HashSet<u16>,
     /// Where proxied connections to endpoints leave from.
     pub source: Source,
+    /// What each application may have.
+    pub quotas: Quotas,
+}
+
+/// What applications may have: the first entry that is for one decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quotas(Vec<ScopedQuota>);
+
+/// What each application of some scopes may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedQuota {
+    /// Whose; everybody's if empty.
+    pub scopes: Vec<Scope>,
+    /// How much.
+    pub quota: Quota,
+}
+
+impl Quotas {
+    /// What an application may have that is known by these scopes.
+    #[must_use]
+    pub fn of(&self, known_as: &[Scope]) -> Quota {
+        let first = self.0.iter().find(|entry| is_among(&entry.scopes, known_as));
+        first.map_or_else(Quota::default, |entry| entry.quota)
+    }
+
+    /// The entries in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &ScopedQuota> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<ScopedQuota> for Quotas {
+    fn from_iter<I: IntoIterator<Item = ScopedQuota>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+/// Tells whether one that is known by some scopes is in one of these, or these are none, which means everybody.
+fn is_among(wide: &[Scope], known_as: &[Scope]) -> bool {
+    wide.is_empty() || wide.iter().any(|wide| known_as.iter().any(|one| wide.holds(one)))
 }
 
 /// Where the upstream side of a proxied connection leaves from.
@@ -211,7 +252,7 @@ impl Inbound {
     /// Tells whether it is about a network namespace that is known by one of these scopes.
     #[must_use]
     pub fn is_for(&self, known_as: &[Scope]) -> bool {
-        self.scopes.is_empty() || self.scopes.iter().any(|wide| known_as.iter().any(|one| wide.holds(one)))
+        is_among(&self.scopes, known_as)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Runs on what the earlier steps left. A check that complains of something missing therefore asks first whether the
 //! place is whole: what was cut out as wrong is not missing.
 
+mod application;
 mod http;
 mod inbound;
 mod overload;
@@ -46,6 +47,7 @@ pub(super) fn check(file: &file::File, config: &Config, tree: &Tree<'_>, mistake
     check.own_addresses();
     check.loops();
     check.scopes();
+    check.applications();
     check.inbound();
     check.kubelet();
     check.overload(&config.overload);

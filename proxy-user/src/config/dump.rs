@@ -10,11 +10,11 @@ use std::time::Duration;
 use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::overload::{OverloadPolicy, Rung};
 use proxy_core::proxy_protocol::Version;
-use proxy_core::rate::RateLimit;
+use proxy_core::rate::{Quota, RateLimit};
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
-use proxy_core::snapshot::{Intercept, Scope, Source};
+use proxy_core::snapshot::{Intercept, Scope, ScopedQuota, Source};
 
 use super::de::At;
 use super::text::{
@@ -122,6 +122,7 @@ fn intercept(intercept: &Intercept) -> file::Intercept {
     file::Intercept {
         inbound: Vec::new(),
         kubelet: file::Kubelet::default(),
+        limits: intercept.quotas.iter().map(|entry| At::nowhere(quota(entry))).collect(),
         scopes: scopes.into_iter().map(|s| At::nowhere(scope(s))).collect(),
         exclude: file::Exclude {
             cidrs: intercept.exclude_cidrs.iter().map(|cidr| At::nowhere(Network(*cidr))).collect(),
@@ -131,6 +132,16 @@ fn intercept(intercept: &Intercept) -> file::Intercept {
             Source::Pod => file::Source::Pod,
             Source::Node => file::Source::Node,
         }),
+    }
+}
+
+fn quota(entry: &ScopedQuota) -> file::ApplicationLimits {
+    let Quota { max_connections, connections_per_second, bytes_per_second } = entry.quota;
+    file::ApplicationLimits {
+        scopes: entry.scopes.iter().map(|one| At::nowhere(scope(one))).collect(),
+        max_connections,
+        connections_per_second,
+        bytes_per_second: bytes_per_second.map(|bytes| At::nowhere(Size(bytes))),
     }
 }
 

@@ -2,6 +2,7 @@
 //! reader are all derived from these types. Doc comments here are the help that editors show.
 
 mod adaptive;
+mod application;
 mod health;
 mod http;
 mod inbound;
@@ -19,6 +20,7 @@ use super::text::{
 };
 
 pub(super) use adaptive::Adaptive;
+pub(super) use application::ApplicationLimits;
 pub(super) use health::{GrpcProbe, Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::{HttpLimits, Ping};
 pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
@@ -122,6 +124,9 @@ pub(super) struct Intercept {
     /// Destinations that are never touched.
     #[serde(default)]
     pub(super) exclude: Exclude,
+    /// What each application may have of the workers. The first entry whose scopes hold an application is for it.
+    #[serde(default)]
+    pub(super) limits: Vec<At<ApplicationLimits>>,
     /// Connections that come to applications from outside of their network namespace and pass through a worker.
     #[serde(default)]
     pub(super) inbound: Vec<At<Inbound>>,

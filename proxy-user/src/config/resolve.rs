@@ -12,10 +12,11 @@ use proxy_core::http::HttpLimits;
 use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::overload::{OverloadPolicy, Rung};
 use proxy_core::proxy_protocol;
+use proxy_core::rate::Quota;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
-use proxy_core::snapshot::{Intercept, Scope, Source};
+use proxy_core::snapshot::{Intercept, Scope, ScopedQuota, Source};
 
 use super::de::At;
 use super::text::{Name, TimeOrOff, TimeOrZero};
@@ -98,10 +99,22 @@ fn intercept(intercept: &file::Intercept) -> Intercept {
         scopes: intercept.scopes.iter().map(|at| scope(&at.value)).collect(),
         exclude_cidrs: intercept.exclude.cidrs.iter().map(|cidr| cidr.value.0).collect(),
         exclude_ports: intercept.exclude.ports.iter().map(|port| port.value).collect(),
+        quotas: intercept.limits.iter().map(|at| quota(&at.value)).collect(),
         source: match intercept.source {
             None => default::SOURCE,
             Some(file::Source::Pod) => Source::Pod,
             Some(file::Source::Node) => Source::Node,
+        },
+    }
+}
+
+fn quota(limits: &file::ApplicationLimits) -> ScopedQuota {
+    ScopedQuota {
+        scopes: limits.scopes.iter().map(|at| scope(&at.value)).collect(),
+        quota: Quota {
+            max_connections: limits.max_connections,
+            connections_per_second: limits.connections_per_second,
+            bytes_per_second: limits.bytes_per_second.as_ref().map(|at| at.value.0),
         },
     }
 }

@@ -144,6 +144,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
         return Served::nowhere(Some(service), stats, Reason::Internal);
     };
     let guard = local.open.add(&service.limits);
+    guard.conn.set_pacer(down.stream.pacer());
     let Accepted { client, original_dst, ref netns, .. } = *accepted;
     let netns = netns.as_ref();
     let wants =

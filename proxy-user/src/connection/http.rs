@@ -88,6 +88,7 @@ pub(super) fn serve<'a>(
     stats: Arc<ServiceStats>,
 ) -> impl Future<Output = Served> + 'a {
     let guard = local.open.add(service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits));
+    guard.conn.set_pacer(down.stream.pacer());
     // Apart from the stream, which is somebody else's during a request. Boxed: most clients have none.
     let tls = down.stream.negotiated().cloned().map(Box::new);
     async move {

@@ -15,6 +15,7 @@ use super::moving::{Whose, run_relay};
 use super::{Accepted, Entry, Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
 use crate::forward::wire::Wire;
+use crate::pace::Pacer;
 use crate::tls::Stream;
 
 /// Time that bytes on their way to one side get to arrive before the other side's reset is passed on.
@@ -23,7 +24,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(5);
 /// The client's side.
 pub(super) enum Downstream {
     /// As it was accepted: the driver takes it up only when there is somebody to relay to.
-    Fd(OwnedFd),
+    Fd(OwnedFd, Option<Rc<Pacer>>),
     /// With what was read of it.
     Stream(Stream, Chunk),
 }
@@ -36,6 +37,7 @@ pub(super) fn serve<'a>(
 ) -> impl Future<Output = Served> + 'a {
     let Known { accepted, service, stats } = known;
     let guard = local.open.add(&service.limits);
+    guard.conn.set_pacer(downstream.pacer());
     let connecting = {
         let known = Known { accepted, service: Arc::clone(&service), stats: Arc::clone(&stats) };
         let conn = Rc::clone(&guard.conn);
@@ -73,8 +75,8 @@ async fn connect<'a>(
 ) -> Result<Connected<'a>, Reason> {
     let Known { accepted, service, stats } = known;
     let (downstream, early) = match downstream {
-        Downstream::Fd(fd) => match early_bytes(&fd) {
-            Ok(early) => (Downstream::Fd(fd), early),
+        Downstream::Fd(fd, pacer) => match early_bytes(&fd) {
+            Ok(early) => (Downstream::Fd(fd, pacer), early),
             Err(_) => return Err(Reason::DownstreamReset),
         },
         Downstream::Stream(stream, early) => (Downstream::Stream(stream, Chunk::default()), early),
@@ -102,23 +104,35 @@ impl Downstream {
     /// For those who read what is sent.
     pub(super) fn into_wire(self, local: &Local) -> Option<Wire> {
         match self {
-            Self::Fd(fd) => {
-                local.driver.accepted(fd).ok().map(|s| Wire::new(Stream::Plain(s), Chunk::default()))
-            }
+            Self::Fd(..) => self.into_stream(local).map(|stream| Wire::new(stream, Chunk::default())),
             Self::Stream(stream, early) => Some(Wire::new(stream, early)),
+        }
+    }
+
+    /// The pace that it is going to keep, if it keeps one.
+    fn pacer(&self) -> Option<&Rc<Pacer>> {
+        match self {
+            Self::Fd(_, pacer) => pacer.as_ref(),
+            Self::Stream(stream, _) => stream.pacer(),
         }
     }
 
     pub(super) fn refuse(self) {
         match self {
-            Self::Fd(fd) => refuse(&fd),
+            Self::Fd(fd, _) => refuse(&fd),
             Self::Stream(stream, _) => stream.abort(),
         }
     }
 
     fn into_stream(self, local: &Local) -> Option<Stream> {
         match self {
-            Self::Fd(fd) => local.driver.accepted(fd).ok().map(Stream::Plain),
+            Self::Fd(fd, pacer) => {
+                let plain = Stream::Plain(local.driver.accepted(fd).ok()?);
+                Some(match pacer {
+                    Some(pacer) => plain.paced(pacer),
+                    None => plain,
+                })
+            }
             Self::Stream(stream, _) => Some(stream),
         }
     }

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::endpoint::{Counted, count};
 use super::l4::{finish, report};
-use super::{Accepted, End, Entry, Local, OpenConn, Shared, Told, boxed, tell_end};
+use super::{Accepted, End, Entry, Local, OpenConn, Shared, Told, boxed, pace, tell_end};
 use crate::forward::l4::{Ending, Flow, Relay, Rest, Turned, Watch as _};
 use crate::stats::application::{Attending, Key, Lane};
 use crate::stats::conn::{BudgetGuard, Moved};
@@ -206,7 +206,7 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
     let attending = attend(&local.shared, &identity);
     let _load = local.shared.peers.count(local.index);
     let (endpoint, _counted) = find(&local, &identity);
-    let ending = boxed(|| resume(&local, &identity, sockets, flows)).await;
+    let ending = boxed(|| resume(&local, &identity, &attending, sockets, flows)).await;
     told.0.take();
     if ending.is_moved {
         attending.handle_move();
@@ -247,7 +247,9 @@ fn attend(shared: &Shared, identity: &Identity) -> Attending {
         cookie => Key::Netns(cookie),
     };
     let lane = if identity.is_inbound { Lane::Inbound } else { Lane::Proxy };
-    shared.stats.applications.known(key).go_on(lane)
+    let attending = shared.stats.applications.known(key).go_on(lane);
+    attending.go_on();
+    attending
 }
 
 /// Finds the endpoint, and counts the connection wherever the config still knows of it. It is open already, so no bound refuses it.
@@ -269,6 +271,7 @@ fn find(local: &Local, identity: &Identity) -> (Option<Endpoint>, Vec<Counted>) 
 async fn resume(
     local: &Rc<Local>,
     identity: &Rc<Identity>,
+    attending: &Attending,
     sockets: [OwnedFd; 2],
     flows: [Flow; 2],
 ) -> Ending {
@@ -288,6 +291,10 @@ async fn resume(
         (Ok(down), Ok(up)) => (Stream::Plain(down), Stream::Plain(up)),
         _ => return Ending::of(Reason::Internal),
     };
+    if let Some(pacer) = pace(attending) {
+        guard.conn.set_pacer(Some(&pacer));
+        down = down.paced(pacer);
+    }
     let relay = Relay::go_on(&mut down, &mut up, flows, &local.pipes, &*guard.conn);
     let ending = match relay {
         Ok(mut relay) => {

@@ -1,6 +1,6 @@
 //! The connections that are open on one worker: how their owner reaches them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::bug;
 use crate::forward::l4::Watch;
+use crate::pace::Pacer;
 
 /// Time between two looks at all connections: the grain of idle timeouts.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ pub struct OpenConn {
     has_alarm: Cell<bool>,
     /// Between two requests: it may end at any time.
     is_resting: Cell<bool>,
+    /// The pace that it keeps, if it keeps one.
+    pacer: OnceCell<Rc<Pacer>>,
     is_idle: Cell<bool>,
     /// Asked to end, it ends what is under way first.
     is_graceful: Cell<bool>,
@@ -74,6 +77,7 @@ impl OpenConn {
             alarm_ticks: Cell::new(NEVER),
             has_alarm: Cell::new(false),
             is_resting: Cell::new(false),
+            pacer: OnceCell::new(),
             is_idle: Cell::new(false),
             is_graceful: Cell::new(false),
             is_movable: Cell::new(false),
@@ -81,6 +85,19 @@ impl OpenConn {
             weight: Cell::new(0),
             stopping: RefCell::new(None),
         }
+    }
+
+    /// Says which pace it keeps: time in which it waits for its turn is no idle time.
+    pub fn set_pacer(&self, pacer: Option<&Rc<Pacer>>) {
+        if let Some(pacer) = pacer {
+            let _ = self.pacer.set(Rc::clone(pacer));
+        }
+    }
+
+    /// The pace that it keeps.
+    #[must_use]
+    pub fn pacer(&self) -> Option<&Rc<Pacer>> {
+        self.pacer.get()
     }
 
     /// Says to which endpoint the connection goes now.
@@ -189,6 +206,9 @@ impl OpenConn {
                 self.wake();
             }
             more => self.alarm_ticks.set(more - 1),
+        }
+        if self.pacer().is_some_and(|pacer| pacer.is_waiting()) {
+            return;
         }
         let idle = self.idle_ticks.get().saturating_add(1);
         self.idle_ticks.set(idle);

@@ -403,6 +403,9 @@ impl Control {
         self.parts.status.applied = new.version;
         self.snapshot = Arc::clone(&new);
         self.snapshot_out.send_replace(new);
+        if old.intercept.quotas != self.snapshot.intercept.quotas {
+            self.parts.shared.stats.applications.set_quotas(&self.snapshot.intercept.quotas);
+        }
         if old.intercept != self.snapshot.intercept || !is_same_inbound(&old, &self.snapshot) {
             self.look_for_pods().await;
         }

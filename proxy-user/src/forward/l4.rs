@@ -19,8 +19,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use proxy_core::outcome::Reason;
+use proxy_io::Chunk;
 use proxy_io::splice::{Pipe, PipePool};
-use proxy_io::{Chunk, Socket};
 
 pub use self::stop::{Flow, Rest};
 use crate::tls::Stream;
@@ -303,10 +303,7 @@ impl Direction {
                     self.streak = 0;
                     continue;
                 }
-                State::Splice(_) => match (source.as_plain(), target.as_plain()) {
-                    (Some(source), Some(target)) => self.poll_splice(cx, source, target),
-                    _ => return,
-                },
+                State::Splice(_) => self.poll_splice(cx, source, target),
                 State::Ending => self.poll_ending(cx, target, turn),
                 State::Done | State::Broken(..) => return,
             };
@@ -386,20 +383,26 @@ impl Direction {
     fn poll_splice(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut Socket,
-        target: &mut Socket,
+        source: &mut Stream,
+        target: &mut Stream,
     ) -> Poll<Result<(), (Side, io::Error)>> {
         let State::Splice(pipe) = &mut self.state else { return Poll::Ready(Ok(())) };
+        let Some(to) = target.as_plain() else { return Poll::Pending };
         if !pipe.is_empty() {
-            return target.poll_splice_out(cx, pipe).map_err(|error| (Side::Target, error));
+            return to.poll_splice_out(cx, pipe).map_err(|error| (Side::Target, error));
         }
-        match ready!(source.poll_splice_in(cx, pipe, SPLICE_BYTES)) {
+        // One of them is the client's, and keeps a pace if it is bounded.
+        let room = ready!(source.poll_room(cx)).min(ready!(target.poll_room(cx)));
+        let Some(from) = source.as_plain() else { return Poll::Pending };
+        match ready!(from.poll_splice_in(cx, pipe, room.min(SPLICE_BYTES))) {
             Ok(0) => {
                 self.state = State::Ending;
                 Poll::Ready(Ok(()))
             }
             Ok(count) => {
                 self.bytes += count as u64;
+                source.handle_moved(count);
+                target.handle_moved(count);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err((Side::Source, error))),

@@ -7,11 +7,13 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use proxy_bpf::abi::record::Record;
 use proxy_bpf::abi::value::lane;
 use proxy_core::outcome::Reason;
-use proxy_core::snapshot::Scope;
+use proxy_core::rate::{Account, Exceeded};
+use proxy_core::snapshot::{Quotas, Scope};
 use serde::{Deserialize, Serialize};
 
 use super::carried::{Counts, Named, Owner, Values};
@@ -68,6 +70,7 @@ pub struct Application {
     /// Connections that Weir refused, by reason in the order of [`Reason::ALL`].
     refused: [AtomicU64; Reason::ALL.len()],
     requests: AtomicU64,
+    account: Account,
 }
 
 #[derive(Debug, Default)]
@@ -89,12 +92,23 @@ impl Application {
     /// The same for a connection that another process has counted already.
     #[must_use]
     pub fn go_on(self: &Arc<Self>, lane: Lane) -> Attending {
-        Attending { application: Arc::clone(self), lane, is_moved: Cell::new(false) }
+        Attending {
+            application: Arc::clone(self),
+            lane,
+            is_moved: Cell::new(false),
+            has_entered: Cell::new(false),
+        }
     }
 
     /// Counts a connection that was refused before anything else was done for it.
     pub fn refuse(self: &Arc<Self>, lane: Lane, reason: Reason) {
         self.attend(lane).handle_end(reason, 0, 0);
+    }
+
+    /// What it has used up of what it may have.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Counts a request that has ended.
@@ -150,6 +164,8 @@ pub struct Attending {
     application: Arc<Application>,
     lane: Lane,
     is_moved: Cell<bool>,
+    /// It is counted as open against the bounds of its application.
+    has_entered: Cell<bool>,
 }
 
 impl Attending {
@@ -157,6 +173,36 @@ impl Attending {
     #[must_use]
     pub fn application(&self) -> &Arc<Application> {
         &self.application
+    }
+
+    /// Whether what its application may have bounds it: what comes to an application has bounds of its own.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.lane == Lane::Proxy
+    }
+
+    /// Counts it against what its application may have, and says how long it has to wait.
+    ///
+    /// # Errors
+    /// Why it is not to be served.
+    pub fn try_enter(&self, now_ns: u64) -> Result<Duration, Reason> {
+        if !self.is_bounded() {
+            return Ok(Duration::ZERO);
+        }
+        let wait = self.application.account.try_open(now_ns).map_err(|exceeded| match exceeded {
+            Exceeded::Connections => Reason::ApplicationLimit,
+            Exceeded::Rate => Reason::ApplicationRate,
+        })?;
+        self.has_entered.set(true);
+        Ok(wait)
+    }
+
+    /// Counts it there, whatever the bounds are: it has been served before.
+    pub fn go_on(&self) {
+        if self.is_bounded() {
+            self.application.account.go_on();
+            self.has_entered.set(true);
+        }
     }
 
     /// Counts what it moved, and why it ended if it was refused.
@@ -175,6 +221,9 @@ impl Attending {
 
 impl Drop for Attending {
     fn drop(&mut self) {
+        if self.has_entered.get() {
+            self.application.account.close();
+        }
         if !self.is_moved.get() {
             self.application.lanes[self.lane as usize].ended.fetch_add(1, Ordering::Release);
         }
@@ -185,6 +234,8 @@ impl Drop for Attending {
 #[derive(Debug, Default)]
 pub struct Applications {
     entries: Mutex<HashMap<Key, Entry>>,
+    /// What each may have, by the scopes that it is known by. Locked after `entries`.
+    quotas: Mutex<Quotas>,
     /// Those that have no counters of their own, now or any more.
     rest: Arc<Application>,
 }
@@ -220,7 +271,22 @@ impl Applications {
         if entries.len() >= MOST_APPLICATIONS {
             return Arc::clone(&self.rest);
         }
-        Arc::clone(&entries.entry(key).or_default().application)
+        let entry = entries.entry(key).or_default();
+        self.bound(entry);
+        Arc::clone(&entry.application)
+    }
+
+    /// Says what applications may have from now on.
+    pub fn set_quotas(&self, quotas: &Quotas) {
+        let entries = self.entries();
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner).clone_from(quotas);
+        entries.values().for_each(|entry| self.bound(entry));
+    }
+
+    fn bound(&self, entry: &Entry) {
+        let known_as = entry.face.as_ref().map_or(&[][..], |face| &face.known_as);
+        let quotas = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
+        entry.application.account.set(quotas.of(known_as));
     }
 
     /// The counters of an application, if there is one with this key; else those of the rest. A namespace is found by a look and not by
@@ -246,6 +312,7 @@ impl Applications {
             let is_shown = entry.face.as_ref().map_or(shown_count < MOST_SHOWN, |face| face.is_shown);
             entry.face = Some(Face { name: name.into(), known_as, is_shown });
             entry.is_gone = false;
+            self.bound(entry);
         }
         application
     }
@@ -410,6 +477,8 @@ impl ApplicationTotals {
 mod tests {
     use proxy_bpf::abi::record::Tcp;
     use proxy_bpf::abi::value::Facts;
+    use proxy_core::rate::Quota;
+    use proxy_core::snapshot::ScopedQuota;
 
     use super::*;
 
@@ -495,6 +564,33 @@ mod tests {
         assert_eq!(totals(&applications, "pod").unwrap().lanes, [none, none, one, none]);
         assert_eq!(totals(&applications, "/app").unwrap().lanes, [none, none, none, one]);
         assert_eq!(applications.read().rest.lanes, [none, none, one, none], "a namespace that is not served");
+    }
+
+    #[test]
+    fn bounds_are_those_of_the_first_entry_that_is_for_an_application() {
+        let applications = Applications::default();
+        let of = |path: &str| vec![Scope::Cgroup(path.to_owned())];
+        let most = |count| Quota { max_connections: Some(count), ..Quota::default() };
+        let quotas = [(of("/a/b"), most(1)), (of("/a"), Quota::default()), (Vec::new(), most(2))];
+        let early = applications.name(Key::Cgroup(1), "early", of("/a/b/c"));
+        applications
+            .set_quotas(&quotas.into_iter().map(|(scopes, quota)| ScopedQuota { scopes, quota }).collect());
+        let free = applications.name(Key::Cgroup(2), "free", of("/a/x"));
+        let other = applications.find(Key::Cgroup(3));
+        let enter = |application: &Arc<Application>| {
+            let connections: Vec<_> = (0..9).map(|_| application.attend(Lane::Proxy)).collect();
+            let entered = connections.iter().filter(|one| one.try_enter(1) == Ok(Duration::ZERO)).count();
+            assert!(
+                connections[entered..].iter().all(|one| one.try_enter(1) == Err(Reason::ApplicationLimit))
+            );
+            entered
+        };
+        assert_eq!([&early, &free, &other].map(enter), [1, 9, 2]);
+        assert_eq!([&early, &free, &other].map(enter), [1, 9, 2], "they are given back");
+        applications.name(Key::Cgroup(3), "late", of("/a/b"));
+        assert_eq!(enter(&other), 1, "its name is known now");
+        let inbound = other.attend(Lane::Inbound);
+        assert!((0..9).all(|_| inbound.try_enter(1).is_ok()), "that has bounds of its own");
     }
 
     #[test]

@@ -2,14 +2,17 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use proxy_io::{Chunk, Socket, sock};
 
 use super::error::Fault;
 use super::handshake::Negotiated;
+use super::paced::Paced;
 use super::seal::{OVERHEAD_BYTES, PLAIN_BYTES};
 use super::session::Session;
+use crate::pace::Pacer;
 
 /// Plaintext that is sealed at once: four whole records, which one send carries.
 const SEAL_BYTES: usize = 4 * PLAIN_BYTES;
@@ -22,9 +25,38 @@ pub enum Stream {
     Plain(Socket),
     /// The bytes are inside TLS.
     Tls(Box<TlsStream>),
+    /// Either, of an application that may be bounded.
+    Paced(Box<Paced>),
 }
 
 impl Stream {
+    /// Makes it one that keeps a pace, both ways.
+    #[must_use]
+    pub fn paced(self, pacer: Rc<Pacer>) -> Self {
+        Self::Paced(Box::new(Paced::new(self, pacer)))
+    }
+
+    /// The pace that it keeps, if it keeps one.
+    #[must_use]
+    pub fn pacer(&self) -> Option<&Rc<Pacer>> {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => None,
+            Self::Paced(paced) => Some(&paced.pacer),
+        }
+    }
+
+    /// For those who move bytes of its socket themselves ([`Stream::as_plain`]): how many they may, as soon as they may.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        self.pacer().map_or(Poll::Ready(usize::MAX), |pacer| pacer.poll_room(cx))
+    }
+
+    /// Takes note of what they have moved.
+    pub fn handle_moved(&self, bytes: usize) {
+        if let Some(pacer) = self.pacer() {
+            pacer.handle_moved(bytes);
+        }
+    }
+
     /// Receives the next bytes, in one piece; an empty chunk is the end of the stream.
     ///
     /// # Errors
@@ -34,6 +66,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.poll_recv(cx),
             Self::Tls(stream) => stream.poll_recv(cx, Socket::poll_recv),
+            Self::Paced(paced) => paced.poll_recv(cx, Self::poll_recv),
         }
     }
 
@@ -45,6 +78,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.poll_recv_bundle(cx),
             Self::Tls(stream) => stream.poll_recv(cx, Socket::poll_recv_bundle),
+            Self::Paced(paced) => paced.poll_recv(cx, Self::poll_recv_bundle),
         }
     }
 
@@ -57,6 +91,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.poll_send(cx, chunk),
             Self::Tls(stream) => stream.poll_send(cx, chunk),
+            Self::Paced(paced) => paced.poll_send(cx, chunk),
         }
     }
 
@@ -68,6 +103,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => Poll::Ready(socket.shutdown_write()),
             Self::Tls(stream) => stream.poll_shutdown_write(cx),
+            Self::Paced(paced) => paced.stream.poll_shutdown_write(cx),
         }
     }
 
@@ -76,6 +112,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => Some(socket),
             Self::Tls(_) => None,
+            Self::Paced(paced) => paced.stream.as_plain(),
         }
     }
 
@@ -85,6 +122,7 @@ impl Stream {
         match self {
             Self::Plain(_) => None,
             Self::Tls(stream) => Some(&stream.negotiated),
+            Self::Paced(paced) => paced.stream.negotiated(),
         }
     }
 
@@ -94,6 +132,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.fd(),
             Self::Tls(stream) => stream.socket.fd(),
+            Self::Paced(paced) => paced.stream.fd(),
         }
     }
 
@@ -108,6 +147,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.abort(),
             Self::Tls(stream) => stream.socket.abort(),
+            Self::Paced(paced) => paced.stream.abort(),
         }
     }
 }

@@ -11,7 +11,7 @@ const RULE: &str = "import order";
 /// From the top down. Rooms in one row may import each other, but not in a circle; `graph` sees to that.
 ///
 /// Whatever a lower room needs from a higher one is passed in by the higher one, or its type moves to proxy-core.
-const ORDER: [&[&str]; 12] = [
+const ORDER: [&[&str]; 13] = [
     &[MAIN],
     &["cli"],
     &["app"],
@@ -22,6 +22,7 @@ const ORDER: [&[&str]; 12] = [
     &["forward"],
     &["upstream"],
     &["tls"],
+    &["pace"],
     &["record", "stats"],
     &["bug", "config", "drain", "signal"],
 ];

@@ -65,7 +65,12 @@ impl<'c> Check<'c, '_> {
             self.report(at.origin, Finding::new(problem).expected("at least one of intercept.scopes"));
             return;
         }
-        for scope in &at.value.scopes {
+        self.served_scopes(&at.value.scopes, served);
+    }
+
+    /// Reports scopes of which nobody is intercepted.
+    pub(super) fn served_scopes(&mut self, scopes: &[At<file::Scope>], served: &[Scope]) {
+        for scope in scopes {
             let wanted = resolve::scope(&scope.value);
             // Where the cgroups of pods are cannot be told here.
             let may_hold = |wide: &Scope| matches!((wide, &wanted), (Scope::Cgroup(_), Scope::Pods(_)));

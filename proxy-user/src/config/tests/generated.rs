@@ -12,7 +12,8 @@ use proptest::option::of;
 use proptest::sample::select;
 use proxy_core::addr::Cidr;
 use proxy_core::pod::PodSelector;
-use proxy_core::snapshot::Source;
+use proxy_core::rate::Quota;
+use proxy_core::snapshot::{ScopedQuota, Source};
 
 use super::*;
 
@@ -241,8 +242,19 @@ fn intercept() -> impl Strategy<Value = Intercept> {
         (is_free && length > 8 && bits >> 24 != 10).then_some(cidr)
     });
     let source = select(vec![Source::Pod, Source::Node]);
-    (vec(scope, 0..4), vec(cidr, 0..4), vec(1_u16..8080, 0..4), source).prop_map(
-        |(scopes, exclude_cidrs, ports, source)| Intercept {
+    let bytes = Quota::LEAST_BYTES_PER_SECOND..=Quota::MOST_BYTES_PER_SECOND;
+    let quota = (of(1_u32..), of(1_u32..), of(bytes)).prop_map(|(max_connections, connections, bytes)| {
+        Quota { max_connections, connections_per_second: connections, bytes_per_second: bytes }
+    });
+    (vec(scope, 0..4), vec(cidr, 0..4), vec(1_u16..8080, 0..4), source, vec(quota, 2)).prop_map(
+        |(scopes, exclude_cidrs, ports, source, quotas)| Intercept {
+            // Some scope, then everybody.
+            quotas: [scopes.first().cloned().into_iter().collect(), Vec::new()]
+                .into_iter()
+                .zip(quotas)
+                .skip(usize::from(scopes.is_empty()))
+                .map(|(scopes, quota)| ScopedQuota { scopes, quota })
+                .collect(),
             scopes: scopes.into_iter().collect(),
             exclude_cidrs,
             exclude_ports: ports.into_iter().collect(),

@@ -34,6 +34,7 @@ pub(super) fn serve<'a>(
 ) -> impl Future<Output = ()> + 'a {
     let began = Instant::now();
     let guard = client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits));
+    guard.conn.set_pacer(client.conn.pacer());
     let (parts, recv) = request.into_parts();
     let framing = framing(&parts.headers, recv.is_end_stream());
     let mut story = Story::new(client, began);
