@@ -18,7 +18,7 @@ mod peers;
 mod routes;
 
 use std::cell::OnceCell;
-use std::future::ready;
+use std::future::{poll_fn, ready};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -42,7 +42,7 @@ use self::endpoint::count;
 use self::l4::Downstream;
 use crate::forward::l4::Ending;
 use crate::forward::wire::Wire;
-use crate::pace::Pacer;
+use crate::pace::{CONNECTION_BYTES, Pacer};
 use crate::record::access::AccessRecord;
 use crate::stats::application::Attending;
 use crate::stats::conn::{BudgetGuard, ServiceStats};
@@ -244,6 +244,11 @@ struct Known<'a> {
 }
 
 async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Served {
+    let pacer = accepted.attending.as_ref().map(|attending| pace(local, attending));
+    if let Some(pacer) = &pacer {
+        poll_fn(|cx| pacer.poll_turn(cx)).await;
+        pacer.handle_work(CONNECTION_BYTES);
+    }
     let Admitted { service, stats, _counted } = match admit(local, &fd, accepted) {
         Ok(admitted) => admitted,
         Err(refused) => {
@@ -273,9 +278,7 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Serve
                 Err(reason) => return Served::nowhere(service, stats, reason),
             }
         }
-        Entry::Listener(_) | Entry::Inbound(_) | Entry::Intercepted(_) => {
-            Downstream::Fd(fd, accepted.attending.as_ref().and_then(pace))
-        }
+        Entry::Listener(_) | Entry::Inbound(_) | Entry::Intercepted(_) => Downstream::Fd(fd, pacer),
     };
     serve_as_spoken(local, downstream, accepted, service, stats).await
 }
@@ -300,8 +303,10 @@ async fn enter(local: &Local, attending: &Attending) -> Result<(), Reason> {
 }
 
 /// The pace that a connection has to keep.
-fn pace(attending: &Attending) -> Option<Rc<Pacer>> {
-    attending.is_bounded().then(|| Rc::new(Pacer::new(Arc::clone(attending.application()))))
+fn pace(local: &Local, attending: &Attending) -> Rc<Pacer> {
+    let application = attending.application();
+    let bounds = attending.is_bounded().then(|| Arc::clone(application));
+    Rc::new(Pacer::new(local.turns.seat(application), bounds))
 }
 
 /// Finds out whether a connection is served, and for whom.

@@ -2,6 +2,8 @@
 //!
 //! What has to wait is not read, or not sent on, so that whoever sends it is held back by TCP. Nothing is lost.
 
+mod turns;
+
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use proxy_io::clock::monotonic_ns;
 use tokio::time::Sleep;
 
+pub use self::turns::{CONNECTION_BYTES, Seat, Turns};
 use crate::stats::application::Application;
 
 /// Least bytes that a connection buys at once: a few packets; fewer would cost a timer each.
@@ -24,7 +27,9 @@ const MOST_SLEEP: Duration = Duration::from_secs(1);
 
 /// The pace of one connection. It belongs to one thread, and one task polls it.
 pub struct Pacer {
-    application: Arc<Application>,
+    seat: Seat,
+    /// Whose bounds count for it.
+    application: Option<Arc<Application>>,
     /// Bytes that are paid for and not moved; less than zero if more were moved.
     credit: Cell<i64>,
     /// The bound that the credit was bought under.
@@ -35,10 +40,11 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Begins with nothing.
+    /// Begins with nothing. It takes turns by its seat, and is bounded by what its application may have if there is one.
     #[must_use]
-    pub fn new(application: Arc<Application>) -> Self {
+    pub fn new(seat: Seat, application: Option<Arc<Application>>) -> Self {
         Self {
+            seat,
             application,
             credit: Cell::new(0),
             rate: Cell::new(None),
@@ -55,8 +61,35 @@ impl Pacer {
 
     /// Ready when bytes may be moved, with how many. More can be, if that cannot be chosen: they are paid for later.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        let paid = ready!(self.poll_paid(cx));
+        self.poll_turn(cx).map(|room| room.min(paid))
+    }
+
+    /// Ready when it is this connection's turn to do something that moves no bytes of its own.
+    pub fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        self.seat.poll_turn(cx)
+    }
+
+    /// Takes note of work that moved none, as if it had moved so many.
+    pub fn handle_work(&self, bytes: usize) {
+        self.seat.handle_work(bytes);
+    }
+
+    /// Takes note of bytes that were moved.
+    pub fn handle_moved(&self, bytes: usize) {
+        self.seat.handle_work(bytes);
+        if self.rate.get().is_some() {
+            self.credit.set(self.credit.get().saturating_sub_unsigned(bytes as u64));
+        }
+    }
+
+    fn bound(&self) -> Option<u64> {
+        self.application.as_ref()?.account().bytes_per_second()
+    }
+
+    fn poll_paid(&self, cx: &mut Context<'_>) -> Poll<usize> {
         loop {
-            let rate = self.application.account().bytes_per_second();
+            let rate = self.bound();
             if rate != self.rate.get() {
                 // Nothing that was bought under another bound counts.
                 self.rate.set(rate);
@@ -75,19 +108,13 @@ impl Pacer {
         }
     }
 
-    /// Takes note of bytes that were moved.
-    pub fn handle_moved(&self, bytes: usize) {
-        if self.rate.get().is_some() {
-            self.credit.set(self.credit.get().saturating_sub_unsigned(bytes as u64));
-        }
-    }
-
     /// Buys the next piece, and pays for what was moved beyond the last one.
     fn buy(&self, rate: u64) {
         let piece = (rate / PIECES_PER_SECOND).clamp(LEAST_PIECE_BYTES, MOST_PIECE_BYTES);
         let debt = 0i64.saturating_sub(self.credit.get()).unsigned_abs();
         let now_ns = monotonic_ns();
-        let wait = self.application.account().buy_bytes(piece + debt, now_ns);
+        let account = self.application.as_ref().map(|application| application.account());
+        let wait = account.map_or(Duration::ZERO, |account| account.buy_bytes(piece + debt, now_ns));
         self.credit.set(self.credit.get().saturating_add_unsigned(piece + debt));
         if !wait.is_zero() {
             self.ready_ns.set(now_ns.saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)));
@@ -112,10 +139,11 @@ impl Pacer {
 
 impl Drop for Pacer {
     fn drop(&mut self) {
-        if self.rate.get() == self.application.account().bytes_per_second()
+        if self.rate.get() == self.bound()
             && let Ok(left @ 1..) = u64::try_from(self.credit.get())
+            && let Some(application) = &self.application
         {
-            self.application.account().return_bytes(left);
+            application.account().return_bytes(left);
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::moving::Exit;
 use super::{OpenConns, Peers, Routes};
+use crate::pace::Turns;
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget, Share};
 use crate::stats::overload::Overload;
@@ -79,6 +80,8 @@ pub(crate) struct Local {
     pub(crate) pool: UpstreamPool,
     /// Connections to endpoints that speak HTTP/2.
     pub(crate) http2: Rc<Http2Pool>,
+    /// How applications share this worker.
+    pub(crate) turns: Rc<Turns>,
     pub(crate) rng: RefCell<SmallRng>,
     /// Copies of requests under way.
     pub(crate) copies: Rc<Cell<u32>>,

@@ -291,10 +291,9 @@ async fn resume(
         (Ok(down), Ok(up)) => (Stream::Plain(down), Stream::Plain(up)),
         _ => return Ending::of(Reason::Internal),
     };
-    if let Some(pacer) = pace(attending) {
-        guard.conn.set_pacer(Some(&pacer));
-        down = down.paced(pacer);
-    }
+    let pacer = pace(local, attending);
+    guard.conn.set_pacer(Some(&pacer));
+    down = down.paced(pacer);
     let relay = Relay::go_on(&mut down, &mut up, flows, &local.pipes, &*guard.conn);
     let ending = match relay {
         Ok(mut relay) => {

@@ -33,6 +33,8 @@ const BULK_CHUNK_BYTES: usize = 8 << 10;
 const SPLICE_BYTES: usize = 1 << 20;
 /// Chunks moved per direction before others get their turn.
 const TURN_CHUNKS: u32 = 32;
+/// Bytes moved per direction before others get their turn: chunks of a splice are large. Some 300 µs.
+const TURN_BYTES: u64 = 2 << 20;
 
 /// What the relay tells its owner, and what the owner tells it. All of it belongs to one thread.
 pub trait Watch {
@@ -295,7 +297,11 @@ impl Direction {
         pipes: &PipePool,
         turn: Turn,
     ) {
+        let begin = self.bytes;
         for _ in 0..TURN_CHUNKS {
+            if self.bytes - begin >= TURN_BYTES {
+                break;
+            }
             let step = match &mut self.state {
                 State::Copy(_) => self.poll_copy(cx, source, target, pipes),
                 State::Splice(pipe) if turn.is_idle && pipe.is_empty() => {

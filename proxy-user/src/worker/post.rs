@@ -137,6 +137,7 @@ impl Post {
             pipes: PipePool::new(PIPES),
             pool: UpstreamPool::new(PoolLimits::DEFAULT),
             http2: Rc::default(),
+            turns: Rc::default(),
             rng: RefCell::new(SmallRng::from_os_rng()),
             copies: Rc::default(),
             is_draining: Cell::new(self.deadline.is_some()),
@@ -155,6 +156,8 @@ impl Post {
     async fn run(&mut self, local: Rc<Local>) {
         let driver = local.driver.clone();
         let mut driving = tokio::task::spawn_local(async move { driver.run().await });
+        let turns = Rc::clone(&local.turns);
+        tokio::task::spawn_local(async move { turns.run().await });
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut beats = tokio::time::interval(Duration::from_nanos(HEARTBEAT_NS));
@@ -215,6 +218,7 @@ impl Post {
                 _ = ticks.tick() => {
                     bug::point("worker", self.index);
                     local.open.handle_tick();
+                    local.turns.handle_tick();
                     if self.deadline.is_some() {
                         local.open.kill_rested(Reason::Drained);
                     } else if local.shared.overload.is_at(Rung::StopKeepAlive) {
