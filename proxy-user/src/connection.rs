@@ -246,8 +246,7 @@ struct Known<'a> {
 async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Served {
     let pacer = accepted.attending.as_ref().map(|attending| pace(local, attending));
     if let Some(pacer) = &pacer {
-        poll_fn(|cx| pacer.poll_turn(cx)).await;
-        pacer.handle_work(CONNECTION_BYTES);
+        boxed(|| await_turn(local, pacer)).await;
     }
     let Admitted { service, stats, _counted } = match admit(local, &fd, accepted) {
         Ok(admitted) => admitted,
@@ -274,7 +273,7 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Serve
         Entry::Inbound(inbound) if inbound.expects_proxy_header => {
             let whose = &mut *accepted;
             match boxed(move || learn_client(local, fd, whose)).await {
-                Ok(downstream) => downstream,
+                Ok(downstream) => downstream.paced(pacer),
                 Err(reason) => return Served::nowhere(service, stats, reason),
             }
         }
@@ -300,6 +299,21 @@ async fn enter(local: &Local, attending: &Attending) -> Result<(), Reason> {
         tokio::time::sleep(wait).await;
     }
     Ok(())
+}
+
+/// Waits until a connection's application may do what a new one costs.
+async fn await_turn(local: &Local, pacer: &Pacer) {
+    // A worker that drains waits for those who wait, too.
+    let mut guard = None;
+    poll_fn(|cx| {
+        let turn = pacer.poll_turn(cx);
+        if turn.is_pending() {
+            guard.get_or_insert_with(|| local.open.add(&Limits::DEFAULT));
+        }
+        turn
+    })
+    .await;
+    pacer.handle_work(CONNECTION_BYTES);
 }
 
 /// The pace that a connection has to keep.

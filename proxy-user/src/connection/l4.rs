@@ -109,6 +109,15 @@ impl Downstream {
         }
     }
 
+    /// Makes it keep a pace, if there is one.
+    pub(super) fn paced(self, pacer: Option<Rc<Pacer>>) -> Self {
+        match (self, pacer) {
+            (Self::Stream(stream, early), Some(pacer)) => Self::Stream(stream.paced(pacer), early),
+            (Self::Fd(fd, _), pacer) => Self::Fd(fd, pacer),
+            (unpaced, None) => unpaced,
+        }
+    }
+
     /// The pace that it is going to keep, if it keeps one.
     fn pacer(&self) -> Option<&Rc<Pacer>> {
         match self {

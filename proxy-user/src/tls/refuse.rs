@@ -18,16 +18,16 @@ const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
 /// Refuses a client that asked for a name that nobody here has (RFC 6066, 3). Its ClientHello was read and nothing was sent.
-pub async fn refuse_name(stream: Stream) {
-    if let Stream::Plain(mut socket) = stream {
-        tell(&mut socket, &fatal(AlertDescription::UnrecognisedName)).await;
+pub async fn refuse_name(mut stream: Stream) {
+    if let Some(socket) = stream.as_plain() {
+        tell(socket, &fatal(AlertDescription::UnrecognisedName)).await;
     }
 }
 
 /// Gives up a client that did not complete its ClientHello in time.
-pub async fn refuse_slow(stream: Stream) {
-    if let Stream::Plain(mut socket) = stream {
-        give_up(&mut socket).await;
+pub async fn refuse_slow(mut stream: Stream) {
+    if let Some(socket) = stream.as_plain() {
+        give_up(socket).await;
     }
 }
 
