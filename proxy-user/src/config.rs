@@ -34,6 +34,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proxy_core::addr::Cidr;
 use proxy_core::http::HttpLimits;
 use proxy_core::overload::OverloadPolicy;
 use proxy_core::proxy_protocol;
@@ -102,6 +103,8 @@ pub struct InboundConfig {
     pub limits: Limits,
     /// Every connection begins with a header of the PROXY protocol.
     pub expects_proxy_header: bool,
+    /// From where it is believed; from everywhere if empty.
+    pub trusted_proxies: Vec<Cidr>,
     /// Header of the PROXY protocol for applications.
     pub proxy_protocol: Option<proxy_protocol::Version>,
 }
@@ -117,6 +120,8 @@ pub struct ListenerConfig {
     pub serves: ServesConfig,
     /// Every connection begins with a header of the PROXY protocol.
     pub expects_proxy_header: bool,
+    /// From where it is believed; from everywhere if empty.
+    pub trusted_proxies: Vec<Cidr>,
     /// TLS that ends here.
     pub tls: Option<ServerTls>,
     /// Bounds on HTTP.

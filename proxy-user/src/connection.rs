@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use proxy_core::addr::{ClientAddr, EndpointAddr, OriginalDst};
+use proxy_core::addr::{Cidr, ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::Reason;
 use proxy_core::proxy_protocol::Header;
@@ -271,8 +271,9 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Serve
             }
         }
         Entry::Inbound(inbound) if inbound.expects_proxy_header => {
-            let whose = &mut *accepted;
-            match boxed(move || learn_client(local, fd, whose)).await {
+            let inbound = Arc::clone(inbound);
+            let (inbound, whose) = (&*inbound, &mut *accepted);
+            match boxed(move || learn_client(local, fd, &inbound.trusted_proxies, whose)).await {
                 Ok(downstream) => downstream.paced(pacer),
                 Err(reason) => return Served::nowhere(service, stats, reason),
             }
@@ -384,7 +385,7 @@ async fn unwrap(
     accepted: &mut Accepted,
 ) -> Result<Downstream, Reason> {
     let downstream = if listener.expects_proxy_header {
-        learn_client(local, fd, accepted).await?
+        learn_client(local, fd, &listener.trusted_proxies, accepted).await?
     } else {
         Downstream::Fd(fd, None)
     };
@@ -398,7 +399,17 @@ async fn unwrap(
 }
 
 /// Learns who the client is, and what it asked for, from the header that its connection begins with.
-async fn learn_client(local: &Local, fd: OwnedFd, accepted: &mut Accepted) -> Result<Downstream, Reason> {
+async fn learn_client(
+    local: &Local,
+    fd: OwnedFd,
+    trusted: &[Cidr],
+    accepted: &mut Accepted,
+) -> Result<Downstream, Reason> {
+    let peer = accepted.client.0.ip();
+    if !trusted.is_empty() && !trusted.iter().any(|network| network.contains(peer)) {
+        refuse(&fd);
+        return Err(Reason::ProxyUntrusted);
+    }
     let (header, downstream) = announce::receive(local, fd).await?;
     if let Header::Proxied { source, destination } = header {
         (accepted.client, accepted.original_dst) = (ClientAddr(source), OriginalDst(destination));

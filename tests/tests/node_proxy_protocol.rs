@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -283,4 +284,31 @@ fn what_begins_without_a_header_is_ended_with_a_reason() {
         client.say([*byte]);
     }
     assert_eq!(client.take(6).unwrap(), b"one x\n");
+}
+
+#[test]
+fn headers_are_believed_of_those_who_are_trusted_and_others_are_reset() {
+    let Some(world) = World::new() else { return };
+    let server = world.server(Family::V4.host(10, 8080), "four");
+    let endpoints = [json!({"address": server.address().to_string()})];
+    let mut config = config::config(&world, [json!({"name": "s", "endpoints": endpoints})]);
+    let listener = |port: u16, trusted: &str| {
+        json!({"address": near(1, port).to_string(), "service": "s", "proxy_protocol": "required",
+               "trusted_proxies": ["192.0.2.0/24", trusted]})
+    };
+    let listeners = [listener(8001, "10.77.0.0/16"), listener(8002, "10.78.0.0/16")];
+    config::merge(&mut config, json!({"listeners": listeners}));
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let say = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nname x\n";
+    let mut trusted = Peer::connect(&world.net, near(1, 8001));
+    trusted.say(say);
+    assert_eq!(trusted.take(6).unwrap(), b"four x");
+    // gone before it has said anything
+    let other = || TcpStream::connect(near(1, 8002))?.read(&mut [0]);
+    let end = world.net.run(Side::Near, other).unwrap();
+    assert!(end.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset));
+    wait::until_true("it to be counted", SOON, || {
+        weir.metrics().sum("weir_connections_closed_total", &[("reason", "proxy_untrusted")]) > 0.5
+    });
+    assert!(weir.metrics().sum("weir_connections_closed_total", &[("reason", "proxy_untrusted")]) < 1.5);
 }

@@ -69,13 +69,15 @@ pub enum Reason {
     ProxyHeader,
     /// The header did not come in time.
     ProxyHeaderTimeout,
+    /// A connection to such a listener came from somebody whose header is not believed.
+    ProxyUntrusted,
     /// Weir itself failed: a system call unexpectedly, or a bug (a panic) ended the connection or its worker.
     Internal,
 }
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -107,14 +109,18 @@ impl Reason {
         Self::TlsCertificate,
         Self::ProxyHeader,
         Self::ProxyHeaderTimeout,
+        Self::ProxyUntrusted,
         Self::Internal,
     ];
 
     /// Whether it was turned away here, before anything was asked of an endpoint.
     #[must_use]
     pub fn is_refusal(self) -> bool {
-        use Reason::{ApplicationLimit, ApplicationRate, Limit, NoEndpoint, NoOriginalDst};
-        matches!(self, Limit | ApplicationLimit | ApplicationRate | NoEndpoint | NoOriginalDst)
+        use Reason::{ApplicationLimit, ApplicationRate, Limit, NoEndpoint, NoOriginalDst, ProxyUntrusted};
+        matches!(
+            self,
+            Limit | ApplicationLimit | ApplicationRate | NoEndpoint | NoOriginalDst | ProxyUntrusted
+        )
     }
 
     /// Word for metrics and logs.
@@ -152,6 +158,7 @@ impl Reason {
             Self::TlsCertificate => "tls_certificate",
             Self::ProxyHeader => "proxy_header",
             Self::ProxyHeaderTimeout => "proxy_header_timeout",
+            Self::ProxyUntrusted => "proxy_untrusted",
             Self::Internal => "internal",
         }
     }

@@ -243,6 +243,8 @@ pub struct Inbound {
     pub scopes: Vec<Scope>,
     /// As of [`ExplicitListener`].
     pub expects_proxy_header: bool,
+    /// As of [`ExplicitListener`].
+    pub trusted_proxies: Vec<Cidr>,
 }
 
 impl Inbound {
@@ -267,6 +269,8 @@ pub struct ExplicitListener {
     pub serves: Serves,
     /// A header of the PROXY protocol is what every connection begins with, and says who the client is.
     pub expects_proxy_header: bool,
+    /// From where such a header is believed; from everywhere if empty.
+    pub trusted_proxies: Vec<Cidr>,
     /// TLS that ends here.
     pub tls: Option<Arc<ServerTls>>,
     /// Bounds on HTTP.

@@ -45,6 +45,7 @@ fn fill(config: &mut Config, snapshot: &Snapshot) {
             Serves::Routes(routes) => ServesConfig::Routes(names(routes)),
         },
         expects_proxy_header: listener.expects_proxy_header,
+        trusted_proxies: listener.trusted_proxies.clone(),
         tls: listener.tls.as_deref().cloned(),
         http: listener.http,
     };

@@ -242,6 +242,11 @@ impl<'c> Check<'c, '_> {
     /// A listener is for one service or for routes.
     fn listeners(&mut self) {
         for at in &self.file.listeners {
+            self.trusted(
+                at.value.trusted_proxies.as_ref(),
+                at.value.proxy_protocol.is_some(),
+                "proxy_protocol",
+            );
             match (&at.value.service, &at.value.routes) {
                 (Some(_), Some(routes)) => {
                     let problem = "both service and routes are given; a listener has one of them";
@@ -278,6 +283,14 @@ impl<'c> Check<'c, '_> {
                 let problem = "nobody can reach this service: it has no addresses, no listener and no route";
                 self.report(service.origin, Finding::new(problem));
             }
+        }
+    }
+
+    /// Whom to believe is a question only where something is said.
+    fn trusted(&mut self, trusted: Option<&At<Vec<At<Network>>>>, is_expected: bool, key: &str) {
+        if let Some(at) = trusted.filter(|_| !is_expected) {
+            let problem = format!("no header is expected of them without {key}: required");
+            self.report(at.origin, Finding::new(problem));
         }
     }
 

@@ -7,6 +7,7 @@ mod route;
 
 use std::time::Duration;
 
+use proxy_core::addr::Cidr;
 use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::overload::{OverloadPolicy, Rung};
 use proxy_core::proxy_protocol::Version;
@@ -94,9 +95,16 @@ fn listener(listener: &ListenerConfig) -> file::Listener {
         service,
         routes,
         proxy_protocol: listener.expects_proxy_header.then_some(file::ProxyHeader::Required),
+        trusted_proxies: networks(&listener.trusted_proxies),
         tls: listener.tls.as_ref().map(http::server_tls),
         http: http::limits(&listener.http),
     }
+}
+
+/// A list that is left out if it is empty.
+fn networks(networks: &[Cidr]) -> Option<At<Vec<At<Network>>>> {
+    let network = |cidr: &Cidr| At::nowhere(Network(*cidr));
+    (!networks.is_empty()).then(|| At::nowhere(networks.iter().map(network).collect()))
 }
 
 fn names(names: &[String]) -> Option<At<Vec<At<Name>>>> {

@@ -95,9 +95,14 @@ pub(super) struct Listener {
     #[schemars(length(min = 1))]
     pub(super) routes: Option<At<Vec<At<Name>>>>,
     /// `required`: every connection begins with a header of the PROXY protocol (version 1 or 2) that says who the client is;
-    /// one without is ended. Whoever can connect can name any client, so nobody but proxies should. Absent: no header.
+    /// one without is ended. Whoever can connect can name any client, so nobody but proxies should (`trusted_proxies`). Absent: no header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) proxy_protocol: Option<ProxyHeader>,
+    /// Networks of the proxies whose headers are believed; whoever connects from elsewhere is reset. With `proxy_protocol: required`.
+    /// Everybody's if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub(super) trusted_proxies: Option<At<Vec<At<Network>>>>,
     /// TLS that ends here. With `protocol: tls` it is passed on instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tls: Option<At<ServerTls>>,

@@ -8,6 +8,7 @@ mod route;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proxy_core::addr::Cidr;
 use proxy_core::http::HttpLimits;
 use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::overload::{OverloadPolicy, Rung};
@@ -19,7 +20,7 @@ use proxy_core::service::{
 use proxy_core::snapshot::{Intercept, Scope, ScopedQuota, Source};
 
 use super::de::At;
-use super::text::{Name, TimeOrOff, TimeOrZero};
+use super::text::{Name, Network, TimeOrOff, TimeOrZero};
 use super::{
     AccessLogConfig, AdminConfig, Config, EndpointConfig, IoChoice, ListenerConfig, LogConfig, LogFormat,
     LogLevel, ServesConfig, ServiceConfig, Workers, default, file,
@@ -75,9 +76,14 @@ fn listener(listener: &file::Listener, folder: &Path) -> ListenerConfig {
             None => ServesConfig::Routes(names(listener.routes.as_ref())),
         },
         expects_proxy_header: listener.proxy_protocol.is_some(),
+        trusted_proxies: networks(listener.trusted_proxies.as_ref()),
         tls: listener.tls.as_ref().map(|tls| http::server_tls(&tls.value, folder)),
         http: listener.http.as_ref().map_or(HttpLimits::DEFAULT, |limits| http::limits(&limits.value)),
     }
+}
+
+fn networks(networks: Option<&At<Vec<At<Network>>>>) -> Vec<Cidr> {
+    networks.into_iter().flat_map(|at| &at.value).map(|at| at.value.0).collect()
 }
 
 fn names(names: Option<&At<Vec<At<Name>>>>) -> Vec<String> {

@@ -71,6 +71,7 @@ impl ListenerConfig {
                 ServesConfig::Routes(names) => Serves::Routes(shared(names)),
             },
             expects_proxy_header: self.expects_proxy_header,
+            trusted_proxies: self.trusted_proxies.clone(),
             tls: self.tls.clone().map(Arc::new),
             http: self.http,
         };
@@ -98,6 +99,7 @@ impl InboundConfig {
             ports: self.ports.clone(),
             scopes: self.scopes.clone(),
             expects_proxy_header: self.expects_proxy_header,
+            trusted_proxies: self.trusted_proxies.clone(),
         })
     }
 
@@ -132,6 +134,7 @@ impl InboundConfig {
             scopes: inbound.scopes.clone(),
             limits: inbound.service.limits,
             expects_proxy_header: inbound.expects_proxy_header,
+            trusted_proxies: inbound.trusted_proxies.clone(),
             proxy_protocol: inbound.service.proxy_protocol,
         }
     }

@@ -10,6 +10,7 @@ use proxy_core::snapshot::{Scope, Snapshot};
 
 use super::*;
 
+mod application;
 mod deploy;
 mod generated;
 mod grpc;

@@ -64,7 +64,7 @@ impl Lane {
 }
 
 /// Counters of one application.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Application {
     lanes: [Flow; Lane::ALL.len()],
     /// Connections that Weir refused, by reason in the order of [`Reason::ALL`].
@@ -79,6 +79,17 @@ struct Flow {
     ended: AtomicU64,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
+}
+
+impl Default for Application {
+    fn default() -> Self {
+        Self {
+            lanes: Default::default(),
+            refused: std::array::from_fn(|_| AtomicU64::new(0)),
+            requests: AtomicU64::new(0),
+            account: Account::default(),
+        }
+    }
 }
 
 impl Application {
@@ -436,7 +447,7 @@ pub struct ApplicationsReading {
 }
 
 /// Counters of one application as they were read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApplicationTotals {
     /// By [`Lane`] in the order of [`Lane::ALL`].
     pub lanes: [FlowTotals; Lane::ALL.len()],
@@ -457,6 +468,12 @@ pub struct FlowTotals {
     pub sent_bytes: u64,
     /// Bytes from servers to clients, likewise.
     pub received_bytes: u64,
+}
+
+impl Default for ApplicationTotals {
+    fn default() -> Self {
+        Self { lanes: Default::default(), refused: [0; Reason::ALL.len()], requests: 0 }
+    }
 }
 
 impl ApplicationTotals {

@@ -53,7 +53,7 @@ impl ConnStats {
 }
 
 /// Counters of one service in the proxy lane.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ServiceStats {
     /// Connections accepted.
     pub opened: AtomicU64,
@@ -67,6 +67,19 @@ pub struct ServiceStats {
     pub connect_failures: AtomicU64,
     /// Connections that went to another endpoint after a failed attempt.
     pub retried: AtomicU64,
+}
+
+impl Default for ServiceStats {
+    fn default() -> Self {
+        Self {
+            opened: AtomicU64::new(0),
+            closed: std::array::from_fn(|_| AtomicU64::new(0)),
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+        }
+    }
 }
 
 impl ServiceStats {

@@ -24,6 +24,9 @@ impl<'c> Check<'c, '_> {
         let mut seen: HashMap<u16, Vec<(&'c file::Inbound, Origin)>> = HashMap::new();
         for at in all {
             self.inbound_scopes(at, &served);
+            if let Some(headers) = &at.value.proxy_protocol {
+                self.trusted(headers.trusted_proxies.as_ref(), headers.from_clients.is_some(), "in");
+            }
             for port in &at.value.ports.value {
                 let others = seen.entry(port.value).or_default();
                 if let Some((_, first)) = others.iter().find(|(other, _)| share_a_namespace(other, &at.value))

@@ -1,12 +1,13 @@
 //! Connections that come to applications, as one would write them.
 
 use super::super::{InboundConfig, file};
-use super::{At, Name, limits, proxy_protocol, scope};
+use super::{At, Name, limits, networks, proxy_protocol, scope};
 
 pub(super) fn inbound(inbound: &InboundConfig) -> file::Inbound {
     let own = limits(&inbound.limits, &[]).unwrap_or_default();
     let headers = file::InboundProxyProtocol {
         from_clients: inbound.expects_proxy_header.then_some(file::ProxyHeader::Required),
+        trusted_proxies: networks(&inbound.trusted_proxies),
         to_applications: inbound.proxy_protocol.map(proxy_protocol),
     };
     file::Inbound {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::de::At;
-use super::super::text::{Name, Time, TimeOrOff};
+use super::super::text::{Name, Network, Time, TimeOrOff};
 use super::{ProxyHeader, ProxyProtocol, Scope};
 
 /// Ports of applications.
@@ -56,6 +56,10 @@ pub(in crate::config) struct InboundProxyProtocol {
     /// `required`: clients send one, as with listeners.
     #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
     pub(in crate::config) from_clients: Option<ProxyHeader>,
+    /// As of listeners, with `in: required`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub(in crate::config) trusted_proxies: Option<At<Vec<At<Network>>>>,
     /// Version of the one that applications get.
     #[serde(rename = "out", skip_serializing_if = "Option::is_none")]
     pub(in crate::config) to_applications: Option<ProxyProtocol>,

@@ -1,7 +1,7 @@
 //! Connections that come to applications: defaults filled in.
 
 use super::super::{InboundConfig, file};
-use super::{limits, proxy_protocol, scope};
+use super::{limits, networks, proxy_protocol, scope};
 
 pub(super) fn inbound(inbound: &file::Inbound) -> InboundConfig {
     let own = inbound.limits.clone().unwrap_or_default();
@@ -19,6 +19,7 @@ pub(super) fn inbound(inbound: &file::Inbound) -> InboundConfig {
             ..file::Limits::default()
         }),
         expects_proxy_header: headers.from_clients.is_some(),
+        trusted_proxies: networks(headers.trusted_proxies.as_ref()),
         proxy_protocol: headers.to_applications.map(proxy_protocol),
     }
 }

@@ -312,6 +312,7 @@ fn config() -> impl Strategy<Value = Config> {
                     protocol: Protocol::Tcp,
                     serves: ServesConfig::Service(services[of.index(services.len())].name.clone()),
                     expects_proxy_header: false,
+                    trusted_proxies: Vec::new(),
                     tls: None,
                     http: HttpLimits::DEFAULT,
                 };

@@ -142,32 +142,6 @@ fn headers_of_the_proxy_protocol_need_a_worker() {
 }
 
 #[test]
-fn every_entry_of_what_applications_may_have_is_for_somebody() {
-    bad(
-        "intercept:\n\
-         \x20 scopes: [{cgroup: /pods}]\n\
-         \x20 limits:\n\
-         \x20 - {scopes: [{cgroup: /pods/a}], bytes_per_second: 1KiB}\n\
-         \x20 - {scopes: [{cgroup: /pods/a/b}, {cgroup: /pods/c}], max_connections: 0}\n\
-         \x20 - {scopes: [{cgroup: /pods/a/b}], connections_per_second: 5}\n\
-         \x20 - {scopes: [{cgroup: /other}], max_connection: 5}\n\
-         \x20 - {max_connections: 5}\n\
-         \x20 - {}\n\
-         services: [{name: a, addresses: [10.0.0.1:80], endpoints: []}]\n",
-        &[
-            "w:4:53: intercept.limits[0].bytes_per_second: wrong value: found 1KiB, expected a size from 64KiB to 1024GiB",
-            "w:5:73: intercept.limits[1].max_connections: wrong value: found the number 0, expected a whole number, 1 or more",
-            "w:6:5: intercept.limits[2]: never used: the entry in line 4 is for all of them, and comes before, expected narrow \
-           scopes before wide ones",
-            "w:7:15: intercept.limits[3].scopes[0]: in none of intercept.scopes, so its applications are not served",
-            "w:7:34: intercept.limits[3].max_connection: unknown key; did you mean 'max_connections'?",
-            "w:9:5: intercept.limits[5]: never used: the entry in line 8 is for all of them, and comes before, expected narrow \
-           scopes before wide ones",
-        ],
-    );
-}
-
-#[test]
 fn it_is_clear_whose_connections_to_applications_are_taken() {
     bad(
         "intercept:\n\

@@ -169,6 +169,7 @@ fn snapshot(servers: &[&ServerTls]) -> Snapshot {
             serves: Serves::Routes(Vec::new()),
             tls: Some(Arc::new((*tls).clone())),
             expects_proxy_header: false,
+            trusted_proxies: Vec::new(),
             http: HttpLimits::DEFAULT,
         })
     };

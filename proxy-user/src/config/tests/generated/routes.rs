@@ -392,6 +392,9 @@ impl Speaker {
     fn listen(self, tls: Option<ServerTls>, routes: &[String], listener: &mut ListenerConfig) {
         listener.protocol = self.protocol;
         listener.expects_proxy_header = self.proxy_protocol.is_some();
+        if self.has_routes && listener.expects_proxy_header {
+            listener.trusted_proxies = ["10.0.0.0/8", "fd00::/8"].map(|text| text.parse().unwrap()).to_vec();
+        }
         listener.tls = tls.filter(|_| self.protocol != Protocol::Tls);
         if self.speaks_http() {
             listener.http = self.http;
