@@ -118,12 +118,15 @@ impl Turns {
     }
 
     fn begin_round(&self) {
-        self.is_anybody_waiting.set(false);
         let quantum = self.quantum();
+        let are_some_left = Cell::new(false);
         self.each(|sharer| {
             sharer.left.set((sharer.left.get() + quantum).min(quantum));
             sharer.call_next();
+            are_some_left.set(are_some_left.get() || !sharer.line.borrow().is_empty());
         });
+        // Whoever is called may have something else to do, or end, and never call the next one.
+        self.is_anybody_waiting.set(are_some_left.get());
     }
 
     fn quantum(&self) -> i64 {
@@ -276,6 +279,21 @@ mod tests {
     fn one_that_is_alone_gets_much_in_each_round() {
         let moved = moved(&[(50, 64 << 10)], 100);
         assert!(moved[0] > 100 * (3 << 20), "{moved:?}");
+    }
+
+    #[test]
+    fn who_is_called_and_does_not_come_holds_up_nobody() {
+        let turns = Rc::<Turns>::default();
+        let application = Arc::<Application>::default();
+        let [worker, busy_elsewhere, waiting] = [(); 3].map(|()| turns.seat(&application));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(worker.poll_turn(&mut cx).is_ready());
+        worker.handle_work(4 << 20);
+        assert!(busy_elsewhere.poll_turn(&mut cx).is_pending() && waiting.poll_turn(&mut cx).is_pending());
+        turns.begin_round();
+        assert!(turns.is_anybody_waiting.get(), "there is another round for the second one");
+        turns.begin_round();
+        assert!(!turns.is_anybody_waiting.get() && waiting.poll_turn(&mut cx).is_ready());
     }
 
     #[test]
