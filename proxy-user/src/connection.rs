@@ -94,7 +94,7 @@ impl Drop for Told {
     fn drop(&mut self) {
         if let Some(stats) = self.0.take() {
             let reason = if std::thread::panicking() { Reason::Internal } else { Reason::Drained };
-            stats.handle_end(reason, 0, 0);
+            stats.handle_end(reason);
         }
     }
 }
@@ -188,7 +188,7 @@ struct End<'a> {
 /// Counts the end of a connection and writes it down.
 fn tell_end(local: &Local, end: End<'_>) {
     let End { ending, endpoint, .. } = end;
-    end.stats.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
+    end.stats.handle_end(ending.reason);
     if let Some(attending) = end.attending {
         attending.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
     }
@@ -296,7 +296,7 @@ async fn enter(local: &Local, attending: &Attending) -> Result<(), Reason> {
     let wait = attending.try_enter(monotonic_ns())?;
     if !wait.is_zero() {
         // A worker that drains waits for it, too.
-        let _guard = local.open.add(&Limits::DEFAULT);
+        let _guard = local.open.add(&Limits::DEFAULT, None);
         tokio::time::sleep(wait).await;
     }
     Ok(())
@@ -309,7 +309,7 @@ async fn await_turn(local: &Local, pacer: &Pacer) {
     poll_fn(|cx| {
         let turn = pacer.poll_turn(cx);
         if turn.is_pending() {
-            guard.get_or_insert_with(|| local.open.add(&Limits::DEFAULT));
+            guard.get_or_insert_with(|| local.open.add(&Limits::DEFAULT, None));
         }
         turn
     })

@@ -352,6 +352,6 @@ pub(crate) fn refuse(shared: &Shared, fd: &OwnedFd, client: ClientAddr, reason: 
     let _ = sock::set_linger_reset(fd);
     let stray = &shared.stats.stray;
     stray.opened.fetch_add(1, Ordering::Relaxed);
-    stray.handle_end(reason, 0, 0);
+    stray.handle_end(reason);
     tracing::debug!(%client, reason = reason.as_str(), "connection refused");
 }

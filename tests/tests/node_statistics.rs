@@ -1,18 +1,29 @@
 //! What Weir tells about connections: the kernel's table, the metrics, the access log.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use proxy_io::sock;
+use proxy_tests::client::Place;
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
+use proxy_tests::http::{Backend, Peer, ok};
 use proxy_tests::net::Family;
 use proxy_tests::node::{self, Weir};
-use proxy_tests::wait;
+use proxy_tests::pki::Pki;
+use proxy_tests::process::Running;
+use proxy_tests::python::{PYTHON, has_module};
 use proxy_tests::world::World;
+use proxy_tests::{wait, web};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(15);
 const LINE: &str = "sink\n";
+/// Longer than any step of a program takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+const COUNTING: &str = include_str!("../src/python/counting.py");
 
 /// Waits until a sum of the metrics is what it should be.
 fn expect(weir: &Weir<'_>, name: &str, labels: &[(&str, &str)], wanted: f64) {
@@ -120,6 +131,103 @@ fn connections_and_bytes_are_counted_once_by_service_lane_and_reason() {
         expect(&weir, "weir_connections_closed_total", &[labels[0], labels[1], ("reason", reason)], 1.0);
         expect(&weir, "weir_connections_active", &labels, 0.0);
     }
+}
+
+#[test]
+fn connections_that_carry_http_count_what_their_clients_sent_and_received() {
+    let Some(world) = World::new() else { return };
+    if !has_module("h2") {
+        return;
+    }
+    let pki = Pki::new();
+    pki.certificate("web", &["DNS:web.shop"]);
+    let body = "x".repeat(1 << 20);
+    let _backend = Backend::answering(&world.net, web::host(), move |_| Some(ok(&body)));
+    let secure = SocketAddr::new(web::edge().ip(), 8443);
+    let tls = json!({"address": secure.to_string(), "protocol": "http", "service": "web",
+        "tls": {"certificates": [pki.files("web")]}});
+    let labels = [("service", "web"), ("lane", "proxy")];
+    for protocol in ["http", "auto"] {
+        let mut config = web::speaking(&world, protocol, json!({}));
+        if protocol == "http" {
+            config["listeners"].as_array_mut().unwrap().push(tls.clone());
+        }
+        let Some(weir) = Weir::start(&world.net, &config) else { return };
+        let (mut sent, mut received, mut ended) = (0.0, 0.0, 0.0);
+        let ways = [(world.app(), web::vip(), "-"), (world.outside(), secure, &*pki.path("ca.pem"))];
+        let is_offered = |way: &&(Place<'_>, SocketAddr, &str)| protocol == "http" || way.2 == "-";
+        for (place, address, ca) in ways.iter().filter(is_offered) {
+            for version in ["1.1", "2"] {
+                // An endpoint of HTTP/1.1 is not asked in HTTP/2, which `auto` would do.
+                if protocol == "auto" && version == "2" {
+                    continue;
+                }
+                let arguments =
+                    ["-c", COUNTING, version, &address.ip().to_string(), &address.port().to_string(), ca];
+                let mut client = Running::start(place.command(Path::new(PYTHON)).args(arguments)).unwrap();
+                let counts = |client: &Running| -> Value {
+                    let line = client.line(LIMIT).expect("it counts");
+                    serde_json::from_str(&line).unwrap()
+                };
+                // While the connection is open ...
+                let said = counts(&client);
+                expect(&weir, "weir_connections_active", &labels, 1.0);
+                expect(&weir, "weir_bytes_sent_total", &labels, sent + said["sent"].as_f64().unwrap());
+                expect(
+                    &weir,
+                    "weir_bytes_received_total",
+                    &labels,
+                    received + said["received"].as_f64().unwrap(),
+                );
+                client.say("once more");
+                let said = counts(&client);
+                assert!(client.wait(LIMIT).success());
+                // ... and once it has ended.
+                ended += 1.0;
+                sent += said["sent"].as_f64().unwrap();
+                received += said["received"].as_f64().unwrap();
+                assert!(received > ended * f64::from(2 << 20), "{said}");
+                expect(&weir, "weir_connections_active", &labels, 0.0);
+                expect(&weir, "weir_bytes_sent_total", &labels, sent);
+                expect(&weir, "weir_bytes_received_total", &labels, received);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tunnel_counts_what_it_began_with_too() {
+    let Some(world) = World::new() else { return };
+    let _backend = Backend::start(&world.net, web::host(), |peer, _| {
+        let Ok(Some(_)) = peer.request_head() else { return };
+        peer.say(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nfirst",
+        );
+        while let Ok(bytes) = peer.take(4) {
+            peer.say(bytes);
+        }
+    });
+    let Some(weir) = Weir::start(&world.net, &web::speaking(&world, "http", json!({}))) else { return };
+    let labels = [("service", "web"), ("lane", "proxy")];
+    let mut client = Peer::connect(&world.net, web::edge());
+    client.say("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nping");
+    assert_eq!(client.answer_to("HEAD").unwrap().status(), 101);
+    assert_eq!(client.take(9).unwrap(), b"firstping");
+    let counted = |client: &Peer| {
+        let info = sock::tcp_info(client.socket()).unwrap();
+        [info.bytes_sent, info.bytes_received].map(|bytes| f64::from(u32::try_from(bytes).unwrap()))
+    };
+    let [sent, received] = counted(&client);
+    expect(&weir, "weir_bytes_sent_total", &labels, sent);
+    expect(&weir, "weir_bytes_received_total", &labels, received);
+    client.say("pong");
+    assert_eq!(client.take(4).unwrap(), b"pong");
+    let [sent, received] = counted(&client);
+    client.finish();
+    assert_eq!(client.rest().unwrap(), b"");
+    expect(&weir, "weir_connections_active", &labels, 0.0);
+    expect(&weir, "weir_bytes_sent_total", &labels, sent);
+    expect(&weir, "weir_bytes_received_total", &labels, received);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use proxy_tests::skip;
 use proxy_tests::stream::{self, Check};
 use proxy_tests::upstream::{End, Server};
 use proxy_user::forward::l4::{Early, Ending, Relay, Turned, Watch};
+use proxy_user::forward::wire::Count;
 use proxy_user::tls::Stream;
 
 const SEEN: Duration = Duration::from_secs(20);
@@ -48,6 +49,8 @@ struct Owner {
     is_stopping: Cell<bool>,
     waker: Cell<Option<Waker>>,
 }
+
+impl Count for Owner {}
 
 impl Watch for Owner {
     fn handle_progress(&self) {

@@ -51,7 +51,7 @@ async fn read(down: &mut Wire) -> Result<Header, Reason> {
                 return Err(Reason::ProxyHeader);
             }
         }
-        match poll_fn(|cx| down.poll_more(cx)).await {
+        match poll_fn(|cx| down.poll_more(cx, &())).await {
             Ok(true) => {}
             Ok(false) if down.chunk.is_empty() => return Err(Reason::Fin),
             Ok(false) => return Err(Reason::ProxyHeader),

@@ -25,7 +25,7 @@ use super::moving::Whose;
 use super::{Accepted, Known, Local, Served, announce, boxed, http, l4};
 use crate::forward::http2::{self, Begun};
 use crate::forward::l4::{Early, Watch as _, lost};
-use crate::forward::wire::Wire;
+use crate::forward::wire::{Count as _, Wire};
 use crate::stats::conn::ServiceStats;
 use crate::upstream;
 use crate::upstream::pool::{Kept, Key};
@@ -93,7 +93,7 @@ async fn by_name(
     };
     // Counted where it goes: the listener belongs to nobody.
     own.opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    stats.handle_end(Reason::Fin, 0, 0);
+    stats.handle_end(Reason::Fin);
     let downstream = Downstream::Stream(down.stream, down.chunk);
     l4::serve(local, downstream, Known { accepted, service, stats: own }).await
 }
@@ -121,7 +121,7 @@ async fn hello(down: &mut Wire) -> Result<Box<str>, Reason> {
             Detected::NeedMore => {}
             _ => return Err(Reason::Protocol),
         }
-        match poll_fn(|cx| down.poll_more(cx)).await {
+        match poll_fn(|cx| down.poll_more(cx, &())).await {
             Ok(true) => {}
             _ => return Err(Reason::DownstreamReset),
         }
@@ -143,7 +143,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
     let Some(mut down) = downstream.into_wire(local) else {
         return Served::nowhere(Some(service), stats, Reason::Internal);
     };
-    let guard = local.open.add(&service.limits);
+    let guard = local.open.add(&service.limits, Some(&stats));
     guard.conn.set_pacer(down.stream.pacer());
     let Accepted { client, original_dst, ref netns, .. } = *accepted;
     let netns = netns.as_ref();
@@ -189,6 +189,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
     }
     let early = Early { downstream: down.chunk, upstream: up.chunk };
     let conn = Rc::clone(&guard.conn);
+    conn.count(early.downstream.len(), early.upstream.len());
     let whose = Some(Whose::Accepted(accepted, Arc::clone(&service), index));
     let ending = boxed(move || l4::relay_for(local, down.stream, up.stream, early, conn, whose)).await;
     if !ending.is_moved {
@@ -217,7 +218,7 @@ async fn first(down: &mut Wire, up: &mut Wire, conn: &super::OpenConn) -> First 
                 Detected::Http2 => return Poll::Ready(First::Http2),
                 Detected::Tls(_) | Detected::Opaque => return Poll::Ready(First::Opaque),
             }
-            match down.poll_more(cx) {
+            match down.poll_more(cx, &()) {
                 Poll::Ready(Ok(true)) => {}
                 // It has said all: whoever reads it finds the end again.
                 Poll::Ready(Ok(false)) => return Poll::Ready(First::Opaque),
@@ -227,7 +228,7 @@ async fn first(down: &mut Wire, up: &mut Wire, conn: &super::OpenConn) -> First 
                 Poll::Pending => break,
             }
         }
-        match up.poll_more(cx) {
+        match up.poll_more(cx, &()) {
             Poll::Ready(Ok(_)) => return Poll::Ready(First::Server),
             Poll::Ready(Err(_)) => return Poll::Ready(First::Over(Reason::UpstreamReset)),
             Poll::Pending => {}

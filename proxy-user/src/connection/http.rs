@@ -39,7 +39,7 @@ use self::plan::Version;
 use super::{Accepted, Entry, Local, OpenConn, Served, boxed};
 use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
-use crate::forward::wire::{HeadBound, NoHead, Wire};
+use crate::forward::wire::{Count as _, HeadBound, NoHead, Wire};
 use crate::stats::conn::ServiceStats;
 use crate::tls::Negotiated;
 
@@ -87,7 +87,9 @@ pub(super) fn serve<'a>(
     service: Option<Arc<Service>>,
     stats: Arc<ServiceStats>,
 ) -> impl Future<Output = Served> + 'a {
-    let guard = local.open.add(service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits));
+    let limits = service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits);
+    let guard = local.open.add(limits, Some(&stats));
+    guard.conn.count(down.chunk.len(), 0);
     guard.conn.set_pacer(down.stream.pacer());
     // Apart from the stream, which is somebody else's during a request. Boxed: most clients have none.
     let tls = down.stream.negotiated().cloned().map(Box::new);
@@ -98,13 +100,14 @@ pub(super) fn serve<'a>(
         let has_chosen = tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
         let then = if has_chosen { Then::Http2 } else { client.run(&mut down).await };
         let is_told = !matches!(then, Then::Tunnel(_));
-        let ending = if let Then::Http2 = then {
+        let mut ending = if let Then::Http2 = then {
             client.version = Version::Http2;
-            let client = &client;
-            boxed(move || http2::serve(client, down)).await
+            let (client, count) = (&client, Rc::clone(&guard.conn));
+            boxed(move || http2::serve(client, down, count)).await
         } else {
             boxed(|| end(local, down, then, Rc::clone(&guard.conn))).await
         };
+        (ending.sent_bytes, ending.received_bytes) = guard.conn.bytes();
         Served { service, stats, endpoint: None, ending, is_told }
     }
 }
@@ -114,7 +117,7 @@ async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) 
     match then {
         Then::Next | Then::Http2 => Ending::of(Reason::Fin),
         Then::Close(reason) => {
-            let _ = boxed(|| tokio::time::timeout(LINGER_TIME, linger(&mut down))).await;
+            let _ = boxed(|| tokio::time::timeout(LINGER_TIME, linger(&mut down, &conn))).await;
             Ending::of(reason)
         }
         Then::Abort(reason) => {
@@ -124,6 +127,7 @@ async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) 
         Then::Tunnel(up) => {
             conn.handle_progress();
             let up = *up;
+            conn.count(0, up.chunk.len());
             let early = Early { downstream: down.chunk, upstream: up.chunk };
             boxed(move || super::l4::relay(local, down.stream, up.stream, early, conn)).await
         }
@@ -158,7 +162,7 @@ impl Client<'_> {
             if let Some(reason) = self.conn.poll_kill(cx) {
                 return Poll::Ready(Err(NoRequest::Killed(reason)));
             }
-            let head = down.poll_head(cx, &mut scan, self.bound()).map_err(NoRequest::NoHead);
+            let head = down.poll_head(cx, &mut scan, self.bound(), self.conn).map_err(NoRequest::NoHead);
             if head.is_pending() && !has_begun && !down.chunk.is_empty() {
                 has_begun = true;
                 // All of the head, however slowly: no byte of it begins the time anew.
@@ -226,14 +230,14 @@ enum NoRequest {
 }
 
 /// Ends what is sent and waits until the client has closed, too.
-async fn linger(down: &mut Wire) {
+async fn linger(down: &mut Wire, conn: &OpenConn) {
     if poll_fn(|cx| down.stream.poll_shutdown_write(cx)).await.is_err() {
         return;
     }
     let mut left = LINGER_BYTES;
     while left > 0 && !down.is_ended {
         down.chunk = Chunk::default();
-        match poll_fn(|cx| down.poll_more(cx)).await {
+        match poll_fn(|cx| down.poll_more(cx, conn)).await {
             Ok(true) => left = left.saturating_sub(down.chunk.len()),
             _ => return,
         }

@@ -14,7 +14,7 @@ use super::endpoint::{Counted, Established, Wanted, establish, send_attempt};
 use super::moving::{Whose, run_relay};
 use super::{Accepted, Entry, Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
-use crate::forward::wire::Wire;
+use crate::forward::wire::{Count as _, Wire};
 use crate::pace::Pacer;
 use crate::tls::Stream;
 
@@ -36,7 +36,7 @@ pub(super) fn serve<'a>(
     known: Known<'a>,
 ) -> impl Future<Output = Served> + 'a {
     let Known { accepted, service, stats } = known;
-    let guard = local.open.add(&service.limits);
+    let guard = local.open.add(&service.limits, Some(&stats));
     guard.conn.set_pacer(downstream.pacer());
     let connecting = {
         let known = Known { accepted, service: Arc::clone(&service), stats: Arc::clone(&stats) };
@@ -94,6 +94,7 @@ async fn connect<'a>(
             }
         };
     let downstream = downstream.into_stream(local).ok_or(Reason::Internal)?;
+    conn.count(early.len(), 0);
     let early = Early { downstream: early, upstream: Chunk::default() };
     let whose = Some(Whose::Accepted(accepted, service, index));
     let relaying = boxed(move || relay_for(local, downstream, upstream, early, conn, whose));

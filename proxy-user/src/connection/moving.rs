@@ -29,7 +29,7 @@ use super::l4::{finish, report};
 use super::{Accepted, End, Entry, Local, OpenConn, Shared, Told, boxed, pace, tell_end};
 use crate::forward::l4::{Ending, Flow, Relay, Rest, Turned, Watch as _};
 use crate::stats::application::{Attending, Key, Lane};
-use crate::stats::conn::{BudgetGuard, Moved};
+use crate::stats::conn::{BudgetGuard, Moved, ServiceStats};
 use crate::tls::Stream;
 
 /// What is known of a connection, wherever it is carried.
@@ -206,7 +206,7 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
     let attending = attend(&local.shared, &identity);
     let _load = local.shared.peers.count(local.index);
     let (endpoint, _counted) = find(&local, &identity);
-    let ending = boxed(|| resume(&local, &identity, &attending, sockets, flows)).await;
+    let ending = boxed(|| resume(&local, &identity, (&stats, &attending), sockets, flows)).await;
     told.0.take();
     if ending.is_moved {
         attending.handle_move();
@@ -236,7 +236,7 @@ pub(crate) async fn serve(local: Rc<Local>, parcel: Parcel, _budget: BudgetGuard
 /// Counts the end of a connection that nobody here can go on with; dropping its sockets ends it.
 pub(crate) fn refuse(shared: &Shared, parcel: &Parcel) {
     let stats = shared.stats.service(ServiceId(parcel.identity.service));
-    stats.handle_end(Reason::Internal, 0, 0);
+    stats.handle_end(Reason::Internal);
     attend(shared, &parcel.identity).handle_end(Reason::Internal, 0, 0);
 }
 
@@ -271,7 +271,7 @@ fn find(local: &Local, identity: &Identity) -> (Option<Endpoint>, Vec<Counted>) 
 async fn resume(
     local: &Rc<Local>,
     identity: &Rc<Identity>,
-    attending: &Attending,
+    (stats, attending): (&Arc<ServiceStats>, &Attending),
     sockets: [OwnedFd; 2],
     flows: [Flow; 2],
 ) -> Ending {
@@ -280,9 +280,11 @@ async fn resume(
         half_close_timeout: identity.half_close_timeout,
         ..Limits::DEFAULT
     };
-    let guard = local.open.add(&limits);
+    let guard = local.open.add(&limits, Some(stats));
     guard.conn.set_endpoint(EndpointId(identity.endpoint));
     guard.conn.set_idle_ticks(identity.idle_ticks);
+    let [out, back] = &flows;
+    guard.conn.set_counted(out.bytes, back.bytes);
     if flows.iter().any(|flow| matches!(flow.rest, Rest::Ended)) {
         guard.conn.handle_half_close();
     }

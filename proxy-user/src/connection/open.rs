@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::bug;
 use crate::forward::l4::Watch;
+use crate::forward::wire::Count;
 use crate::pace::Pacer;
+use crate::stats::conn::ServiceStats;
 
 /// Time between two looks at all connections: the grain of idle timeouts.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -55,6 +58,11 @@ pub struct OpenConn {
     /// Its owner wants to know what it holds, and what it said: bytes, here and in the kernel.
     wants_weight: Cell<bool>,
     weight: Cell<u32>,
+    /// Bytes from its client and for it, and those of them that its service's counters have.
+    bytes: Cell<(u64, u64)>,
+    counted: Cell<(u64, u64)>,
+    /// Those counters; none for what is only a part of a client's connection, or belongs to no client.
+    stats: Option<Arc<ServiceStats>>,
     /// It is to stop, and holds one of the few places for that;
     /// since when, on the monotonic clock.
     stopping: RefCell<Option<(OwnedSemaphorePermit, u64)>>,
@@ -64,7 +72,7 @@ pub struct OpenConn {
 const NEVER: u32 = u32::MAX;
 
 impl OpenConn {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, stats: Option<Arc<ServiceStats>>) -> Self {
         Self {
             waker: RefCell::default(),
             endpoint: Cell::new(None),
@@ -83,6 +91,9 @@ impl OpenConn {
             is_movable: Cell::new(false),
             wants_weight: Cell::new(false),
             weight: Cell::new(0),
+            bytes: Cell::default(),
+            counted: Cell::default(),
+            stats,
             stopping: RefCell::new(None),
         }
     }
@@ -98,6 +109,29 @@ impl OpenConn {
     #[must_use]
     pub fn pacer(&self) -> Option<&Rc<Pacer>> {
         self.pacer.get()
+    }
+
+    /// Bytes from its client and for it.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        self.bytes.get()
+    }
+
+    /// Goes on where another process had stopped, which has counted so many.
+    pub fn set_counted(&self, sent_bytes: u64, received_bytes: u64) {
+        self.bytes.set((sent_bytes, received_bytes));
+        self.counted.set((sent_bytes, received_bytes));
+    }
+
+    /// Tells the counters of its service what they do not have yet.
+    fn tell_bytes(&self) {
+        let (bytes, counted) = (self.bytes.get(), self.counted.get());
+        if let Some(stats) = &self.stats
+            && bytes != counted
+        {
+            stats.handle_bytes(bytes.0 - counted.0, bytes.1 - counted.1);
+            self.counted.set(bytes);
+        }
     }
 
     /// Says to which endpoint the connection goes now.
@@ -198,6 +232,7 @@ impl OpenConn {
     }
 
     fn handle_tick(&self) {
+        self.tell_bytes();
         match self.alarm_ticks.get() {
             NEVER => {}
             0 | 1 => {
@@ -227,6 +262,13 @@ fn ticks(time: Option<Duration>) -> u32 {
     let Some(time) = time else { return NEVER };
     let whole = time.as_millis().div_ceil(TICK.as_millis());
     u32::try_from(whole).map_or(NEVER, |whole| whole.saturating_add(1))
+}
+
+impl Count for OpenConn {
+    fn count(&self, sent_bytes: usize, received_bytes: usize) {
+        let (sent, received) = self.bytes.get();
+        self.bytes.set((sent + sent_bytes as u64, received + received_bytes as u64));
+    }
 }
 
 impl Watch for OpenConn {
@@ -286,6 +328,7 @@ pub struct OpenGuard {
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
+        self.conn.tell_bytes();
         self.list.conns.borrow_mut().remove(self.key);
         if self.list.conns.borrow().is_empty()
             && let Some(waker) = self.list.waiting.borrow_mut().take()
@@ -296,10 +339,10 @@ impl Drop for OpenGuard {
 }
 
 impl OpenConns {
-    /// Adds a connection.
+    /// Adds a connection, whose bytes are counted here.
     #[must_use]
-    pub fn add(self: &Rc<Self>, limits: &Limits) -> OpenGuard {
-        let conn = Rc::new(OpenConn::new(limits));
+    pub fn add(self: &Rc<Self>, limits: &Limits, stats: Option<&Arc<ServiceStats>>) -> OpenGuard {
+        let conn = Rc::new(OpenConn::new(limits, stats.cloned()));
         let key = self.conns.borrow_mut().insert(Rc::clone(&conn));
         OpenGuard { conn, list: Rc::clone(self), key }
     }
@@ -399,7 +442,7 @@ mod tests {
     #[test]
     fn those_that_have_something_under_way_say_what_they_hold_and_the_heaviest_is_found() {
         let open = Rc::<OpenConns>::default();
-        let [resting, light, heavy] = [(); 3].map(|()| open.add(&Limits::DEFAULT));
+        let [resting, light, heavy] = [(); 3].map(|()| open.add(&Limits::DEFAULT, None));
         resting.conn.rest(None);
         open.begin_weighing();
         assert!(!resting.conn.wants_weight() && light.conn.wants_weight());
@@ -416,7 +459,7 @@ mod tests {
     #[test]
     fn a_drain_ends_what_has_rested_for_a_while_and_nothing_that_may_just_be_asking() {
         let open = Rc::<OpenConns>::default();
-        let [fresh, busy] = [(); 2].map(|()| open.add(&Limits::DEFAULT));
+        let [fresh, busy] = [(); 2].map(|()| open.add(&Limits::DEFAULT, None));
         let is_killed = |guard: &OpenGuard| guard.conn.kill.get() == Some(Reason::Drained);
         fresh.conn.rest(None);
         busy.conn.await_within(None, Reason::IdleTimeout);

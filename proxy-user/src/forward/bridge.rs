@@ -350,7 +350,7 @@ impl<W: Watch> Bridge<'_, '_, W> {
                 Poll::Ready(Ok(Answer { response, is_interim: false, has_ended, is_kept: true }))
             }
             (Side::Http1(side), _) => {
-                let bytes = match ready!(side.wire.poll_head(cx, scan, self.bound)) {
+                let bytes = match ready!(side.wire.poll_head(cx, scan, self.bound, &())) {
                     Ok(bytes) => bytes,
                     Err(none) => return Poll::Ready(Err(none.into())),
                 };

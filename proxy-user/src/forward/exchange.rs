@@ -115,7 +115,7 @@ impl Upload {
                 self.is_over = true;
                 return Poll::Ready(Ok(()));
             }
-            if down.chunk.is_empty() && !ready!(down.poll_more(cx)).map_err(Trouble::ClientDied)? {
+            if down.chunk.is_empty() && !ready!(down.poll_more(cx, watch)).map_err(Trouble::ClientDied)? {
                 return Poll::Ready(Err(Trouble::ClientCut));
             }
             self.out = self.body.split(&mut down.chunk).map_err(Trouble::ClientFault)?;
@@ -190,11 +190,11 @@ impl Download {
         watch: &W,
     ) -> Poll<Result<(), Trouble>> {
         for _ in 0..TURN_PIECES {
-            ready!(down.stream.poll_send(cx, &mut self.out)).map_err(Trouble::ClientDied)?;
+            ready!(down.poll_send(cx, &mut self.out, watch)).map_err(Trouble::ClientDied)?;
             if self.body.is_done() {
                 return Poll::Ready(Ok(()));
             }
-            if up.chunk.is_empty() && !ready!(up.poll_more(cx)).map_err(Trouble::UpstreamDied)? {
+            if up.chunk.is_empty() && !ready!(up.poll_more(cx, &())).map_err(Trouble::UpstreamDied)? {
                 let is_complete = matches!(self.body, Body::UntilClose);
                 let cut = Err(Trouble::UpstreamEnded { has_begun: true });
                 return Poll::Ready(if is_complete { Ok(()) } else { cut });
@@ -233,7 +233,7 @@ impl<W: Watch> Exchange<'_, W> {
             if self.poll_upload(cx)? {
                 self.watch.handle_sent();
             }
-            match self.up.poll_head(cx, scan, bound) {
+            match self.up.poll_head(cx, scan, bound, &()) {
                 Poll::Ready(Ok(bytes)) => Poll::Ready(Ok(bytes)),
                 Poll::Ready(Err(no)) => Poll::Ready(Err(no.into())),
                 Poll::Pending => self.poll_client(cx),
@@ -245,7 +245,7 @@ impl<W: Watch> Exchange<'_, W> {
     /// Notices a client that is gone while an answer is awaited. What it sends meanwhile is its next request and waits.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Trouble>> {
         if self.upload.is_over && self.down.chunk.is_empty() && !self.down.is_ended {
-            let _ = ready!(self.down.poll_more(cx)).map_err(Trouble::ClientDied)?;
+            let _ = ready!(self.down.poll_more(cx, self.watch)).map_err(Trouble::ClientDied)?;
             self.down.chunk.detach();
         }
         Poll::Pending

@@ -23,6 +23,7 @@ use proxy_io::Chunk;
 use proxy_io::splice::{Pipe, PipePool};
 
 pub use self::stop::{Flow, Rest};
+use super::wire::Count;
 use crate::tls::Stream;
 
 /// Full buffers in a row that make a stream bulk.
@@ -37,7 +38,7 @@ const TURN_CHUNKS: u32 = 32;
 const TURN_BYTES: u64 = 2 << 20;
 
 /// What the relay tells its owner, and what the owner tells it. All of it belongs to one thread.
-pub trait Watch {
+pub trait Watch: Count {
     /// Bytes went by.
     fn handle_progress(&self);
     /// One direction is over; the other one may have a shorter time from now on.
@@ -217,47 +218,60 @@ impl<W: Watch> Future for Relay<'_, W> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Turned> {
         let this = self.get_mut();
-        if let Some(reason) = this.watch.poll_kill(cx) {
-            return Poll::Ready(Turned::Ended(this.ending(reason)));
+        let (out, back) = (this.out.bytes, this.back.bytes);
+        let turned = this.poll_turn(cx);
+        let (out, back) = (this.out.bytes - out, this.back.bytes - back);
+        if out + back > 0 {
+            let count = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+            this.watch.count(count(out), count(back));
         }
-        if this.watch.wants_weight() {
-            this.watch.set_weight(this.weight());
+        turned
+    }
+}
+
+impl<W: Watch> Relay<'_, W> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turned> {
+        if let Some(reason) = self.watch.poll_kill(cx) {
+            return Poll::Ready(Turned::Ended(self.ending(reason)));
         }
-        if this.watch.wants_stop() {
-            if this.is_movable() && ready!(this.poll_stop(cx)) {
+        if self.watch.wants_weight() {
+            self.watch.set_weight(self.weight());
+        }
+        if self.watch.wants_stop() {
+            if self.is_movable() && ready!(self.poll_stop(cx)) {
                 return Poll::Ready(Turned::Stopped);
             }
             // An end that is just being passed on is over in a moment; everything else ends here.
-            if !this.is_ending() {
-                this.watch.refuse_stop();
+            if !self.is_ending() {
+                self.watch.refuse_stop();
             }
         }
-        let is_idle = this.watch.take_idle();
-        let (over_before, moved_before) = (this.over_count(), this.out.bytes + this.back.bytes);
-        let is_back_done = matches!(this.back.state, State::Done);
-        this.out.poll(
+        let is_idle = self.watch.take_idle();
+        let (over_before, moved_before) = (self.over_count(), self.out.bytes + self.back.bytes);
+        let is_back_done = matches!(self.back.state, State::Done);
+        self.out.poll(
             cx,
-            this.downstream,
-            this.upstream,
-            this.pipes,
+            self.downstream,
+            self.upstream,
+            self.pipes,
             Turn { is_idle, is_last: is_back_done },
         );
-        let is_out_done = matches!(this.out.state, State::Done);
-        this.back.poll(
+        let is_out_done = matches!(self.out.state, State::Done);
+        self.back.poll(
             cx,
-            this.upstream,
-            this.downstream,
-            this.pipes,
+            self.upstream,
+            self.downstream,
+            self.pipes,
             Turn { is_idle, is_last: is_out_done },
         );
-        if this.out.bytes + this.back.bytes != moved_before {
-            this.watch.handle_progress();
+        if self.out.bytes + self.back.bytes != moved_before {
+            self.watch.handle_progress();
         }
-        if let Some(reason) = this.reason() {
-            return Poll::Ready(Turned::Ended(this.ending(reason)));
+        if let Some(reason) = self.reason() {
+            return Poll::Ready(Turned::Ended(self.ending(reason)));
         }
-        if this.over_count() != over_before {
-            this.watch.handle_half_close();
+        if self.over_count() != over_before {
+            self.watch.handle_half_close();
         }
         Poll::Pending
     }

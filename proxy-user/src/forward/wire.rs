@@ -8,6 +8,16 @@ use proxy_io::Chunk;
 use super::http1::{Fault, Scan};
 use crate::tls::Stream;
 
+/// Who counts the bytes of a client's connection, as they are inside TLS: those that came from the client, and those that the kernel
+/// took for it.
+pub trait Count {
+    /// So many more, from the client and for it.
+    fn count(&self, _sent_bytes: usize, _received_bytes: usize) {}
+}
+
+/// Nobody: an endpoint's connection, or one that nobody is known to carry yet.
+impl Count for () {}
+
 /// A side.
 pub struct Wire {
     /// Where bytes come from and go to.
@@ -57,7 +67,11 @@ impl Wire {
     ///
     /// # Errors
     /// What the connection died of.
-    pub fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    pub fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        count: &(impl Count + ?Sized),
+    ) -> Poll<io::Result<bool>> {
         if self.is_ended {
             return Poll::Ready(Ok(false));
         }
@@ -65,12 +79,26 @@ impl Wire {
         self.chunk.detach();
         let more = ready!(self.stream.poll_recv_bundle(cx))?;
         self.is_ended = more.is_empty();
+        count.count(more.len(), 0);
         if self.chunk.is_empty() {
             self.chunk = more;
         } else {
             more.parts().for_each(|part| self.chunk.append(part));
         }
         Poll::Ready(Ok(!self.is_ended))
+    }
+
+    /// Sends all of `chunk`, as [`Stream::poll_send`] does.
+    ///
+    /// # Errors
+    /// What the connection died of.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut Chunk,
+        count: &(impl Count + ?Sized),
+    ) -> Poll<io::Result<()>> {
+        poll_send(&mut self.stream, cx, chunk, count)
     }
 
     /// Receives a head; gives its length. It stands at the beginning of [`Wire::chunk`] then, in one piece.
@@ -82,6 +110,7 @@ impl Wire {
         cx: &mut Context<'_>,
         scan: &mut Scan,
         bound: HeadBound,
+        count: &(impl Count + ?Sized),
     ) -> Poll<Result<usize, NoHead>> {
         loop {
             match self.head(scan, bound) {
@@ -89,7 +118,7 @@ impl Wire {
                 Ok(Some(bytes)) => return Poll::Ready(Ok(bytes)),
                 Ok(None) => {}
             }
-            if !ready!(self.poll_more(cx)).map_err(NoHead::Died)? {
+            if !ready!(self.poll_more(cx, count)).map_err(NoHead::Died)? {
                 let nothing = if self.chunk.is_empty() { NoHead::Ended } else { NoHead::Cut };
                 return Poll::Ready(Err(nothing));
             }
@@ -115,4 +144,23 @@ impl Wire {
             found => found,
         }
     }
+}
+
+/// Sends all of `chunk`, and counts it as it goes.
+///
+/// # Errors
+/// What the connection died of.
+pub fn poll_send(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    chunk: &mut Chunk,
+    count: &(impl Count + ?Sized),
+) -> Poll<io::Result<()>> {
+    let before = chunk.len();
+    let sent = stream.poll_send(cx, chunk);
+    if !matches!(sent, Poll::Ready(Err(_))) {
+        // A chunk that is lent keeps its length until all of it was taken.
+        count.count(0, before - chunk.len());
+    }
+    sent
 }

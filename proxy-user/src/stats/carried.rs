@@ -249,7 +249,8 @@ mod tests {
         let stats = ConnStats::default();
         let service = stats.service(ServiceId(7));
         service.opened.fetch_add(3, Ordering::Relaxed);
-        service.handle_end(Reason::Fin, 10, 20);
+        service.handle_bytes(10, 20);
+        service.handle_end(Reason::Fin);
         stats.stray.opened.fetch_add(1, Ordering::Relaxed);
         let http = stats.http.service(ServiceId(7), 0);
         let end = RequestEnd {
@@ -295,7 +296,8 @@ mod tests {
         assert_eq!((totals.active(), totals.count(Event::Retry), totals.duration_us), (0, 1, 3000));
 
         // What the older one still counts, once.
-        older.service(ServiceId(7)).handle_end(Reason::Drained, 0, 5);
+        older.service(ServiceId(7)).handle_bytes(0, 5);
+        older.service(ServiceId(7)).handle_end(Reason::Drained);
         let more = through(ledger.difference(older.export()));
         assert_eq!(more.len(), 1);
         more.iter().for_each(|counts| newer.import(counts));

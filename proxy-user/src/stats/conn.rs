@@ -59,9 +59,9 @@ pub struct ServiceStats {
     pub opened: AtomicU64,
     /// Connections ended, by [`Reason`] in the order of [`Reason::ALL`].
     pub closed: [AtomicU64; Reason::ALL.len()],
-    /// Bytes from clients to endpoints, over closed connections.
+    /// Bytes from clients; of open connections as of the last look at them.
     pub sent_bytes: AtomicU64,
-    /// Bytes from endpoints to clients, over closed connections.
+    /// Bytes for clients, likewise.
     pub received_bytes: AtomicU64,
     /// Attempts to connect to an endpoint that failed.
     pub connect_failures: AtomicU64,
@@ -83,10 +83,14 @@ impl Default for ServiceStats {
 }
 
 impl ServiceStats {
-    /// Counts the end of a connection.
-    pub fn handle_end(&self, reason: Reason, sent_bytes: u64, received_bytes: u64) {
+    /// Counts bytes, from a client and for it.
+    pub fn handle_bytes(&self, sent_bytes: u64, received_bytes: u64) {
         self.sent_bytes.fetch_add(sent_bytes, Ordering::Relaxed);
         self.received_bytes.fetch_add(received_bytes, Ordering::Relaxed);
+    }
+
+    /// Counts the end of a connection.
+    pub fn handle_end(&self, reason: Reason) {
         self.closed[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -258,7 +262,8 @@ mod tests {
         let stats = ConnStats::default();
         let service = stats.service(ServiceId(7));
         service.opened.fetch_add(2, Ordering::Relaxed);
-        service.handle_end(Reason::Fin, 3, 4);
+        service.handle_bytes(3, 4);
+        service.handle_end(Reason::Fin);
         assert_eq!(service.active(), 1);
         assert_eq!(stats.all().len(), 1);
     }

@@ -214,9 +214,13 @@ impl Reading {
         let (name, help) = ("weir_connections_closed", "Connections that ended, by reason");
         table.counter(name, help, ["service", "lane", "reason"], reasons)?;
         table.gauge("weir_connections_active", "Connections open now", keys, of(|flow| flow.active))?;
-        let (name, help) = ("weir_bytes_sent", "Bytes from clients to servers, over closed connections");
+        let (name, help) =
+            ("weir_bytes_sent", "Bytes from clients to servers; in the lane direct, over closed connections");
         table.counter(name, help, keys, of(|flow| flow.sent_bytes))?;
-        let (name, help) = ("weir_bytes_received", "Bytes from servers to clients, over closed connections");
+        let (name, help) = (
+            "weir_bytes_received",
+            "Bytes from servers to clients; in the lane direct, over closed connections",
+        );
         table.counter(name, help, keys, of(|flow| flow.received_bytes))?;
         self.attempts(table)
     }

@@ -231,7 +231,7 @@ pub(super) async fn send(
         if client.conn.poll_kill(cx).is_some() && !is_last {
             return std::task::Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        down.stream.poll_send(cx, &mut out)
+        down.poll_send(cx, &mut out, client.conn)
     })
     .await
 }

@@ -65,7 +65,7 @@ pub(super) async fn serve_http1(
         body => body,
     };
     let (question, framing) = (plan.question, plan.framing);
-    let mut side = Side::Http1(Http1Side::new(&mut *down, incoming));
+    let mut side = Side::Http1(Http1Side::of_client(&mut *down, incoming, client.conn));
     let of_reason = |reason| Status::of_reason(reason).filter(|_| question.bridged_web().is_some());
     let over = match forward(client, &mut side, plan, story, began).await {
         Ok(outcome) => {
@@ -385,7 +385,7 @@ fn begin<'r>(
     let head = of_try(plan, request, deadline);
     match reached {
         Reached::Http1(upstream) => {
-            let mut up = Http1Side::new(&mut upstream.wire, Body::Length(0));
+            let mut up = Http1Side::of_endpoint(&mut upstream.wire, Body::Length(0));
             up.begin(http2::write_request(&head, plan.framing), plan.framing);
             Ok((Side::Http1(up), None))
         }

@@ -33,7 +33,8 @@ pub(super) fn serve<'a>(
     meter: Rc<Meter>,
 ) -> impl Future<Output = ()> + 'a {
     let began = Instant::now();
-    let guard = client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits));
+    let guard =
+        client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits), None);
     guard.conn.set_pacer(client.conn.pacer());
     let (parts, recv) = request.into_parts();
     let framing = framing(&parts.headers, recv.is_end_stream());

@@ -18,7 +18,7 @@ use proxy_core::outcome::Reason;
 use tokio::time::Sleep;
 
 use super::{Client, LINGER_TIME, call};
-use crate::connection::boxed;
+use crate::connection::{OpenConn, boxed};
 use crate::forward::http2::{self, H2Io, Meter, ServerConnection};
 use crate::forward::l4::{Ending, Watch as _};
 use crate::forward::wire::Wire;
@@ -30,27 +30,35 @@ const LOOKS: u32 = 4;
 type Call<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// Serves a client that speaks HTTP/2 from its first byte to its end.
-pub(super) async fn serve(client: &Client<'_>, down: Wire) -> Ending {
+///
+/// No `async fn`: it would keep its arguments twice.
+pub(super) fn serve<'a>(
+    client: &'a Client<'a>,
+    down: Wire,
+    count: Rc<OpenConn>,
+) -> impl Future<Output = Ending> + 'a {
     let limits = client.limits();
     let meter = Meter::of_client();
-    let io = H2Io::metered(down.stream, down.chunk, Rc::clone(&meter));
+    let io = H2Io::of_client(down.stream, down.chunk, Rc::clone(&meter), count);
     let pings = limits.pings;
     let pinger = pings.clients.map(|interval| Pinger::new(io.heard(), interval, pings.timeout));
     let accepting = tokio::time::timeout(limits.head_timeout, http2::accept(io, limits));
-    let connection = match accepting.await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Ending::of(reason(&error)),
-        Err(_) => return Ending::of(Reason::HeadTimeout),
-    };
-    client.conn.set_graceful();
-    let calls = FuturesUnordered::new();
-    let mut session = Session { client, connection, meter, pinger, calls, leaving: None, grace: None };
-    session.set_alarm(Step::Wait);
-    session.rest();
-    let ended = poll_fn(|cx| session.poll(cx)).await;
-    // Their streams are over: they notice and say so to the log.
-    while session.calls.next().await.is_some() {}
-    Ending::of(ended)
+    async move {
+        let connection = match accepting.await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Ending::of(reason(&error)),
+            Err(_) => return Ending::of(Reason::HeadTimeout),
+        };
+        client.conn.set_graceful();
+        let calls = FuturesUnordered::new();
+        let mut session = Session { client, connection, meter, pinger, calls, leaving: None, grace: None };
+        session.set_alarm(Step::Wait);
+        session.rest();
+        let ended = poll_fn(|cx| session.poll(cx)).await;
+        // Their streams are over: they notice and say so to the log.
+        while session.calls.next().await.is_some() {}
+        Ending::of(ended)
+    }
 }
 
 struct Session<'a> {

@@ -99,7 +99,7 @@ struct Copy {
 
 impl Copy {
     async fn send(self, local: &Rc<Local>) -> Result<(), Reason> {
-        let guard = local.open.add(&Limits::DEFAULT);
+        let guard = local.open.add(&Limits::DEFAULT, None);
         let wants = Wanted {
             client: self.client,
             original_dst: self.original_dst,
@@ -116,7 +116,7 @@ impl Copy {
         let mut taken = 0;
         while taken < ANSWER_BYTES {
             up.chunk = Chunk::default();
-            match poll_fn(|cx| up.poll_more(cx)).await {
+            match poll_fn(|cx| up.poll_more(cx, &())).await {
                 Ok(true) => taken += up.chunk.len(),
                 _ => break,
             }

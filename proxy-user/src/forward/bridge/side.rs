@@ -13,7 +13,7 @@ use proxy_io::Chunk;
 
 use crate::forward::http1::{Body, Fault, Framing};
 use crate::forward::http2::{self, Meter};
-use crate::forward::wire::Wire;
+use crate::forward::wire::{Count, Wire};
 
 /// What comes next of a body.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ impl Side<'_> {
     /// If the peer takes no more.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         match self {
-            Self::Http1(side) => side.wire.stream.poll_send(cx, &mut side.out).map_err(Failed::Died),
+            Self::Http1(side) => side.wire.poll_send(cx, &mut side.out, side.count).map_err(Failed::Died),
             Self::Http2(side) => side.poll_flush(cx),
         }
     }
@@ -109,6 +109,8 @@ impl Side<'_> {
 pub struct Http1Side<'a> {
     /// The connection.
     pub(super) wire: &'a mut Wire,
+    /// Who counts a client's bytes.
+    count: &'a dyn Count,
     /// What is still to come from it.
     pub(super) incoming: Body,
     /// How the body that goes there is framed.
@@ -122,11 +124,17 @@ pub struct Http1Side<'a> {
 }
 
 impl<'a> Http1Side<'a> {
-    /// A connection that nothing was sent on yet, and what is to come from it.
+    /// A client's connection that nothing was sent on yet, and what is to come from it.
     #[must_use]
-    pub fn new(wire: &'a mut Wire, incoming: Body) -> Self {
+    pub fn of_client(wire: &'a mut Wire, incoming: Body, count: &'a dyn Count) -> Self {
+        Self { count, ..Self::of_endpoint(wire, incoming) }
+    }
+
+    /// The same of an endpoint.
+    #[must_use]
+    pub fn of_endpoint(wire: &'a mut Wire, incoming: Body) -> Self {
         let outgoing = Framing::Length(0);
-        Self { wire, incoming, outgoing, out: Chunk::default(), sent_bytes: 0, head_bytes: 0 }
+        Self { wire, count: &(), incoming, outgoing, out: Chunk::default(), sent_bytes: 0, head_bytes: 0 }
     }
 
     /// Begins a message with its head.
@@ -145,7 +153,9 @@ impl<'a> Http1Side<'a> {
             if self.incoming.is_done() {
                 return Poll::Ready(self.trailers());
             }
-            if self.wire.chunk.is_empty() && !ready!(self.wire.poll_more(cx)).map_err(Failed::Died)? {
+            if self.wire.chunk.is_empty()
+                && !ready!(self.wire.poll_more(cx, self.count)).map_err(Failed::Died)?
+            {
                 let is_complete = matches!(self.incoming, Body::UntilClose);
                 return Poll::Ready(if is_complete { Ok(Piece::End) } else { Err(Failed::Cut) });
             }
@@ -213,7 +223,7 @@ impl<'a> Http1Side<'a> {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failed> {
         if self.incoming.is_done() && self.wire.chunk.is_empty() && !self.wire.is_ended {
-            match ready!(self.wire.poll_more(cx)) {
+            match ready!(self.wire.poll_more(cx, self.count)) {
                 Ok(_) => self.wire.chunk.detach(),
                 Err(error) => return Poll::Ready(Failed::Died(error)),
             }

@@ -11,6 +11,7 @@ use proxy_core::http2::{Breach, Fault, FrameMeter};
 use proxy_io::Chunk;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::forward::wire::{self, Count};
 use crate::tls::Stream;
 use crate::upstream::http2::Heard;
 
@@ -30,6 +31,8 @@ pub struct H2Io {
     meter: Option<Rc<Meter>>,
     heard: Rc<Heard>,
     stream: Stream,
+    /// Who counts a client's bytes.
+    count: Option<Rc<dyn Count>>,
     received: Chunk,
     collected: Vec<u8>,
     /// What is collected may begin within a frame.
@@ -41,8 +44,8 @@ impl H2Io {
     /// Begins with what was received already.
     #[must_use]
     pub fn new(stream: Stream, received: Chunk) -> Self {
-        let (meter, heard, collected) = (None, Rc::default(), Vec::new());
-        Self { meter, heard, stream, received, collected, is_split: false, sending: Chunk::default() }
+        let (heard, collected, sending) = (Rc::default(), Vec::new(), Chunk::default());
+        Self { meter: None, heard, stream, count: None, received, collected, is_split: false, sending }
     }
 
     /// Tells, later, whether the peer says anything.
@@ -51,17 +54,21 @@ impl H2Io {
         Rc::clone(&self.heard)
     }
 
-    /// Begins with what was received already, for a peer that is not trusted with more than it should send.
+    /// Begins with what was received, and counted, already: for a client, which is not trusted with more than it should send.
     #[must_use]
-    pub fn metered(stream: Stream, received: Chunk, meter: Rc<Meter>) -> Self {
-        Self { meter: Some(meter), ..Self::new(stream, received) }
+    pub fn of_client(stream: Stream, received: Chunk, meter: Rc<Meter>, count: Rc<dyn Count>) -> Self {
+        Self { meter: Some(meter), count: Some(count), ..Self::new(stream, received) }
     }
 
     /// Sends what was collected, all of it.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if !self.sending.is_empty() {
-                ready!(self.stream.poll_send(cx, &mut self.sending))?;
+                let (stream, sending) = (&mut self.stream, &mut self.sending);
+                ready!(match &self.count {
+                    Some(count) => wire::poll_send(stream, cx, sending, &**count),
+                    None => stream.poll_send(cx, sending),
+                })?;
             }
             if self.collected.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -149,6 +156,9 @@ impl AsyncRead for H2Io {
         let this = &mut *self;
         if this.received.is_empty() {
             this.received = ready!(this.stream.poll_recv(cx))?;
+            if let Some(count) = &this.count {
+                count.count(this.received.len(), 0);
+            }
             this.heard.set();
         }
         // A bundle shows its first part.

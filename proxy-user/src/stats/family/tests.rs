@@ -329,14 +329,14 @@ fn worker_stats() -> Arc<ServiceStats> {
     let stats = ServiceStats::default();
     stats.opened.store(3, Ordering::Relaxed);
     stats.connect_failures.store(4, Ordering::Relaxed);
-    stats.handle_end(Reason::ConnectRefused, 0, 0);
+    stats.handle_end(Reason::ConnectRefused);
     Arc::new(stats)
 }
 
 fn stray() -> Arc<ServiceStats> {
     let stats = ServiceStats::default();
     stats.opened.store(1, Ordering::Relaxed);
-    stats.handle_end(Reason::NoOriginalDst, 0, 0);
+    stats.handle_end(Reason::NoOriginalDst);
     Arc::new(stats)
 }
 
