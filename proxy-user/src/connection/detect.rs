@@ -167,10 +167,10 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             let life = local.pool.begin(&mut local.rng.borrow_mut());
             match (spoken, local.http2.find(key, Instant::now())) {
                 (First::Http2, upstream::http2::Found::Missing(ticket)) => {
-                    if let Ok(Begun { sender, connection, pinger }) =
+                    if let Ok(Begun { sender, connection, pinger, heard }) =
                         http2::connect(up.stream, &service.http).await
                     {
-                        drop(ticket.open(sender, connection, pinger, life, tls));
+                        drop(ticket.open(sender, connection, pinger, heard, life, tls));
                     }
                 }
                 // There is one.

@@ -125,7 +125,8 @@ async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) 
             Ending::of(reason)
         }
         Then::Tunnel(up) => {
-            conn.handle_progress();
+            // What the service says of connections, and no more what a body may rest.
+            conn.handle_sent();
             let up = *up;
             conn.count(0, up.chunk.len());
             let early = Early { downstream: down.chunk, upstream: up.chunk };

@@ -9,6 +9,7 @@
 //! to end. Between two sides of HTTP/1.1 nothing has to be taken apart ([`super::exchange`]).
 
 mod side;
+mod upload;
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -17,193 +18,18 @@ use std::task::{Context, Poll, ready};
 
 use h2::client::ResponseFuture;
 use http::{HeaderMap, Response};
-use proxy_core::grpc::web::{Form, TextDecoder};
-use proxy_core::grpc::{MessageError, Messages};
+use proxy_core::grpc::Messages;
+use proxy_core::grpc::web::Form;
 use tokio::time::Sleep;
 
 pub use self::side::{Failed, Http1Side, Http2Side, Piece, Side};
+pub use self::upload::{Bound, Upload};
 use super::exchange::{TURN_PIECES, Trouble};
 use super::grpc_web;
 use super::http1::{Body, Fault, Framing, ResponseHead, Scan, slots};
-use super::http2;
+use super::http2::{self, Opening};
 use super::l4::Watch;
 use super::wire::HeadBound;
-
-/// Bytes of a request's body that are kept so that it can be sent again.
-const KEPT_BYTES: usize = 64 << 10;
-
-/// The request's way to endpoints: to one, and to the next if that one fails.
-pub struct Upload {
-    kept: Vec<Piece>,
-    kept_bytes: usize,
-    /// All that was taken so far is kept.
-    is_whole: bool,
-    /// The client has said all.
-    is_taken: bool,
-    /// Pieces of the kept ones that the endpoint of this try has got.
-    given: usize,
-    is_over: bool,
-    is_refused: bool,
-    /// Bytes of the body so far.
-    pub bytes: u64,
-    bound: Bound,
-    /// What the client says is gRPC-Web's text.
-    text: Option<TextDecoder>,
-}
-
-/// How much may come.
-struct Bound {
-    most_bytes: u64,
-    messages: Option<Messages>,
-}
-
-impl Bound {
-    /// Looks at the next bytes, behind which there are so many in all.
-    fn check(&mut self, data: &[u8], bytes: u64) -> Result<(), Fault> {
-        let followed = self.messages.as_mut().map_or(Ok(()), |messages| messages.follow(data));
-        match followed {
-            Err(MessageError::TooLarge { .. }) => return Err(Fault::BodyTooLarge),
-            // Whoever reads it says so.
-            Err(MessageError::BadFlag(_)) => self.messages = None,
-            Ok(()) => {}
-        }
-        if bytes > self.most_bytes { Err(Fault::BodyTooLarge) } else { Ok(()) }
-    }
-}
-
-impl Upload {
-    /// Begins a body of at most so many bytes; one that has `ended` already is none.
-    #[must_use]
-    pub fn new(has_ended: bool, most_bytes: u64, messages: Option<Messages>) -> Self {
-        Self {
-            kept: Vec::new(),
-            kept_bytes: 0,
-            is_whole: true,
-            is_taken: has_ended,
-            given: 0,
-            is_over: has_ended,
-            is_refused: false,
-            bytes: 0,
-            bound: Bound { most_bytes, messages },
-            text: None,
-        }
-    }
-
-    /// The same of a client that says it in this form of gRPC-Web.
-    #[must_use]
-    pub fn in_web(self, form: Form) -> Self {
-        Self { text: (form == Form::Text).then(TextDecoder::default), ..self }
-    }
-
-    /// Begins anew for another endpoint.
-    pub fn begin_try(&mut self) {
-        self.given = 0;
-        self.is_refused = false;
-        self.is_over = self.is_taken && self.kept.is_empty();
-    }
-
-    /// The whole body, if it was taken and is kept.
-    #[must_use]
-    pub fn whole(&self) -> Option<Vec<u8>> {
-        let data =
-            self.kept.iter().map(|piece| if let Piece::Data(data, _) = piece { &data[..] } else { &[] });
-        (self.is_taken && self.is_whole).then(|| data.collect::<Vec<_>>().concat())
-    }
-
-    /// Tells whether there is a body, or may be one.
-    #[must_use]
-    pub fn has_body(&self) -> bool {
-        !(self.is_taken && self.kept.is_empty())
-    }
-
-    /// Tells whether another endpoint could get all of it.
-    #[must_use]
-    pub fn is_there(&self) -> bool {
-        self.is_whole
-    }
-
-    /// Tells whether the endpoint has got all of it.
-    #[must_use]
-    pub fn is_sent(&self) -> bool {
-        self.is_over && !self.is_refused
-    }
-
-    /// Keeps no more: the answer has begun, and no other endpoint is going to be asked.
-    fn settle(&mut self) {
-        if self.given == self.kept.len() {
-            self.is_whole = false;
-            (self.kept, self.given, self.kept_bytes) = (Vec::new(), 0, 0);
-        }
-    }
-
-    fn poll<W: Watch>(
-        &mut self,
-        cx: &mut Context<'_>,
-        down: &mut Side<'_>,
-        up: &mut Side<'_>,
-        watch: &W,
-    ) -> Poll<Result<(), Trouble>> {
-        for _ in 0..TURN_PIECES {
-            if ready!(up.poll_flush(cx)).is_err() {
-                return self.refused();
-            }
-            if self.is_over {
-                return Poll::Ready(Ok(()));
-            }
-            let piece = match self.kept.get(self.given) {
-                Some(piece) => piece.clone(),
-                None => match self.read(ready!(down.poll_take(cx)).map_err(of_client)?)? {
-                    Some(piece) => self.keep(piece)?,
-                    None => continue,
-                },
-            };
-            if self.is_whole {
-                self.given += 1;
-            }
-            self.is_over = self.is_taken && self.given >= self.kept.len();
-            if up.give(piece).is_err() {
-                return self.refused();
-            }
-            watch.handle_progress();
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// The endpoint takes no more; what it answered before counts, and whoever reads that tells how it ended.
-    fn refused(&mut self) -> Poll<Result<(), Trouble>> {
-        (self.is_refused, self.is_over) = (true, true);
-        Poll::Ready(Ok(()))
-    }
-
-    /// What the client's piece says; none if only the next one makes something of it.
-    fn read(&mut self, piece: Piece) -> Result<Option<Piece>, Trouble> {
-        match &mut self.text {
-            Some(text) => grpc_web::decode(text, piece).map_err(Trouble::ClientFault),
-            None => Ok(Some(piece)),
-        }
-    }
-
-    fn keep(&mut self, piece: Piece) -> Result<Piece, Trouble> {
-        match &piece {
-            Piece::Data(data, is_last) => {
-                self.is_taken = *is_last;
-                self.bytes += data.len() as u64;
-                self.kept_bytes += data.len();
-                self.bound.check(data, self.bytes).map_err(Trouble::ClientFault)?;
-            }
-            Piece::Trailers(_) | Piece::End => self.is_taken = true,
-        }
-        if self.kept_bytes > KEPT_BYTES {
-            self.is_whole = false;
-            (self.kept, self.given) = (Vec::new(), 0);
-        }
-        if self.is_whole {
-            self.kept.push(piece.clone());
-        }
-        Ok(piece)
-    }
-}
 
 /// The answer's way to the client.
 pub struct Download {
@@ -218,10 +44,9 @@ pub struct Download {
 }
 
 impl Download {
-    /// Begins a body of at most so many bytes; one that has ended already is none.
+    /// Begins a body within bounds; one that has `ended` already is none.
     #[must_use]
-    pub fn new(has_ended: bool, most_bytes: u64, messages: Option<Messages>) -> Self {
-        let bound = Bound { most_bytes, messages };
+    pub fn new(has_ended: bool, bound: Bound) -> Self {
         Self { is_over: has_ended, bytes: 0, bound, trailers: None, web: None }
     }
 
@@ -257,6 +82,8 @@ impl Download {
                     self.bound.check(data, self.bytes).map_err(Trouble::UpstreamFault)?;
                 }
                 Piece::Trailers(trailers) => {
+                    let checked = http2::check_size(trailers, 0, self.bound.trailer_bytes);
+                    checked.map_err(Trouble::UpstreamFault)?;
                     self.trailers = Some(trailers.clone());
                     self.is_over = true;
                 }
@@ -284,6 +111,8 @@ pub struct Answer {
     pub has_ended: bool,
     /// The endpoint's connection, of HTTP/1.1, can be used again after it.
     pub is_kept: bool,
+    /// It opens the tunnel that was asked for.
+    pub is_tunnel: bool,
 }
 
 /// A request under way to one endpoint.
@@ -298,6 +127,8 @@ pub struct Bridge<'a, 's, W> {
     pub upload: &'a mut Upload,
     /// Its method as far as the length of an answer's body depends on it.
     pub method: &'static str,
+    /// The tunnel that it is to open.
+    pub opening: Option<Opening>,
     /// Bounds on the answer's head.
     pub bound: HeadBound,
     /// Whom to tell and to obey.
@@ -316,11 +147,14 @@ impl<W: Watch> Bridge<'_, '_, W> {
         let mut is_told = false;
         poll_fn(|cx| {
             self.poll_end(cx)?;
-            if self.poll_upload(cx)? && !std::mem::replace(&mut is_told, true) {
+            let is_opening = self.opening.is_some();
+            // What goes through a tunnel waits until it is open.
+            let is_sent = if is_opening { self.up.poll_flush(cx).is_ready() } else { self.poll_upload(cx)? };
+            if is_sent && !std::mem::replace(&mut is_told, true) {
                 self.watch.handle_sent();
             }
             match self.poll_answer(cx, &mut scan) {
-                Poll::Pending if self.upload.is_over => match self.down.poll_gone(cx) {
+                Poll::Pending if self.upload.is_over || is_opening => match self.down.poll_gone(cx) {
                     Poll::Ready(failed) => Poll::Ready(Err(of_client(failed))),
                     Poll::Pending => Poll::Pending,
                 },
@@ -340,14 +174,21 @@ impl<W: Watch> Bridge<'_, '_, W> {
                         is_interim: true,
                         has_ended: false,
                         is_kept: true,
+                        is_tunnel: false,
                     }));
                 }
                 let answer = ready!(Pin::new(future).poll(cx));
                 let (head, recv) = answer.map_err(|error| of_endpoint(Failed::Stream(error)))?.into_parts();
+                let checked = http2::check_size(&head.headers, 0, self.bound.bytes);
+                checked.map_err(Trouble::UpstreamFault)?;
                 let has_ended = recv.is_end_stream();
                 side.recv = Some(recv);
-                let response = Response::from_parts(head, ());
-                Poll::Ready(Ok(Answer { response, is_interim: false, has_ended, is_kept: true }))
+                let mut response = Response::from_parts(head, ());
+                let is_tunnel = self.opening.is_some() && response.status().is_success();
+                if is_tunnel {
+                    http2::set_opened(&mut response);
+                }
+                Poll::Ready(Ok(Answer { response, is_interim: false, has_ended, is_kept: true, is_tunnel }))
             }
             (Side::Http1(side), _) => {
                 let bytes = match ready!(side.wire.poll_head(cx, scan, self.bound, &())) {
@@ -355,7 +196,8 @@ impl<W: Watch> Bridge<'_, '_, W> {
                     Err(none) => return Poll::Ready(Err(none.into())),
                 };
                 *scan = Scan::default();
-                Poll::Ready(read(side, bytes, self.method, self.bound).map_err(Trouble::UpstreamFault))
+                let answer = read(side, bytes, self.method, self.bound, self.opening.as_ref());
+                Poll::Ready(answer.map_err(Trouble::UpstreamFault))
             }
             (Side::Http2(_), None) => Poll::Pending,
         }
@@ -418,6 +260,37 @@ impl<W: Watch> Bridge<'_, '_, W> {
         .await
     }
 
+    /// Moves what goes through a tunnel, each way to the end of its stream.
+    ///
+    /// # Errors
+    /// See [`Trouble`].
+    pub async fn tunnel(&mut self, download: &mut Download) -> Result<(), Trouble> {
+        self.upload.settle();
+        let mut is_half = false;
+        poll_fn(|cx| {
+            self.poll_end(cx)?;
+            let is_sent = self.upload.poll(cx, self.down, &mut self.up, self.watch)?.is_ready();
+            let is_received = download.poll(cx, self.down, &mut self.up, self.watch)?.is_ready();
+            if is_sent && is_received {
+                // Of the client something was not taken, which it must learn.
+                let refused = || Trouble::UpstreamDied(io::ErrorKind::BrokenPipe.into());
+                return Poll::Ready(if self.upload.is_refused { Err(refused()) } else { Ok(()) });
+            }
+            if (is_sent || is_received) && !std::mem::replace(&mut is_half, true) {
+                self.watch.handle_half_close();
+            }
+            if let Poll::Ready(failed) = self.down.poll_gone(cx) {
+                return Poll::Ready(Err(of_client(failed)));
+            }
+            // While the endpoint sends, what it sends tells.
+            if is_received && let Poll::Ready(failed) = self.up.poll_gone(cx) {
+                return Poll::Ready(Err(of_endpoint(failed)));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Moves what is left of the request; says whether that was its end.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<bool, Trouble> {
         match self.upload.poll(cx, self.down, &mut self.up, self.watch) {
@@ -440,26 +313,39 @@ impl<W: Watch> Bridge<'_, '_, W> {
 }
 
 /// Reads a head of HTTP/1.1 and takes it out of the wire.
-fn read(side: &mut Http1Side<'_>, bytes: usize, method: &str, bound: HeadBound) -> Result<Answer, Fault> {
+fn read(
+    side: &mut Http1Side<'_>,
+    bytes: usize,
+    method: &str,
+    bound: HeadBound,
+    opening: Option<&Opening>,
+) -> Result<Answer, Fault> {
     let mut slots = slots();
     let head = ResponseHead::parse(&side.wire.chunk[..bytes], &mut slots)?;
-    // Nobody who is asked across a bridge is offered another protocol.
-    if head.status == 101 {
-        return Err(Fault::StartLine);
-    }
+    let is_tunnel = match opening {
+        Some(opening) => opening.is_opened(&head)?,
+        // Nobody else who is asked across a bridge is offered another protocol.
+        None if head.status == 101 => return Err(Fault::StartLine),
+        None => false,
+    };
     let is_interim = head.is_interim();
     let framing = head.body(method);
     let has_ended = framing == Framing::Length(0);
     let is_kept = head.is_keep_alive && framing != Framing::UntilClose;
-    let response = http2::response_of_http1(&head)?;
+    let mut response = http2::response_of_http1(&head)?;
     side.wire.chunk.advance(bytes);
+    if is_tunnel {
+        http2::set_opened(&mut response);
+        side.begin_tunnel();
+        return Ok(Answer { response, is_interim: false, has_ended: false, is_kept: false, is_tunnel });
+    }
     if !is_interim {
         side.incoming = match Body::new(framing, bound.fields, bound.bytes) {
             Body::Chunked(chunked) => Body::Chunked(Box::new(chunked.keeping_trailers())),
             body => body,
         };
     }
-    Ok(Answer { response, is_interim, has_ended, is_kept })
+    Ok(Answer { response, is_interim, has_ended, is_kept, is_tunnel })
 }
 
 fn of_client(failed: Failed) -> Trouble {

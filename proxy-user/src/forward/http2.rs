@@ -2,20 +2,24 @@
 
 mod head;
 mod io;
+mod tunnel;
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{client, server};
 
 pub use self::head::{
-    Asked, edit_response, of_http1, of_http2, response_of_http1, set_https, trailers, write_request,
-    write_response, write_trailers,
+    Asked, check_size, edit_response, of_http1, of_http2, response_of_http1, set_https, trailers,
+    write_request, write_response, write_trailers,
 };
 pub use self::io::{H2Io, Meter};
+pub use self::tunnel::{Opening, Tunnel, set_opened, set_switched};
 use crate::tls::Stream;
-use crate::upstream::http2::{MOST_STREAMS as MOST_ENDPOINT_STREAMS, Pinger, SendRequest};
+use crate::upstream::http2::{Heard, MOST_STREAMS as MOST_ENDPOINT_STREAMS, Pinger, SendRequest};
 use proxy_core::http::HttpLimits;
+use proxy_core::http2::HeadBounds;
 
 /// Bytes that a peer may send ahead on one stream. What RFC 9113, 6.9.2 begins with: enough for one round trip on a node,
 /// and a slow reader of many streams holds no more.
@@ -50,6 +54,8 @@ pub struct Begun {
     pub connection: ClientConnection,
     /// Asks the endpoint whether it is still there, if the limits say so.
     pub pinger: Option<Pinger>,
+    /// What the endpoint has said.
+    pub heard: Rc<Heard>,
 }
 
 /// Begins a client's connection.
@@ -62,7 +68,8 @@ pub async fn accept(io: H2Io, limits: &HttpLimits) -> Result<ServerConnection, h
         .initial_connection_window_size(WINDOW_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .max_concurrent_streams(MOST_STREAMS)
-        .max_header_list_size(limits.head_bytes)
+        .enable_connect_protocol()
+        .max_header_list_size(HeadBounds::new(limits.head_bytes).codec_bytes)
         .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .reset_stream_duration(REMEMBERED_TIME)
@@ -75,7 +82,8 @@ pub async fn accept(io: H2Io, limits: &HttpLimits) -> Result<ServerConnection, h
 /// # Errors
 /// If the connection died.
 pub async fn connect(stream: Stream, limits: &HttpLimits) -> Result<Begun, h2::Error> {
-    let io = H2Io::new(stream, proxy_io::Chunk::default());
+    let bounds = HeadBounds::new(limits.head_bytes);
+    let io = H2Io::of_endpoint(stream, bounds);
     let heard = io.heard();
     let (sender, mut connection) = client::Builder::new()
         .enable_push(false)
@@ -83,13 +91,13 @@ pub async fn connect(stream: Stream, limits: &HttpLimits) -> Result<Begun, h2::E
         .initial_connection_window_size(ENDPOINT_WINDOW_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_max_send_streams(FIRST_STREAMS)
-        .max_header_list_size(limits.head_bytes)
+        .max_header_list_size(bounds.codec_bytes)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .reset_stream_duration(REMEMBERED_TIME)
         .handshake(io)
         .await?;
     let pings = limits.pings;
-    let pinger = pings.endpoints.map(|interval| Pinger::new(heard, interval, pings.timeout));
+    let pinger = pings.endpoints.map(|interval| Pinger::new(Rc::clone(&heard), interval, pings.timeout));
     let pinger = pinger.map(|pinger| pinger.by(connection.ping_pong()));
-    Ok(Begun { sender, connection, pinger })
+    Ok(Begun { sender, connection, pinger, heard })
 }

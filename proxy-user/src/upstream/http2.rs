@@ -9,6 +9,7 @@
 //! An endpoint that says nothing while requests are under way is asked whether it is still there; one that does not answer loses
 //! the connection, and the requests go the way of a reset.
 
+mod heard;
 mod pinger;
 
 use std::cell::{Cell, RefCell};
@@ -28,7 +29,8 @@ use tokio::task::AbortHandle;
 use super::pool::Key;
 use crate::tls::Client;
 
-pub use self::pinger::{Heard, Pinger};
+pub use self::heard::Heard;
+pub use self::pinger::Pinger;
 
 /// Begins requests on a connection.
 pub type SendRequest = h2::client::SendRequest<Bytes>;
@@ -65,6 +67,7 @@ struct Http2Conn {
     used: Cell<Instant>,
     life: Life,
     watch: Option<RefCell<Watch>>,
+    heard: Rc<Heard>,
     /// How TLS is spoken, which [`Key`] knows by where it lives.
     _tls: Option<Arc<Client>>,
 }
@@ -117,6 +120,20 @@ impl Lease {
         self.conn.sender.clone()
     }
 
+    /// Tells whether the connection was ended because its endpoint said a head that is too long.
+    #[must_use]
+    pub fn is_too_long(&self) -> bool {
+        self.conn.heard.is_too_long()
+    }
+
+    /// Tells whether the endpoint lets a stream become a tunnel of a protocol (RFC 8441, 3); waits until that is known.
+    pub async fn takes_protocols(&self) -> bool {
+        if !self.conn.sender.is_extended_connect_protocol_enabled() {
+            self.conn.heard.greeted().await;
+        }
+        self.conn.sender.is_extended_connect_protocol_enabled()
+    }
+
     /// Says that the connection takes no more requests.
     pub fn set_over(&self) {
         self.conn.is_over.set(true);
@@ -143,6 +160,7 @@ impl Drop for Driven {
     fn drop(&mut self) {
         if let Some(conn) = self.0.upgrade() {
             conn.is_over.set(true);
+            conn.heard.end();
         }
     }
 }
@@ -198,6 +216,7 @@ impl Ticket {
         sender: SendRequest,
         connection: impl Future<Output = Result<(), h2::Error>> + 'static,
         pinger: Option<Pinger>,
+        heard: Rc<Heard>,
         life: Life,
         tls: Option<Arc<Client>>,
     ) -> Lease {
@@ -220,6 +239,7 @@ impl Ticket {
                 used: Cell::new(Instant::now()),
                 life,
                 watch,
+                heard,
                 _tls: tls,
             }
         });

@@ -11,7 +11,7 @@ pub(super) use crate::machine::obstacle;
 const MODULES: &str = "/usr/lib/python3/dist-packages/";
 
 /// Programs that tests drive and the Debian packages that hold them.
-const PROGRAMS: [(&str, &str); 20] = [
+const PROGRAMS: [(&str, &str); 22] = [
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-benchmark", "redis-tools"),
@@ -24,6 +24,8 @@ const PROGRAMS: [(&str, &str); 20] = [
     ("testssl", "testssl.sh"),
     ("/usr/lib/python3/dist-packages/h11", "python3-h11"),
     ("/usr/lib/python3/dist-packages/h2", "python3-h2"),
+    ("/usr/lib/python3/dist-packages/websockets", "python3-websockets"),
+    ("/usr/lib/python3/dist-packages/wsproto", "python3-wsproto"),
     ("/usr/lib/python3/dist-packages/grpc", "python3-grpcio"),
     ("/usr/lib/python3/dist-packages/google/protobuf", "python3-protobuf"),
     ("h2load", "nghttp2-client"),

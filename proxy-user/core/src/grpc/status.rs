@@ -147,7 +147,7 @@ impl Status {
         use RequestReason as R;
         Some(match reason {
             R::Ok | R::Redirect | R::DirectResponse | R::FaultInjected => return None,
-            R::NoRoute => Self::Unimplemented,
+            R::NoRoute | R::UnsupportedTunnel => Self::Unimplemented,
             R::RequestTimeout | R::PerTryTimeout => Self::DeadlineExceeded,
             R::NoEndpoint
             | R::Limit
@@ -162,6 +162,7 @@ impl Status {
             | R::UpstreamClosed
             | R::UpstreamSilent
             | R::UpstreamRefused
+            | R::UpstreamNoTunnel
             | R::ResponseCut
             | R::ResponseTimeout
             | R::EndpointLost

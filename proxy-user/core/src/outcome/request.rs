@@ -49,6 +49,8 @@ pub enum RequestReason {
     UpstreamSilent,
     /// The endpoint refused the request without beginning with it, and so did the ones tried after it.
     UpstreamRefused,
+    /// The endpoint, in HTTP/2, lets no stream become a WebSocket.
+    UpstreamNoTunnel,
     /// The endpoint's answer is not HTTP, or contradicts itself.
     UpstreamMalformed,
     /// The head of the endpoint's answer is longer than allowed.
@@ -87,6 +89,8 @@ pub enum RequestReason {
     UnsupportedVersion,
     /// A transfer coding other than `chunked`.
     UnsupportedTransferCoding,
+    /// A stream of HTTP/2 that is to become something else than a WebSocket or a connection to a host.
+    UnsupportedTunnel,
     /// An expectation other than `100-continue`.
     UnsupportedExpectation,
     /// The client's body is longer than allowed.
@@ -125,7 +129,7 @@ impl Blame {
 
 impl RequestReason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::Ok,
         Self::Redirect,
         Self::DirectResponse,
@@ -147,6 +151,7 @@ impl RequestReason {
         Self::UpstreamClosed,
         Self::UpstreamSilent,
         Self::UpstreamRefused,
+        Self::UpstreamNoTunnel,
         Self::UpstreamMalformed,
         Self::UpstreamHeadTooLarge,
         Self::ResponseTooLarge,
@@ -166,6 +171,7 @@ impl RequestReason {
         Self::BadTarget,
         Self::UnsupportedVersion,
         Self::UnsupportedTransferCoding,
+        Self::UnsupportedTunnel,
         Self::UnsupportedExpectation,
         Self::RequestTooLarge,
         Self::Draining,
@@ -216,6 +222,7 @@ impl RequestReason {
             Self::UpstreamClosed => ("upstream_closed", Some(502), Upstream),
             Self::UpstreamSilent => ("upstream_silent", Some(504), Upstream),
             Self::UpstreamRefused => ("upstream_refused", Some(503), Upstream),
+            Self::UpstreamNoTunnel => ("upstream_no_tunnel", Some(503), Upstream),
             Self::UpstreamMalformed => ("upstream_malformed", Some(502), Upstream),
             Self::UpstreamHeadTooLarge => ("upstream_head_too_large", Some(502), Upstream),
             Self::ResponseTooLarge => ("response_too_large", Some(502), Upstream),
@@ -235,6 +242,7 @@ impl RequestReason {
             Self::BadTarget => ("bad_target", Some(400), Downstream),
             Self::UnsupportedVersion => ("unsupported_version", Some(505), Downstream),
             Self::UnsupportedTransferCoding => ("unsupported_transfer_coding", Some(501), Downstream),
+            Self::UnsupportedTunnel => ("unsupported_tunnel", Some(501), Downstream),
             Self::UnsupportedExpectation => ("unsupported_expectation", Some(417), Downstream),
             Self::RequestTooLarge => ("request_too_large", Some(413), Downstream),
             Self::Draining => ("draining", Some(503), Weir),

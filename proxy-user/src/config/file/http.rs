@@ -10,7 +10,7 @@ use super::super::text::{Size, Time, TimeOrOff};
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct HttpLimits {
-    /// Size of a head: first line and headers; 1 KiB to 1 MiB. Default: `64KiB`.
+    /// Size of a head: first line and headers; the same of trailers; 1 KiB to 1 MiB. Default: `64KiB`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) max_head: Option<At<Size>>,
     /// Headers of one message. Default: `100`.

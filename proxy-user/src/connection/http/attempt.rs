@@ -307,6 +307,7 @@ fn of_kill(reason: Reason) -> RequestReason {
     match reason {
         Reason::BodyTimeout => RequestReason::BodyTimeout,
         Reason::IdleTimeout => RequestReason::RequestTimeout,
+        Reason::HalfCloseTimeout => RequestReason::ResponseTimeout,
         Reason::EndpointLost => RequestReason::EndpointLost,
         Reason::Drained => RequestReason::Draining,
         Reason::Overload => RequestReason::Overload,

@@ -1,16 +1,18 @@
 //! Requests of which the client or the endpoint, or both, speak HTTP/2: tried, and tried again.
 
+mod begin;
+
 use std::time::{Duration, Instant};
 
 use futures_util::future::ready;
-use h2::client::ResponseFuture;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Request};
-use proxy_core::grpc::{self, Messages, Status};
+use proxy_core::grpc::{Messages, Status};
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::retry::{Failure, Pushback};
 use proxy_core::service::Endpoint;
 
+use self::begin::{Begun, begin, takes_protocols};
 use super::answer::Answer;
 use super::attempt::{Broken, Next, after, attempt_of, broken, cut, handle_answer, report, sleep_until};
 use super::plan::{Outgoing, Plan, Version};
@@ -23,15 +25,14 @@ use super::upstream::{Acquired, Reaching, Upstream, acquire, connect};
 use super::{Client, Then, mirror};
 use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
-use crate::forward::bridge::{self, Bridge, Download, Http1Side, Side, Upload};
+use crate::forward::bridge::{self, Bound, Bridge, Download, Http1Side, Side, Upload};
 use crate::forward::exchange::Trouble;
 use crate::forward::grpc_web;
 use crate::forward::http1::{Body, Fault, Framing};
-use crate::forward::http2;
-use crate::forward::wire::Wire;
+use crate::forward::http2::{self, Tunnel};
+use crate::forward::wire::{HeadBound, Wire};
 use crate::stats::http::Event;
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Answers before the answer (1xx) that are passed on; nobody sends more than a few.
@@ -100,8 +101,10 @@ pub(super) async fn forward(
     let plan = &*plan;
     let _active = plan.begin().map_err(|reason| Over { reason, tries: 0 })?;
     let mut tries = Tries::new(began, plan, story);
-    let most = client.limits().request_bytes.unwrap_or(u64::MAX);
-    let mut upload = Upload::new(plan.framing == Framing::Length(0), most, messages(client, plan));
+    let is_tunnel = plan.question.tunnel.is_some();
+    let most = client.limits().request_bytes.filter(|_| !is_tunnel).unwrap_or(u64::MAX);
+    let has_ended = plan.framing == Framing::Length(0) && !is_tunnel;
+    let mut upload = Upload::new(has_ended, Bound::new(most, client.bound().bytes, messages(client, plan)));
     if let Some(web) = plan.question.bridged_web() {
         upload = upload.in_web(web.asks);
     }
@@ -122,6 +125,17 @@ pub(super) async fn forward(
                 tries.handle_end(reason);
                 return Err(Over { reason, tries: tries.count() });
             }
+        }
+    }
+}
+
+/// Bounds on the head of an answer. Connections of HTTP/2 are shared by whoever asks for the service, so it has a bound, too.
+fn answer_bound(client: &Client<'_>, plan: &Plan) -> HeadBound {
+    let bound = client.bound();
+    match plan.version {
+        Version::Http1 => bound,
+        Version::Http2 => {
+            HeadBound { bytes: bound.bytes.min(plan.service.http.head_bytes as usize), ..bound }
         }
     }
 }
@@ -181,9 +195,14 @@ async fn attempt(client: &Client<'_>, plan: &Plan, asked: &mut Asked<'_, '_>, tr
     let endpoint = &plan.service.endpoints[reached.index()];
     let exchanging = boxed(|| exchange(client, plan, asked, tries, &mut reached, deadline));
     match exchanging.await {
-        Ok(Exchanged { next, kept }) => {
-            if let (Reached::Http1(upstream), Some(sent_bytes)) = (reached, kept) {
-                upstream.keep(client, sent_bytes, Instant::now());
+        Ok(Exchanged { next, kept, is_cut }) => {
+            match (reached, kept) {
+                (Reached::Http1(upstream), Some(sent_bytes)) => {
+                    upstream.keep(client, sent_bytes, Instant::now());
+                }
+                // Its endpoint must not take what it has for the whole.
+                (Reached::Http1(upstream), None) if is_cut => upstream.wire.stream.abort(),
+                _ => {}
             }
             next
         }
@@ -226,6 +245,8 @@ struct Exchanged {
     next: Next,
     /// The endpoint's connection, of HTTP/1.1, can be used again; so many bytes were sent on it.
     kept: Option<u64>,
+    /// It was a tunnel, and ended before its end.
+    is_cut: bool,
 }
 
 async fn exchange(
@@ -245,22 +266,27 @@ async fn exchange(
     let silence = (!plan.question.is_grpc).then(|| client.limits().body_timeout);
     client.conn.set_answer_limit(silence.and(plan.service.limits.idle_timeout));
     client.conn.await_within(silence, Reason::BodyTimeout);
-    let (up, response) = begin(plan, request, reached, upload.has_body(), deadline)?;
+    if plan.question.tunnel == Some(Tunnel::WebSocket) {
+        takes_protocols(reached, deadline).await?;
+    }
+    let Begun { up, response, opening } = begin(client, plan, request, reached, upload.has_body(), deadline)?;
+    let is_opening = opening.is_some();
     let mut bridge = Bridge {
         down: side,
         up,
         response,
         upload,
         method: plan.question.method(),
-        bound: client.bound(),
+        opening,
+        bound: answer_bound(client, plan),
         watch: client.conn,
         deadline: deadline.map(|(at, _)| sleep_until(at)),
     };
-    let answer = match answered(client, plan, tries, &mut bridge).await {
+    let mut answer = match answered(client, plan, tries, &mut bridge).await {
         Ok(Answered::Final(answer)) => answer,
         Ok(Answered::Again(pause)) => {
             send_attempt(client.local, endpoint.id, Attempt::BadStatus);
-            return Ok(Exchanged { next: Next::Again(pause), kept: None });
+            return Ok(Exchanged { next: Next::Again(pause), kept: None, is_cut: false });
         }
         Err(trouble) => {
             let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
@@ -286,9 +312,20 @@ async fn exchange(
     }
     let first_byte = began.elapsed();
     client.conn.await_within(silence, Reason::BodyTimeout);
+    let is_tunnel = answer.is_tunnel;
+    if is_opening && !is_tunnel {
+        bridge.upload.refuse();
+    }
+    if is_tunnel {
+        if matches!(bridge.down, Side::Http1(_)) {
+            http2::set_switched(&mut answer.response, request);
+        }
+        client.conn.await_within(plan.service.limits.idle_timeout, Reason::IdleTimeout);
+    }
     let mut passing = pass_on(client, plan, &mut bridge, answer, first_byte);
-    bridge.deadline = tries.end().map(sleep_until);
+    bridge.deadline = tries.end().filter(|_| !is_tunnel).map(sleep_until);
     let result = match passing.is_last {
+        Ok(_) if is_tunnel => boxed(|| bridge.tunnel(&mut passing.download)).await,
         Ok(_) => bridge.answer(&mut passing.download).await,
         Err(ref failed) => Err(Trouble::ClientDied(std::io::Error::other(failed.to_string()))),
     };
@@ -299,6 +336,7 @@ async fn exchange(
         tries.handle_success();
     }
     let is_sent = bridge.upload.is_sent();
+    let is_cut = is_tunnel && result.is_err();
     let kept = (result.is_ok() && passing.is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
     match result {
         Ok(()) if passing.is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
@@ -312,7 +350,7 @@ async fn exchange(
             }
         }
     }
-    Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept })
+    Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept, is_cut })
 }
 
 /// An answer whose head has gone to the client.
@@ -338,12 +376,13 @@ fn pass_on(
 ) -> Passing {
     let said = answer.response.headers().get(GRPC_STATUS);
     let head_status = said.map(|value| Status::from_header(value.as_bytes()));
-    let most = client.limits().response_bytes.unwrap_or(u64::MAX);
+    let most = client.limits().response_bytes.filter(|_| !answer.is_tunnel).unwrap_or(u64::MAX);
     let web = plan.question.bridged_web().map(|web| web.answers);
     let web = web.filter(|form| grpc_web::answer_in_web(&mut answer.response, *form));
     // Only between two messages is there room for the frame that tells how a call ended.
     let messages = messages(client, plan).or_else(|| web.map(|_| Messages::new(None)));
-    let download = Download::new(answer.has_ended, most, messages).in_web(web);
+    let download =
+        Download::new(answer.has_ended, Bound::new(most, bridge.bound.bytes, messages)).in_web(web);
     let (status, is_kept) = (answer.response.status().as_u16(), answer.is_kept);
     let is_early = !bridge.upload.is_sent();
     let is_last = send_head(client, plan, bridge.down, answer, is_early);
@@ -372,40 +411,6 @@ fn outcome(
         tries: 0,
         ended: Instant::now(),
     }
-}
-
-/// Begins a try: its head is on its way.
-fn begin<'r>(
-    plan: &Plan,
-    request: &Request<()>,
-    reached: &'r mut Reached,
-    has_body: bool,
-    deadline: Option<(Instant, RequestReason)>,
-) -> Result<(Side<'r>, Option<ResponseFuture>), Broken> {
-    let head = of_try(plan, request, deadline);
-    match reached {
-        Reached::Http1(upstream) => {
-            let mut up = Http1Side::of_endpoint(&mut upstream.wire, Body::Length(0));
-            up.begin(http2::write_request(&head, plan.framing), plan.framing);
-            Ok((Side::Http1(up), None))
-        }
-        Reached::Http2(streams) => {
-            let (side, response) = streams.begin(head, !has_body)?;
-            Ok((Side::Http2(side), Some(response)))
-        }
-    }
-}
-
-/// The head for one try: of a gRPC call, it says the time that this try has.
-fn of_try(plan: &Plan, request: &Request<()>, deadline: Option<(Instant, RequestReason)>) -> Request<()> {
-    let mut request = request.clone();
-    if let Some((at, _)) = deadline.filter(|_| plan.question.is_grpc) {
-        let left = grpc::format_timeout(at.saturating_duration_since(Instant::now()));
-        if let Ok(left) = HeaderValue::from_bytes(left.as_bytes()) {
-            request.headers_mut().insert(GRPC_TIMEOUT, left);
-        }
-    }
-    request
 }
 
 /// The whole request in HTTP/1.1, for somebody who answers it and closes.

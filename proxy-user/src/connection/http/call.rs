@@ -21,7 +21,7 @@ use super::story::Story;
 use super::{Client, Then};
 use crate::forward::bridge::{Http2Side, Side};
 use crate::forward::http1::Framing;
-use crate::forward::http2::Meter;
+use crate::forward::http2::{Meter, Tunnel};
 
 /// Serves a request.
 ///
@@ -41,6 +41,7 @@ pub(super) fn serve<'a>(
     let mut story = Story::new(client, began);
     let dialect = Dialect::of(|name| parts.headers.get(name).map(HeaderValue::as_bytes));
     let mut is_grpc = dialect == Some(Dialect::Plain);
+    let mut tunnel = None;
     let decided = plan_http2(&Client { conn: &guard.conn, ..*client }, parts, framing, &mut story);
     let mut side = Side::Http2(Http2Side::of_client(recv, respond, meter));
     async move {
@@ -58,7 +59,7 @@ pub(super) fn serve<'a>(
         };
         let mut outcome = match decided {
             Ok(Decided::Forward(plan)) => {
-                is_grpc = plan.question.is_grpc;
+                (is_grpc, tunnel) = (plan.question.is_grpc, plan.question.tunnel);
                 match bridged::forward(client, &mut side, plan, &story, began).await {
                     Ok(outcome) => outcome,
                     Err(over) if over.reason.status().is_none() => over.outcome(0),
@@ -77,7 +78,8 @@ pub(super) fn serve<'a>(
             outcome.grpc = Status::of_reason(outcome.reason);
         }
         if let (Then::Abort(_), Side::Http2(side)) = (&outcome.then, &mut side) {
-            cut(side, outcome.reason, outcome.grpc.filter(|_| dialect == Some(Dialect::Plain)));
+            let grpc = outcome.grpc.filter(|_| dialect == Some(Dialect::Plain));
+            cut(side, outcome.reason, grpc, tunnel);
         }
         story.end(client, active, &outcome);
     }
@@ -110,13 +112,18 @@ fn answer(side: &mut Side<'_>, answer: Answer, is_grpc: bool) -> u16 {
 }
 
 /// Makes sure that the client does not take what it has for the whole: a call is told how it ended, anything else is reset.
-fn cut(side: &mut Http2Side, reason: RequestReason, grpc: Option<Status>) {
+fn cut(side: &mut Http2Side, reason: RequestReason, grpc: Option<Status>, tunnel: Option<Tunnel>) {
     let code = match reason {
+        // What a reset is called there (RFC 9113, 8.5, and RFC 8441, 5).
+        RequestReason::ResponseCut if tunnel == Some(Tunnel::Connect) => Code::CONNECT_ERROR,
+        RequestReason::ResponseCut if tunnel == Some(Tunnel::WebSocket) => Code::CANCEL,
         RequestReason::DownstreamReset
         | RequestReason::RequestTimeout
         | RequestReason::ResponseTimeout
         | RequestReason::Draining
         | RequestReason::Overload => Code::CANCEL,
+        // It could be more than was said to be allowed (RFC 9113, 10.5.1).
+        RequestReason::HeadTooLarge => Code::ENHANCE_YOUR_CALM,
         _ => Code::INTERNAL_ERROR,
     };
     if let Some(status) = grpc.filter(|_| reason != RequestReason::DownstreamReset)

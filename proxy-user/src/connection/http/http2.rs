@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use proxy_core::http2::{Breach, Fault, Step};
+use proxy_core::http2::{Breach, Fault, HeadBounds, Step};
 use proxy_core::outcome::Reason;
 use tokio::time::Sleep;
 
@@ -38,8 +38,9 @@ pub(super) fn serve<'a>(
     count: Rc<OpenConn>,
 ) -> impl Future<Output = Ending> + 'a {
     let limits = client.limits();
+    let bounds = HeadBounds::new(limits.head_bytes);
     let meter = Meter::of_client();
-    let io = H2Io::of_client(down.stream, down.chunk, Rc::clone(&meter), count);
+    let io = H2Io::of_client(down.stream, down.chunk, bounds, Rc::clone(&meter), count);
     let pings = limits.pings;
     let pinger = pings.clients.map(|interval| Pinger::new(io.heard(), interval, pings.timeout));
     let accepting = tokio::time::timeout(limits.head_timeout, http2::accept(io, limits));

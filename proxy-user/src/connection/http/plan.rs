@@ -27,7 +27,7 @@ use super::{Client, Entry};
 use crate::forward::grpc_web;
 use crate::forward::head::Head;
 use crate::forward::http1::{Fault, Framing, RequestEdits, RequestHead, slots};
-use crate::forward::http2;
+use crate::forward::http2::{self, Tunnel};
 use crate::stats::conn::ServiceStats;
 
 /// The header in which Envoy says how many milliseconds a request has left.
@@ -114,7 +114,7 @@ pub(super) enum Decided {
 pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Result<Decided, Fault> {
     let mut slots = slots();
     let head = RequestHead::parse(head, &mut slots)?;
-    let (framing, question) = (head.framing, Question::of_http1(&head));
+    let (framing, mut question) = (head.framing, Question::of_http1(&head));
     let id = begin(client, &head, framing, story)?;
     let chosen = match choose(client, &head, story) {
         Ok(chosen) => chosen,
@@ -126,6 +126,9 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
         }
     };
     let version = chosen.version(client);
+    if version == Version::Http2 {
+        question = question.opening(Tunnel::of_http1(&head));
+    }
     let out = Edited::new(client, &head, id, chosen.found.as_ref()).with(|edits| match version {
         Version::Http1 => {
             let mut out = Vec::with_capacity(head.fields.head_bytes() + 128);
@@ -144,17 +147,17 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
 /// What is wrong with it.
 pub(super) fn plan_http2(
     client: &Client<'_>,
-    parts: Parts,
+    mut parts: Parts,
     framing: Framing,
     story: &mut Story,
 ) -> Result<Decided, Fault> {
+    let tunnel = Tunnel::take(&mut parts);
     let head = http2::Asked::of(&parts)?;
-    let question = Question::of(&head);
     let id = begin(client, &head, framing, story)?;
-    // A tunnel inside a stream is not offered.
-    if question.is_connect {
-        return Err(Fault::Target);
-    }
+    head.check_size(client.bound().bytes)?;
+    let question = Question::of(&head).opening(tunnel?);
+    // What goes through a tunnel is no body.
+    let framing = if question.tunnel.is_some() { Framing::Length(0) } else { framing };
     let chosen = match choose(client, &head, story) {
         Ok(chosen) => chosen,
         Err(mut answer) => {

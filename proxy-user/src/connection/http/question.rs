@@ -5,6 +5,7 @@ use proxy_core::retry;
 
 use crate::forward::head::Head;
 use crate::forward::http1::RequestHead;
+use crate::forward::http2::Tunnel;
 
 /// What must be known of a request to pass its answer on.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +16,8 @@ pub(super) struct Question {
     pub(super) is_version_1_0: bool,
     pub(super) is_keep_alive: bool,
     pub(super) is_upgrade: bool,
+    /// What it opens, where a side speaks HTTP/2.
+    pub(super) tunnel: Option<Tunnel>,
     /// The endpoint gets a call.
     pub(super) is_grpc: bool,
     /// The client calls in gRPC-Web.
@@ -44,7 +47,13 @@ impl Question {
             is_version_1_0: false,
             is_keep_alive: true,
             is_upgrade: false,
+            tunnel: None,
         }
+    }
+
+    /// The same of one that opens a tunnel: nobody else can be asked once it is open.
+    pub(super) fn opening(self, tunnel: Option<Tunnel>) -> Self {
+        Self { tunnel, is_idempotent: self.is_idempotent && tunnel.is_none(), ..self }
     }
 
     /// The client's form of gRPC-Web, if the endpoint is spoken to in gRPC.

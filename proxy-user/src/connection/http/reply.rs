@@ -1,7 +1,7 @@
 //! What a client gets of an answer that passes a bridge: its head, and word of an end before its end.
 
-use http::Response;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::{HeaderValue, Response};
 use proxy_core::grpc::Status;
 use proxy_core::grpc::web::Form;
 use proxy_core::outcome::RequestReason;
@@ -23,7 +23,7 @@ pub(super) fn send_head(
     answer: bridge::Answer,
     is_early: bool,
 ) -> Result<bool, h2::Error> {
-    let bridge::Answer { mut response, has_ended, .. } = answer;
+    let bridge::Answer { mut response, has_ended, is_tunnel, .. } = answer;
     let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
     http2::edit_response(&mut response, changes.filter(|changes| !changes.is_empty()));
     match side {
@@ -34,6 +34,16 @@ pub(super) fn send_head(
                 side.send = (!has_ended).then_some(send);
             }
             Ok(false)
+        }
+        Side::Http1(side) if is_tunnel => {
+            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+            let (parts, ()) = response.into_parts();
+            side.begin(
+                http2::write_response(&parts, Framing::Length(0), Some("upgrade")),
+                Framing::Length(0),
+            );
+            side.begin_tunnel();
+            Ok(true)
         }
         Side::Http1(side) => {
             let framing = framing(plan, &mut response, has_ended);

@@ -19,6 +19,7 @@ use crate::connection::boxed;
 use crate::connection::endpoint::Counted;
 use crate::forward::bridge::Http2Side;
 use crate::forward::exchange::Trouble;
+use crate::forward::http1::Fault;
 use crate::forward::http2::{self, Begun};
 use crate::tls;
 use crate::upstream::http2::{Found, Lease, Ticket};
@@ -34,10 +35,13 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// What a connection is called that died because its endpoint did not answer a ping.
+    /// What a connection is called that died because its endpoint did not answer a ping, or said what is too long.
     pub(super) fn named(&self, trouble: Trouble) -> Trouble {
         match trouble {
             Trouble::UpstreamDied(_) if self.lease.is_silent() => Trouble::UpstreamSilent,
+            Trouble::UpstreamDied(_) if self.lease.is_too_long() => {
+                Trouble::UpstreamFault(Fault::HeadTooLarge)
+            }
             other => other,
         }
     }
@@ -141,9 +145,9 @@ async fn connect(
         Err(reason) => Err(reason),
     };
     match begun {
-        Ok(Begun { sender, connection, pinger }) => {
+        Ok(Begun { sender, connection, pinger, heard }) => {
             let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
-            Ok(ticket.open(sender, connection, pinger, life, tls))
+            Ok(ticket.open(sender, connection, pinger, heard, life, tls))
         }
         Err(reason) => {
             ticket.fail(reason);

@@ -79,7 +79,7 @@ impl Side<'_> {
     /// If the peer takes no more.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         match self {
-            Self::Http1(side) => side.wire.poll_send(cx, &mut side.out, side.count).map_err(Failed::Died),
+            Self::Http1(side) => side.poll_flush(cx),
             Self::Http2(side) => side.poll_flush(cx),
         }
     }
@@ -121,6 +121,10 @@ pub struct Http1Side<'a> {
     pub(super) sent_bytes: u64,
     /// Bytes of the head that was sent.
     pub(super) head_bytes: u64,
+    /// What goes there is a tunnel's, and ends with the stream.
+    is_tunnel: bool,
+    /// That end comes behind what is on its way.
+    is_ending: bool,
 }
 
 impl<'a> Http1Side<'a> {
@@ -134,7 +138,17 @@ impl<'a> Http1Side<'a> {
     #[must_use]
     pub fn of_endpoint(wire: &'a mut Wire, incoming: Body) -> Self {
         let outgoing = Framing::Length(0);
-        Self { wire, count: &(), incoming, outgoing, out: Chunk::default(), sent_bytes: 0, head_bytes: 0 }
+        Self {
+            wire,
+            count: &(),
+            incoming,
+            outgoing,
+            out: Chunk::default(),
+            sent_bytes: 0,
+            head_bytes: 0,
+            is_tunnel: false,
+            is_ending: false,
+        }
     }
 
     /// Begins a message with its head.
@@ -142,6 +156,27 @@ impl<'a> Http1Side<'a> {
         self.head_bytes = head.len() as u64;
         self.outgoing = outgoing;
         self.put(head);
+    }
+
+    /// Goes on as a tunnel behind the head: bytes in both directions, each to the end of its stream.
+    pub fn begin_tunnel(&mut self) {
+        self.incoming = Body::UntilClose;
+        self.outgoing = Framing::UntilClose;
+        self.is_tunnel = true;
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        ready!(self.wire.poll_send(cx, &mut self.out, self.count)).map_err(Failed::Died)?;
+        if self.is_ending {
+            match ready!(self.wire.stream.poll_shutdown_write(cx)) {
+                // It is gone already; what it says about that comes from reading it.
+                Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                    return Poll::Ready(Err(Failed::Died(error)));
+                }
+                _ => self.is_ending = false,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn put(&mut self, bytes: Vec<u8>) {
@@ -199,6 +234,7 @@ impl<'a> Http1Side<'a> {
         use std::io::Write as _;
         let mut out = Vec::new();
         let is_chunked = self.outgoing == Framing::Chunked;
+        self.is_ending = self.is_tunnel && !matches!(piece, Piece::Data(_, false));
         match piece {
             Piece::Data(data, is_last) => {
                 if is_chunked && !data.is_empty() {

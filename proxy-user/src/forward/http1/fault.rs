@@ -50,6 +50,9 @@ pub enum Fault {
     /// The body is longer than allowed.
     #[error("the body is too large")]
     BodyTooLarge,
+    /// A stream of HTTP/2 that is to become what nobody here knows.
+    #[error("a tunnel of an unknown protocol")]
+    Tunnel,
     /// An expectation other than `100-continue`.
     #[error("unknown expectation")]
     Expectation,
@@ -71,6 +74,7 @@ impl Fault {
             Self::Chunk | Self::Trailer => RequestReason::BadChunk,
             Self::Base64 => RequestReason::BadEncoding,
             Self::BodyTooLarge => RequestReason::RequestTooLarge,
+            Self::Tunnel => RequestReason::UnsupportedTunnel,
             Self::Expectation => RequestReason::UnsupportedExpectation,
         }
     }

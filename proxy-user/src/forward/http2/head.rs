@@ -3,6 +3,7 @@
 use http::header::{self, HeaderName};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, request, response};
+use proxy_core::http2::FIELD_BYTES;
 use proxy_core::route::HeaderChanges;
 
 use crate::forward::head::Head;
@@ -98,6 +99,35 @@ impl Head for Asked<'_> {
     }
 }
 
+impl Asked<'_> {
+    /// Compares the head with what is allowed.
+    ///
+    /// # Errors
+    /// If it is too large.
+    pub fn check_size(&self, most_bytes: usize) -> Result<(), Fault> {
+        let uri = &self.parts.uri;
+        let said = [
+            (":method", self.parts.method.as_str()),
+            (":scheme", uri.scheme_str().unwrap_or_default()),
+            (":authority", uri.authority().map_or("", Authority::as_str)),
+            (":path", uri.path_and_query().map_or("", PathAndQuery::as_str)),
+        ];
+        let pseudo = said.iter().filter(|(_, value)| !value.is_empty());
+        let beside = pseudo.map(|(name, value)| name.len() + value.len() + FIELD_BYTES).sum();
+        check_size(&self.parts.headers, beside, most_bytes)
+    }
+}
+
+/// Compares the fields of a head or of trailers, as HTTP/2 counts them, with what is allowed. So many bytes stand beside them.
+///
+/// # Errors
+/// If they are too large.
+pub fn check_size(fields: &HeaderMap, beside: usize, most_bytes: usize) -> Result<(), Fault> {
+    let count = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + FIELD_BYTES;
+    let bytes = beside + fields.iter().map(count).sum::<usize>();
+    if bytes > most_bytes { Err(Fault::HeadTooLarge) } else { Ok(()) }
+}
+
 /// Makes the head that an endpoint gets of one that came in HTTP/2.
 ///
 /// # Errors
@@ -149,14 +179,15 @@ fn build(
     if let Some(changes) = edits.changes {
         change(&mut headers, changes);
     }
-    let target = match edits.path_and_query {
-        Some(rewritten) => PathAndQuery::try_from(rewritten).map_err(|_| Fault::Target)?,
-        None => target.ok_or(Fault::Target)?,
-    };
     let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(edits.host.map_or(Ok(authority), self::authority)?);
-    uri.path_and_query = Some(target);
+    if method != Method::CONNECT {
+        uri.scheme = Some(Scheme::HTTP);
+        uri.path_and_query = match edits.path_and_query {
+            Some(rewritten) => Some(PathAndQuery::try_from(rewritten).map_err(|_| Fault::Target)?),
+            None => Some(target.ok_or(Fault::Target)?),
+        };
+    }
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Fault::Target)?;
@@ -168,19 +199,22 @@ fn build(
 /// Says that a request goes to an endpoint inside TLS.
 pub fn set_https(request: &mut Request<()>) {
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(Scheme::HTTPS);
+    // CONNECT names a host and nothing else.
+    parts.scheme = parts.path_and_query.as_ref().map(|_| Scheme::HTTPS);
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
 /// Writes a head for an HTTP/1.1 endpoint.
 pub fn write_request(request: &Request<()>, framing: Framing) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
-    let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let authority = request.uri().authority().map_or("", Authority::as_str);
+    let path = || request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let target = if request.method() == Method::CONNECT { authority } else { path() };
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    put(&mut out, "host", request.uri().authority().map_or("", Authority::as_str).as_bytes());
+    put(&mut out, "host", authority.as_bytes());
     for (name, value) in request.headers() {
         if *name != header::TE {
             put(&mut out, name.as_str(), value.as_bytes());

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use proxy_core::http2::{Breach, Fault, FrameMeter};
+use proxy_core::http2::{BlockMeter, Breach, Fault, Flood, FrameMeter, HeadBounds, PREFACE_BYTES};
 use proxy_io::Chunk;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -23,6 +23,12 @@ const FRAME_HEAD_BYTES: usize = 9;
 const GOAWAY_BYTES: usize = FRAME_HEAD_BYTES + 8;
 const GOAWAY_HEAD: [u8; FRAME_HEAD_BYTES] = [0, 0, 8, 7, 0, 0, 0, 0, 0];
 
+/// What a client says before its settings (RFC 9113, 3.4), the type of that frame, and the begin of one setting.
+const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SETTINGS: u8 = 4;
+const SETTING_BYTES: usize = 6;
+const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
+
 /// Room for what is collected, from the first byte: the frames of some requests, so that nothing is copied as they become more.
 const COLLECTED_ROOM: usize = 4 << 10;
 
@@ -33,6 +39,9 @@ pub struct H2Io {
     stream: Stream,
     /// Who counts a client's bytes.
     count: Option<Rc<dyn Count>>,
+    blocks: BlockMeter,
+    /// What settings are still to say of heads.
+    head_bytes: Option<u32>,
     received: Chunk,
     collected: Vec<u8>,
     /// What is collected may begin within a frame.
@@ -41,11 +50,25 @@ pub struct H2Io {
 }
 
 impl H2Io {
-    /// Begins with what was received already.
+    /// Begins with an endpoint.
     #[must_use]
-    pub fn new(stream: Stream, received: Chunk) -> Self {
-        let (heard, collected, sending) = (Rc::default(), Vec::new(), Chunk::default());
-        Self { meter: None, heard, stream, count: None, received, collected, is_split: false, sending }
+    pub fn of_endpoint(stream: Stream, bounds: HeadBounds) -> Self {
+        Self::new(stream, Chunk::default(), bounds, 0)
+    }
+
+    fn new(stream: Stream, received: Chunk, bounds: HeadBounds, preface_bytes: usize) -> Self {
+        Self {
+            meter: None,
+            heard: Rc::default(),
+            stream,
+            count: None,
+            blocks: BlockMeter::new(bounds, preface_bytes),
+            head_bytes: Some(bounds.list_bytes),
+            received,
+            collected: Vec::new(),
+            is_split: false,
+            sending: Chunk::default(),
+        }
     }
 
     /// Tells, later, whether the peer says anything.
@@ -56,8 +79,14 @@ impl H2Io {
 
     /// Begins with what was received, and counted, already: for a client, which is not trusted with more than it should send.
     #[must_use]
-    pub fn of_client(stream: Stream, received: Chunk, meter: Rc<Meter>, count: Rc<dyn Count>) -> Self {
-        Self { meter: Some(meter), count: Some(count), ..Self::new(stream, received) }
+    pub fn of_client(
+        stream: Stream,
+        received: Chunk,
+        bounds: HeadBounds,
+        meter: Rc<Meter>,
+        count: Rc<dyn Count>,
+    ) -> Self {
+        Self { meter: Some(meter), count: Some(count), ..Self::new(stream, received, bounds, PREFACE_BYTES) }
     }
 
     /// Sends what was collected, all of it.
@@ -75,6 +104,24 @@ impl H2Io {
             }
             self.sending = Chunk::from(std::mem::take(&mut self.collected));
         }
+    }
+
+    /// Says in the first settings what of heads is allowed, and not what `h2` is told ([`HeadBounds`]).
+    fn correct_settings(&mut self) {
+        let Some(head_bytes) = self.head_bytes else { return };
+        let frames = match self.collected.strip_prefix(PREFACE) {
+            Some(frames) => self.collected.len() - frames.len(),
+            None => 0,
+        };
+        let Some([a, b, c, SETTINGS, ..]) = self.collected.get(frames..) else { return };
+        let length_bytes = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).unwrap_or(0);
+        let settings = self.collected[frames + FRAME_HEAD_BYTES..].chunks_exact_mut(SETTING_BYTES);
+        for setting in settings.take(length_bytes / SETTING_BYTES) {
+            if setting.starts_with(&MAX_HEADER_LIST_SIZE) {
+                setting[2..].copy_from_slice(&head_bytes.to_be_bytes());
+            }
+        }
+        self.head_bytes = None;
     }
 
     /// Gives the GOAWAY by which `h2` ends a connection the error code of RFC 9113: it says PROTOCOL_ERROR for what it cannot
@@ -134,9 +181,10 @@ impl Meter {
         self.frames.borrow_mut().handle_sent(bytes);
     }
 
-    fn follow(&self, bytes: &[u8]) -> bool {
+    fn follow(&self, bytes: &[u8], is_long: bool) -> bool {
         if self.fault.get().is_none() {
-            self.fault.set(self.frames.borrow_mut().follow(bytes, Instant::now()).err());
+            let too_long = is_long.then_some(Fault::Flood(Flood::Continuation));
+            self.fault.set(self.frames.borrow_mut().follow(bytes, Instant::now()).err().or(too_long));
         }
         self.fault.get().is_none()
     }
@@ -164,12 +212,18 @@ impl AsyncRead for H2Io {
         // A bundle shows its first part.
         let first = &*this.received;
         let count = first.len().min(buf.remaining());
-        if let Some(meter) = &this.meter
-            && !meter.follow(&first[..count])
-        {
+        let is_long = this.blocks.follow(&first[..count]).is_err();
+        match &this.meter {
+            Some(meter) if meter.follow(&first[..count], is_long) => {}
             // Nothing more is read; whoever drives the connection ends it.
-            return Poll::Pending;
+            Some(_) => return Poll::Pending,
+            None if is_long => {
+                this.heard.set_too_long();
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a head is too long")));
+            }
+            None => {}
         }
+        this.heard.follow(&first[..count]);
         buf.put_slice(&first[..count]);
         this.received.advance(count);
         // What is left waits for a peer that is not read fast enough: it must not hold one of the worker's buffers.
@@ -197,6 +251,7 @@ impl AsyncWrite for H2Io {
 
     /// `h2` flushes between two frames only.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.correct_settings();
         self.correct_goaway();
         ready!(self.poll_send(cx))?;
         self.is_split = false;

@@ -1,6 +1,5 @@
 //! Asks a peer of HTTP/2 that says nothing whether it is still there.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -8,16 +7,7 @@ use std::time::{Duration, Instant};
 use h2::{Ping, PingPong};
 use proxy_core::http2::{Silence, Step};
 
-/// Whether a peer said anything since somebody looked.
-#[derive(Default)]
-pub struct Heard(Cell<bool>);
-
-impl Heard {
-    /// Takes note that it did.
-    pub fn set(&self) {
-        self.0.set(true);
-    }
-}
+use super::heard::Heard;
 
 /// What is known of one connection's silence, and the way to break it.
 pub struct Pinger {
@@ -45,7 +35,7 @@ impl Pinger {
     /// Looks, and asks if it is time. `ping_pong` is of the connection, and taken from it at the first question: from then on it
     /// costs a little with everything that the connection does.
     pub fn look(&mut self, is_busy: bool, ping_pong: impl FnOnce() -> Option<PingPong>) -> Step {
-        let has_heard = self.heard.0.take();
+        let has_heard = self.heard.take();
         let step = self.silence.look(Instant::now(), has_heard, is_busy, self.interval, self.timeout);
         if step == Step::Ask {
             self.ask(ping_pong);

@@ -1,0 +1,80 @@
+//! The begin of a try over a bridge.
+
+use std::time::{Duration, Instant};
+
+use h2::client::ResponseFuture;
+use http::header::HeaderName;
+use http::{HeaderValue, Request};
+use proxy_core::grpc;
+use proxy_core::outcome::RequestReason;
+use rand::Rng as _;
+
+use super::Reached;
+use crate::connection::http::Client;
+use crate::connection::http::attempt::Broken;
+use crate::connection::http::plan::Plan;
+use crate::forward::bridge::{Http1Side, Side};
+use crate::forward::http1::Body;
+use crate::forward::http2::{self, Opening};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Time for an endpoint to say what it offers: no more than a connection takes.
+const GREETING_TIME: Duration = Duration::from_secs(5);
+
+/// Waits until it is known that an endpoint of HTTP/2 lets streams become something else.
+pub(super) async fn takes_protocols(
+    reached: &Reached,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Result<(), Broken> {
+    let Reached::Http2(streams) = reached else { return Ok(()) };
+    let most = Instant::now() + GREETING_TIME;
+    let until = deadline.map_or(most, |(at, _)| at.min(most));
+    let asked = tokio::time::timeout_at(until.into(), streams.lease.takes_protocols()).await;
+    if asked.unwrap_or(false) { Ok(()) } else { Err(Broken::Over(RequestReason::UpstreamNoTunnel)) }
+}
+
+/// A try that has begun.
+pub(super) struct Begun<'r> {
+    pub(super) up: Side<'r>,
+    pub(super) response: Option<ResponseFuture>,
+    pub(super) opening: Option<Opening>,
+}
+
+/// Begins a try: its head is on its way.
+pub(super) fn begin<'r>(
+    client: &Client<'_>,
+    plan: &Plan,
+    request: &Request<()>,
+    reached: &'r mut Reached,
+    has_body: bool,
+    deadline: Option<(Instant, RequestReason)>,
+) -> Result<Begun<'r>, Broken> {
+    let mut head = of_try(plan, request, deadline);
+    let tunnel = plan.question.tunnel;
+    match reached {
+        Reached::Http1(upstream) => {
+            let key = || client.local.rng.borrow_mut().random();
+            let opening = tunnel.map(|tunnel| tunnel.ask_http1(&mut head, key()));
+            let mut up = Http1Side::of_endpoint(&mut upstream.wire, Body::Length(0));
+            up.begin(http2::write_request(&head, plan.framing), plan.framing);
+            Ok(Begun { up: Side::Http1(up), response: None, opening })
+        }
+        Reached::Http2(streams) => {
+            let opening = tunnel.map(|tunnel| tunnel.ask_http2(&mut head));
+            let (side, response) = streams.begin(head, !has_body)?;
+            Ok(Begun { up: Side::Http2(side), response: Some(response), opening })
+        }
+    }
+}
+
+/// The head for one try: of a gRPC call, it says the time that this try has.
+fn of_try(plan: &Plan, request: &Request<()>, deadline: Option<(Instant, RequestReason)>) -> Request<()> {
+    let mut request = request.clone();
+    if let Some((at, _)) = deadline.filter(|_| plan.question.is_grpc) {
+        let left = grpc::format_timeout(at.saturating_duration_since(Instant::now()));
+        if let Ok(left) = HeaderValue::from_bytes(left.as_bytes()) {
+            request.headers_mut().insert(GRPC_TIMEOUT, left);
+        }
+    }
+    request
+}
