@@ -13,6 +13,8 @@ use proxy_tests::config::{self, Lane};
 use proxy_tests::http::{Backend, Message, Peer, ok};
 use proxy_tests::net::{Family, Side};
 use proxy_tests::node::Weir;
+use proxy_tests::process::Running;
+use proxy_tests::python::{PYTHON, has_module};
 use proxy_tests::world::World;
 use proxy_tests::{cgroup, skip, wait};
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(20);
 /// Descriptors that Weir may have.
 const NOFILE: u64 = 1024;
+const SLOW: &str = include_str!("../src/python/http2_slow.py");
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 /// Bytes that fit into no socket's queue.
 const MUCH: usize = 64 << 20;
@@ -283,6 +286,47 @@ fn the_streams_that_hold_most_are_reset_and_no_others() {
     light.go_on("ask");
     assert_eq!(light.next()["answered"], 20);
     assert_eq!(light.next()["closed"], true);
+}
+
+#[test]
+fn what_waits_to_be_sent_in_http2_is_weighed_though_its_requests_are_over() {
+    // All of an answer fits into what may wait of its stream, all of them into no socket.
+    const ANSWER: usize = 60 << 10;
+    const STREAMS: &str = "240";
+    let Some(world) = World::new() else { return };
+    if !has_module("h2") {
+        return;
+    }
+    let _backend = Backend::start(&world.net, host(10), |peer, _| {
+        let body = ok(&"x".repeat(ANSWER));
+        while let Ok(Some(request)) = peer.request() {
+            if !request.start_line().contains("/hang") && !peer.try_say(&body) {
+                return;
+            }
+        }
+    });
+    let mut off = json!({"reset": "off"});
+    for rung in ["stop_keep_alive", "refuse_low", "refuse", "refuse_high"] {
+        off[rung] = json!("off");
+    }
+    let Some(weir) = Weir::start(&world.net, &config(&world, off.clone())) else { return };
+    let (ip, port) = (edge().ip().to_string(), edge().port().to_string());
+    let arguments = ["-c", SLOW, &ip, &port, "/some", "1", STREAMS, "/hang"];
+    let mut slow = Running::start(world.outside().command(Path::new(PYTHON)).args(arguments)).unwrap();
+    assert_eq!(slow.line(SOON).as_deref(), Some("asked"));
+    let of = |name: &str, labels: &[(&str, &str)]| weir.metrics().sum(name, labels);
+    let others = STREAMS.parse::<f64>().unwrap() - 1.0;
+    wait::until_true("all but one to be over", SOON, || {
+        of("weir_http_requests_ended_total", &[("service", "web"), ("reason", "ok")]) >= others
+    });
+    let mut scarce = off;
+    config::merge(&mut scarce, json!({"reset": "1%", "max_memory": "32MiB"}));
+    weir.reload(&config(&world, scarce));
+    wait::until_true("the connection to be reset", SOON, || {
+        of("weir_connections_closed_total", &[("service", "web"), ("reason", "overload")]) > 0.5
+    });
+    assert_eq!(lines(&weir, "the heaviest stream is reset"), 1);
+    slow.kill();
 }
 
 #[test]

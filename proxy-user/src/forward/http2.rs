@@ -7,7 +7,6 @@ mod tunnel;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::{client, server};
 
 pub use self::head::{
@@ -17,7 +16,7 @@ pub use self::head::{
 pub use self::io::{H2Io, Meter};
 pub use self::tunnel::{Opening, Tunnel, set_opened, set_switched};
 use crate::tls::Stream;
-use crate::upstream::http2::{Heard, MOST_STREAMS as MOST_ENDPOINT_STREAMS, Pinger, SendRequest};
+use crate::upstream::http2::{Heard, Held, MOST_STREAMS as MOST_ENDPOINT_STREAMS, Pinger, SendRequest};
 use proxy_core::http::HttpLimits;
 use proxy_core::http2::HeadBounds;
 
@@ -42,9 +41,9 @@ const REMEMBERED_TIME: Duration = Duration::from_secs(5);
 const FIRST_STREAMS: usize = 100;
 
 /// A client's connection.
-pub type ServerConnection = server::Connection<H2Io, Bytes>;
+pub type ServerConnection = server::Connection<H2Io, Held>;
 /// An endpoint's connection.
-type ClientConnection = client::Connection<H2Io, Bytes>;
+type ClientConnection = client::Connection<H2Io, Held>;
 
 /// A connection to an endpoint that was begun.
 pub struct Begun {

@@ -10,6 +10,7 @@
 //! the connection, and the requests go the way of a reset.
 
 mod heard;
+mod held;
 mod pinger;
 
 use std::cell::{Cell, RefCell};
@@ -17,7 +18,6 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use proxy_core::http2::Step;
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::RequestReason;
@@ -30,10 +30,11 @@ use super::pool::Key;
 use crate::tls::Client;
 
 pub use self::heard::Heard;
+pub use self::held::{Held, Waiting};
 pub use self::pinger::Pinger;
 
 /// Begins requests on a connection.
-pub type SendRequest = h2::client::SendRequest<Bytes>;
+pub type SendRequest = h2::client::SendRequest<Held>;
 
 /// Time that a connection without requests is kept. Servers of HTTP/2 wait longer than those of HTTP/1.1 (gRPC for ever, nginx
 /// 75 seconds), and one that goes says so.

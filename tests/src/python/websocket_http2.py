@@ -175,6 +175,8 @@ def slow2(address, port):
     one = WebSocket(http, number)
     for _ in range(FLOOD_PIECES):
         assert one.next() == FLOOD_PIECE
+    one.send(CloseConnection(1000))
+    assert one.next().code == 1000
     print("ok")
 
 

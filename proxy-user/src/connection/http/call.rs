@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
 use http::header::CONTENT_LENGTH;
@@ -22,6 +21,7 @@ use super::{Client, Then};
 use crate::forward::bridge::{Http2Side, Side};
 use crate::forward::http1::Framing;
 use crate::forward::http2::{Meter, Tunnel};
+use crate::upstream::http2::Held;
 
 /// Serves a request.
 ///
@@ -29,7 +29,7 @@ use crate::forward::http2::{Meter, Tunnel};
 pub(super) fn serve<'a>(
     client: &'a Client<'a>,
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Held>,
     meter: Rc<Meter>,
 ) -> impl Future<Output = ()> + 'a {
     let began = Instant::now();
@@ -104,7 +104,7 @@ fn answer(side: &mut Side<'_>, answer: Answer, is_grpc: bool) -> u16 {
         Ok(_) if body.is_empty() => status,
         Ok(mut send) => {
             // Small: it waits for room in the stream's window, if there is none.
-            let _ = send.send_data(body, true);
+            let _ = send.send_data(body.into(), true);
             status
         }
         Err(_) => 0,

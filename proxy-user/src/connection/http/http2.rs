@@ -78,6 +78,15 @@ struct Session<'a> {
 impl Session<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.poll_leave(cx);
+        if self.client.conn.wants_weight() {
+            // The calls say what is theirs.
+            self.client.conn.set_weight(self.meter.left().get() as u64);
+        }
+        if self.is_heaviest() {
+            self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            let _ = self.connection.poll_accept(cx);
+            return Poll::Ready(Reason::Overload);
+        }
         if self.client.conn.take_alarm()
             && let Some(reason) = self.handle_alarm()
         {
@@ -166,6 +175,11 @@ impl Session<'_> {
     /// Nothing is under way.
     fn rest(&self) {
         self.client.conn.rest(self.client.limits().idle_timeout);
+    }
+
+    /// Tells whether it is reset for what it holds. One at rest has nobody who would mind to be asked to go.
+    fn is_heaviest(&self) -> bool {
+        self.client.conn.killed() == Some(Reason::Overload) && !self.calls.is_empty()
     }
 
     /// Asks the client to go elsewhere with what it has not begun yet, if that is wanted.

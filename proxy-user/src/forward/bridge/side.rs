@@ -14,6 +14,7 @@ use proxy_io::Chunk;
 use crate::forward::http1::{Body, Fault, Framing};
 use crate::forward::http2::{self, Meter};
 use crate::forward::wire::{Count, Wire};
+use crate::upstream::http2::{Held, Waiting};
 
 /// What comes next of a body.
 #[derive(Clone, Debug)]
@@ -91,7 +92,8 @@ impl Side<'_> {
             Self::Http1(side) => side.wire.weight() + side.out.len() as u64,
             Self::Http2(side) => {
                 let received = side.recv.as_mut().map_or(0, |recv| recv.flow_control().used_capacity());
-                (received + side.waiting.as_ref().map_or(0, |(data, _)| data.len())) as u64
+                let waiting = side.waiting.as_ref().map_or(0, |(data, _)| data.len());
+                (received + waiting + side.given.0.bytes()) as u64
             }
         }
     }
@@ -268,17 +270,29 @@ impl<'a> Http1Side<'a> {
     }
 }
 
+/// What of a stream waits in `h2`, also when the side is gone.
+#[derive(Default)]
+struct Given(Rc<Waiting>);
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
 /// A stream of HTTP/2.
 #[derive(Default)]
 pub struct Http2Side {
     /// What comes from there, once its head is known.
     pub(super) recv: Option<RecvStream>,
     /// The way to answer, for a client that was not answered yet.
-    pub respond: Option<SendResponse<Bytes>>,
+    pub respond: Option<SendResponse<Held>>,
     /// What goes there, once a head was sent.
-    pub send: Option<SendStream<Bytes>>,
+    pub send: Option<SendStream<Held>>,
     /// Given, and there is no room for it yet; and whether it is the last.
     waiting: Option<(Bytes, bool)>,
+    /// Given to `h2`, and not written yet.
+    given: Given,
     /// Whom to tell what was sent to a client.
     meter: Option<Rc<Meter>>,
     /// Bytes taken that the peer has not been told of: it may send more only when they are on their way.
@@ -288,13 +302,14 @@ pub struct Http2Side {
 impl Http2Side {
     /// A client whose request is to be answered.
     #[must_use]
-    pub fn of_client(recv: RecvStream, respond: SendResponse<Bytes>, meter: Rc<Meter>) -> Self {
-        Self { recv: Some(recv), respond: Some(respond), meter: Some(meter), ..Self::default() }
+    pub fn of_client(recv: RecvStream, respond: SendResponse<Held>, meter: Rc<Meter>) -> Self {
+        let given = Given(Waiting::with_rest(meter.left()));
+        Self { recv: Some(recv), respond: Some(respond), meter: Some(meter), given, ..Self::default() }
     }
 
     /// An endpoint that a request's head was sent to, and where its body goes if it has one.
     #[must_use]
-    pub fn of_endpoint(send: Option<SendStream<Bytes>>) -> Self {
+    pub fn of_endpoint(send: Option<SendStream<Held>>) -> Self {
         Self { send, ..Self::default() }
     }
 
@@ -328,7 +343,7 @@ impl Http2Side {
                 Ok(())
             }
             Piece::Trailers(trailers) => send.send_trailers(trailers).map_err(Failed::Stream),
-            Piece::End => send.send_data(Bytes::new(), true).map_err(Failed::Stream),
+            Piece::End => send.send_data(Bytes::new().into(), true).map_err(Failed::Stream),
         }
     }
 
@@ -349,14 +364,14 @@ impl Http2Side {
             };
             let part = data.split_to(room.min(data.len()));
             let is_end = is_last && data.is_empty();
-            send.send_data(part, is_end).map_err(Failed::Stream)?;
+            send.send_data(self.given.0.hold(part), is_end).map_err(Failed::Stream)?;
             if is_end {
                 self.waiting = None;
                 return Poll::Ready(Ok(()));
             }
         }
         if is_last {
-            send.send_data(Bytes::new(), true).map_err(Failed::Stream)?;
+            send.send_data(Bytes::new().into(), true).map_err(Failed::Stream)?;
         }
         self.waiting = None;
         Poll::Ready(Ok(()))

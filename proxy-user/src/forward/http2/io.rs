@@ -160,6 +160,8 @@ fn is_frame_at(mut frames: &[u8], at: usize) -> bool {
 pub struct Meter {
     frames: RefCell<FrameMeter>,
     fault: Cell<Option<Fault>>,
+    /// Bytes that wait to be sent on streams whose calls are over.
+    left: Rc<Cell<usize>>,
 }
 
 impl Meter {
@@ -167,13 +169,19 @@ impl Meter {
     #[must_use]
     pub fn of_client() -> Rc<Self> {
         let frames = RefCell::new(FrameMeter::of_client(Instant::now()));
-        Rc::new(Self { frames, fault: Cell::new(None) })
+        Rc::new(Self { frames, fault: Cell::new(None), left: Rc::default() })
     }
 
     /// Why the connection is to be ended, or was, if the peer is to blame.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
         self.fault.get()
+    }
+
+    /// Bytes that wait to be sent on streams whose calls are over.
+    #[must_use]
+    pub fn left(&self) -> Rc<Cell<usize>> {
+        Rc::clone(&self.left)
     }
 
     /// Takes note of a piece of a head or body that was sent to the peer.
