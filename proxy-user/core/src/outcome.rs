@@ -65,6 +65,8 @@ pub enum Reason {
     TlsTimeout,
     /// A certificate was refused, by us or by the other side.
     TlsCertificate,
+    /// As much was sent in a session of TLS 1.2 as its key may protect.
+    TlsWorn,
     /// A connection to a listener that expects a header of the PROXY protocol began with something else.
     ProxyHeader,
     /// The header did not come in time.
@@ -77,7 +79,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -107,6 +109,7 @@ impl Reason {
         Self::TlsHandshake,
         Self::TlsTimeout,
         Self::TlsCertificate,
+        Self::TlsWorn,
         Self::ProxyHeader,
         Self::ProxyHeaderTimeout,
         Self::ProxyUntrusted,
@@ -156,6 +159,7 @@ impl Reason {
             Self::TlsHandshake => "tls_handshake",
             Self::TlsTimeout => "tls_timeout",
             Self::TlsCertificate => "tls_certificate",
+            Self::TlsWorn => "tls_worn",
             Self::ProxyHeader => "proxy_header",
             Self::ProxyHeaderTimeout => "proxy_header_timeout",
             Self::ProxyUntrusted => "proxy_untrusted",

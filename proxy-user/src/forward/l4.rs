@@ -209,8 +209,13 @@ impl<'a, W: Watch> Relay<'a, W> {
 /// When the time is over the kernel names the last thing that the network said, if it said something: that nobody is at
 /// the address, for example (`sk_err_soft` in tcp_write_err, net/ipv4/tcp_timer.c). Before that it ends no connection for it.
 pub(crate) fn lost(kind: io::ErrorKind, reset: Reason) -> Reason {
-    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
-    if matches!(kind, TimedOut | HostUnreachable | NetworkUnreachable) { Reason::UserTimeout } else { reset }
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, QuotaExceeded, TimedOut};
+    match kind {
+        TimedOut | HostUnreachable | NetworkUnreachable => Reason::UserTimeout,
+        // Only a session of TLS says so.
+        QuotaExceeded => Reason::TlsWorn,
+        _ => reset,
+    }
 }
 
 impl<W: Watch> Future for Relay<'_, W> {

@@ -120,6 +120,8 @@ impl From<Fault> for io::Error {
         let kind = match fault {
             // It says that the stream is incomplete, as RST does.
             Fault::Alert(_) => io::ErrorKind::ConnectionReset,
+            // Nobody's fault: it has carried as much as it may.
+            Fault::Exhausted => io::ErrorKind::QuotaExceeded,
             _ => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, fault)

@@ -25,6 +25,11 @@ const EXPLICIT_BYTES: usize = 8;
 /// Most that a protected record may be longer than its plaintext, by version.
 const EXPANSION_V1_3: usize = 256;
 const EXPANSION_V1_2: usize = 2048;
+/// Blocks of AES that a full record takes: one for each 16 bytes, and one for the tag.
+///
+/// How long a key lasts is said in full records (RFC 8446, 5.5), but it is blocks that the bound is about (Luykx and Paterson 2016,
+/// "Limits on Authenticated Encryption Use in TLS"): small records let a key last for many more of them.
+const FULL_BLOCKS: u64 = blocks(PLAIN_BYTES);
 /// Version that every record of both versions bears.
 const LEGACY_VERSION: [u8; 2] = [3, 3];
 
@@ -48,8 +53,8 @@ struct Key {
 /// Protects what is sent.
 pub(super) struct Sealer {
     key: Key,
-    /// Records that may be sealed with one key.
-    limit: u64,
+    /// Blocks that may still be sealed with this key; none if there is no bound.
+    left_blocks: Option<u64>,
 }
 
 /// Opens what is received.
@@ -65,22 +70,23 @@ impl Sealer {
         suite: SupportedCipherSuite,
         (seq, secrets): (u64, ConnectionTrafficSecrets),
     ) -> Result<Self, Fault> {
-        let limit = match suite {
+        let records = match suite {
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
         };
-        Ok(Self { key: Key::new(suite, seq, secrets)?, limit })
+        let left_blocks = records.checked_mul(FULL_BLOCKS);
+        Ok(Self { key: Key::new(suite, seq, secrets)?, left_blocks })
     }
 
     /// Whether the key should be changed before the next record.
     pub(super) fn is_worn(&self) -> bool {
-        self.key.seq >= self.limit
+        self.left_blocks.is_some_and(|left| left < FULL_BLOCKS)
     }
 
-    /// Lets the key wear out after this many more records.
+    /// Lets the key wear out after this many more records of a block each.
     #[cfg(test)]
     pub(super) fn set_left(&mut self, records: u64) {
-        self.limit = self.key.seq + records;
+        self.left_blocks = Some(FULL_BLOCKS - 1 + records * blocks(1));
     }
 
     /// Appends one record with `plain` in it, [`PLAIN_BYTES`] at most.
@@ -105,6 +111,9 @@ impl Sealer {
         let outer_kind = if *form == Form::V1_3 { ContentType::ApplicationData } else { kind };
         if *form == Form::V1_3 {
             out.push(u8::from(kind));
+        }
+        if let Some(left) = &mut self.left_blocks {
+            *left = left.saturating_sub(blocks(out.len() - start));
         }
         let head = head(outer_kind, explicit_bytes + out.len() - start + TAG_BYTES);
         let (before, body) = out.split_at_mut(start);
@@ -200,6 +209,11 @@ impl Key {
     }
 }
 
+/// Blocks that a record with so many bytes takes.
+const fn blocks(plain_bytes: usize) -> u64 {
+    plain_bytes.div_ceil(16) as u64 + 1
+}
+
 fn nonce_of(iv: &[u8; NONCE_BYTES], seq: u64) -> [u8; NONCE_BYTES] {
     let mut nonce = *iv;
     for (byte, other) in nonce[NONCE_BYTES - EXPLICIT_BYTES..].iter_mut().zip(seq.to_be_bytes()) {
@@ -244,4 +258,18 @@ fn take_inner_kind(out: &mut Vec<u8>, start: usize) -> Result<ContentType, Fault
     let kind = ContentType::from(out[start + last]);
     out.truncate(start + last);
     Ok(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_worn_by_blocks_and_not_by_records() {
+        assert_eq!([0, 1, 16, 17, PLAIN_BYTES].map(blocks), [1, 2, 2, 3, FULL_BLOCKS]);
+        // 256 GiB in full records; sixteen million small ones leave nearly all of it.
+        let most = (1u64 << 24) * FULL_BLOCKS;
+        assert_eq!(most / FULL_BLOCKS * PLAIN_BYTES as u64, 256 << 30);
+        assert!(most / blocks(100) > 2_000_000_000);
+    }
 }

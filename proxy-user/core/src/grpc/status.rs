@@ -166,6 +166,7 @@ impl Status {
             | R::ResponseCut
             | R::ResponseTimeout
             | R::EndpointLost
+            | R::TlsWorn
             | R::Draining => Self::Unavailable,
             R::RateLimited
             | R::UpstreamHeadTooLarge

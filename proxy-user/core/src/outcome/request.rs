@@ -65,6 +65,8 @@ pub enum RequestReason {
     EndpointLost,
     /// The client was gone before the end of its answer.
     DownstreamReset,
+    /// The client's session of TLS 1.2 has carried as much as its key may protect.
+    TlsWorn,
     /// The client did not complete a head in time.
     HeadTimeout,
     /// The client's body came to a stop for too long.
@@ -129,7 +131,7 @@ impl Blame {
 
 impl RequestReason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::Ok,
         Self::Redirect,
         Self::DirectResponse,
@@ -159,6 +161,7 @@ impl RequestReason {
         Self::ResponseTimeout,
         Self::EndpointLost,
         Self::DownstreamReset,
+        Self::TlsWorn,
         Self::HeadTimeout,
         Self::BodyTimeout,
         Self::MalformedHead,
@@ -230,6 +233,7 @@ impl RequestReason {
             Self::ResponseTimeout => ("response_timeout", None, Upstream),
             Self::EndpointLost => ("endpoint_lost", Some(502), Upstream),
             Self::DownstreamReset => ("downstream_reset", None, Downstream),
+            Self::TlsWorn => ("tls_worn", None, Weir),
             Self::HeadTimeout => ("head_timeout", Some(408), Downstream),
             Self::BodyTimeout => ("body_timeout", Some(408), Downstream),
             Self::MalformedHead => ("malformed_head", Some(400), Downstream),

@@ -20,6 +20,7 @@ use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
 use crate::forward::exchange::{Download, Exchange, Trouble, Upload};
 use crate::forward::http1::{Body, Fault, Framing, ResponseEdits, ResponseHead, Scan, slots};
+use crate::forward::l4::lost;
 use crate::forward::wire::Wire;
 use crate::stats::http::Event;
 
@@ -286,6 +287,9 @@ pub(super) fn broken(
 /// has for the whole.
 pub(super) fn cut(trouble: &Trouble) -> (Then, RequestReason) {
     match trouble {
+        Trouble::ClientDied(error) if lost(error.kind(), Reason::DownstreamReset) == Reason::TlsWorn => {
+            (Then::Abort(Reason::TlsWorn), RequestReason::TlsWorn)
+        }
         Trouble::ClientDied(_) | Trouble::ClientCut => {
             (Then::Abort(Reason::DownstreamReset), RequestReason::DownstreamReset)
         }

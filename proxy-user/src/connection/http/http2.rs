@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 use super::{Client, LINGER_TIME, call};
 use crate::connection::{OpenConn, boxed};
 use crate::forward::http2::{self, H2Io, Meter, ServerConnection};
-use crate::forward::l4::{Ending, Watch as _};
+use crate::forward::l4::{Ending, Watch as _, lost};
 use crate::forward::wire::Wire;
 use crate::upstream::http2::Pinger;
 
@@ -214,7 +214,9 @@ impl Session<'_> {
 fn reason(error: &h2::Error) -> Reason {
     tracing::debug!(%error, "a client's HTTP/2 connection ended");
     match error.reason() {
-        _ if error.is_io() => Reason::DownstreamReset,
+        _ if error.is_io() => error
+            .get_io()
+            .map_or(Reason::DownstreamReset, |error| lost(error.kind(), Reason::DownstreamReset)),
         Some(h2::Reason::NO_ERROR) => Reason::Fin,
         _ if error.is_remote() => Reason::DownstreamReset,
         Some(h2::Reason::ENHANCE_YOUR_CALM) => Reason::Flood,
