@@ -128,7 +128,7 @@ pub struct Bridge<'a, 's, W> {
     /// Its method as far as the length of an answer's body depends on it.
     pub method: &'static str,
     /// The tunnel that it is to open.
-    pub opening: Option<Opening>,
+    pub opening: Option<Box<Opening>>,
     /// Bounds on the answer's head.
     pub bound: HeadBound,
     /// Whom to tell and to obey.
@@ -196,7 +196,7 @@ impl<W: Watch> Bridge<'_, '_, W> {
                     Err(none) => return Poll::Ready(Err(none.into())),
                 };
                 *scan = Scan::default();
-                let answer = read(side, bytes, self.method, self.bound, self.opening.as_ref());
+                let answer = read(side, bytes, self.method, self.bound, self.opening.as_deref());
                 Poll::Ready(answer.map_err(Trouble::UpstreamFault))
             }
             (Side::Http2(_), None) => Poll::Pending,

@@ -267,7 +267,7 @@ async fn exchange(
     client.conn.set_answer_limit(silence.and(plan.service.limits.idle_timeout));
     client.conn.await_within(silence, Reason::BodyTimeout);
     if plan.question.tunnel == Some(Tunnel::WebSocket) {
-        takes_protocols(reached, deadline).await?;
+        boxed(|| takes_protocols(reached, deadline)).await?;
     }
     let Begun { up, response, opening } = begin(client, plan, request, reached, upload.has_body(), deadline)?;
     let is_opening = opening.is_some();

@@ -43,8 +43,9 @@ pub(super) fn serve<'a>(
     let io = H2Io::of_client(down.stream, down.chunk, bounds, Rc::clone(&meter), count);
     let pings = limits.pings;
     let pinger = pings.clients.map(|interval| Pinger::new(io.heard(), interval, pings.timeout));
-    let accepting = tokio::time::timeout(limits.head_timeout, http2::accept(io, limits));
     async move {
+        // Boxed: it would keep its place for as long as the connection lives.
+        let accepting = boxed(move || tokio::time::timeout(limits.head_timeout, http2::accept(io, limits)));
         let connection = match accepting.await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Ending::of(reason(&error)),

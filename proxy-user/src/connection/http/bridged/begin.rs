@@ -37,7 +37,7 @@ pub(super) async fn takes_protocols(
 pub(super) struct Begun<'r> {
     pub(super) up: Side<'r>,
     pub(super) response: Option<ResponseFuture>,
-    pub(super) opening: Option<Opening>,
+    pub(super) opening: Option<Box<Opening>>,
 }
 
 /// Begins a try: its head is on its way.
@@ -54,13 +54,13 @@ pub(super) fn begin<'r>(
     match reached {
         Reached::Http1(upstream) => {
             let key = || client.local.rng.borrow_mut().random();
-            let opening = tunnel.map(|tunnel| tunnel.ask_http1(&mut head, key()));
+            let opening = tunnel.map(|tunnel| Box::new(tunnel.ask_http1(&mut head, key())));
             let mut up = Http1Side::of_endpoint(&mut upstream.wire, Body::Length(0));
             up.begin(http2::write_request(&head, plan.framing), plan.framing);
             Ok(Begun { up: Side::Http1(up), response: None, opening })
         }
         Reached::Http2(streams) => {
-            let opening = tunnel.map(|tunnel| tunnel.ask_http2(&mut head));
+            let opening = tunnel.map(|tunnel| Box::new(tunnel.ask_http2(&mut head)));
             let (side, response) = streams.begin(head, !has_body)?;
             Ok(Begun { up: Side::Http2(side), response: Some(response), opening })
         }
