@@ -11,7 +11,7 @@ use proxy_ebpf_common::config::{HUNG_NS, Settings, WEIR_MARK, listener};
 use proxy_ebpf_common::counter::Counter;
 use proxy_ebpf_common::key::{Addr, ListenerKey, OriginalDstKey};
 use proxy_ebpf_common::value::{
-    AddressValue, FAMILY_V4, FAMILY_V6, Facts, OriginalDst, ServiceValue, facts_flag, fail, lane,
+    AddressValue, FAMILY_V4, FAMILY_V6, Facts, OriginalDst, ServiceValue, facts_flag, fail, lane, scope,
 };
 
 use crate::balance;
@@ -42,7 +42,8 @@ pub fn decide(ctx: &SockAddrContext, asked: &Addr) -> Result<Answer, Skip> {
     }
     let settings = SETTINGS.get(0).ok_or(Skip::OutOfScope)?;
     let netns_cookie = flow::netns_cookie(ctx);
-    if !policy::is_in_scope(settings, netns_cookie) {
+    let scope = policy::scope_of(settings, netns_cookie);
+    if scope & scope::CAUGHT == 0 {
         return Err(Skip::OutOfScope);
     }
     let mut facts = Facts {
@@ -73,7 +74,7 @@ pub fn decide(ctx: &SockAddrContext, asked: &Addr) -> Result<Answer, Skip> {
                 Answer::Watch
             }
             Some(_) if flow::is_bound_to_device(sk) => return Err(Skip::BoundToDevice),
-            Some(address) => route(ctx, sk, settings, address, &mut facts)?,
+            Some(address) => route(ctx, sk, settings, address, scope, &mut facts)?,
         }
     };
     if !matches!(answer, Answer::Refuse) {
@@ -89,6 +90,7 @@ fn route(
     sk: *mut bpf_sock,
     settings: &Settings,
     address: &AddressValue,
+    scope: u8,
     facts: &mut Facts,
 ) -> Result<Answer, Skip> {
     // SAFETY: as for ADDRESSES.
@@ -114,7 +116,7 @@ fn route(
         if listeners.count == 0 {
             newcomer::tell(facts.netns_cookie, facts.opened_ns);
         }
-        if service.fail == fail::CLOSED {
+        if service.fail == fail::CLOSED || scope & scope::FAIL_CLOSED != 0 {
             count(Counter::RefusedFailClosed);
             return Ok(Answer::Refuse);
         }

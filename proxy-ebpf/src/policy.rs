@@ -4,15 +4,17 @@ use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use aya_ebpf::maps::lpm_trie::Key;
 use proxy_ebpf_common::config::{SCOPE_DEPTH_MAX, Settings};
 use proxy_ebpf_common::key::Addr;
+use proxy_ebpf_common::value::scope;
 
 use crate::maps::{EXCLUDED_NETS, EXCLUDED_PORTS, SCOPE_CGROUPS, SCOPE_NETNS};
 
-/// Tells whether the current task is in a scope: by network namespace, or by its cgroup or one above it.
+/// What the current task's network namespace, its cgroup and all above it are as scopes together: bits of [`scope`].
 #[inline(always)]
-pub fn is_in_scope(settings: &Settings, netns_cookie: u64) -> bool {
-    // SAFETY: the element is only compared with nothing; its bytes are not used.
-    if settings.scope_netns_count != 0 && unsafe { SCOPE_NETNS.get(&netns_cookie) }.is_some() {
-        return true;
+pub fn scope_of(settings: &Settings, netns_cookie: u64) -> u8 {
+    let mut bits = 0;
+    if settings.scope_netns_count != 0 {
+        // SAFETY: the value is one byte.
+        bits |= unsafe { SCOPE_NETNS.get(&netns_cookie) }.copied().unwrap_or(0);
     }
     let depths = settings.scope_depths;
     let mut depth = 0;
@@ -20,14 +22,20 @@ pub fn is_in_scope(settings: &Settings, netns_cookie: u64) -> bool {
         if depths & (1 << depth) != 0 {
             // SAFETY: a plain helper call; 0 means that the task's cgroup is not that deep.
             let id = unsafe { bpf_get_current_ancestor_cgroup_id(depth as i32) };
-            // SAFETY: as above.
-            if id != 0 && unsafe { SCOPE_CGROUPS.get(&id) }.is_some() {
-                return true;
+            if id != 0 {
+                // SAFETY: the value is one byte.
+                bits |= unsafe { SCOPE_CGROUPS.get(&id) }.copied().unwrap_or(0);
             }
         }
         depth += 1;
     }
-    false
+    bits
+}
+
+/// Tells whether the connections of the current task are looked at.
+#[inline(always)]
+pub fn is_in_scope(settings: &Settings, netns_cookie: u64) -> bool {
+    scope_of(settings, netns_cookie) & scope::CAUGHT != 0
 }
 
 /// Tells whether a destination is never touched.

@@ -90,6 +90,8 @@ pub struct Pods {
 /// One namespace.
 struct Pod {
     name: String,
+    /// The scopes that its application is known by.
+    known_as: Vec<Scope>,
     netns: Arc<Netns>,
     share: Arc<Share>,
     application: Arc<Application>,
@@ -149,6 +151,11 @@ impl Pods {
                 None => self.open(&one, around).await,
             };
             if let Some(pod) = self.served.get_mut(&one.cookie) {
+                if pod.known_as != one.known_as {
+                    pod.known_as.clone_from(&one.known_as);
+                    let applications = &around.shared.stats.applications;
+                    applications.name(Key::Netns(one.cookie), &pod.name, pod.known_as.clone());
+                }
                 result = result.and(pod.inbound.follow(&pod.netns, &one.known_as, around));
             }
             self.report(&one, result);
@@ -178,8 +185,10 @@ impl Pods {
         let opened = netns.within(|| listeners(cookie, taken_over))??;
         let inbound = Steered::new(&netns, value.owner, *cgroup_id);
         let known_as = wanted.known_as.clone();
-        let application = around.shared.stats.applications.name(Key::Netns(cookie), &name, known_as);
-        let mut pod = Pod { name, netns, share, application, listeners: Vec::new(), owner, value, inbound };
+        let applications = &around.shared.stats.applications;
+        let application = applications.name(Key::Netns(cookie), &name, known_as.clone());
+        let mut pod =
+            Pod { name, known_as, netns, share, application, listeners: Vec::new(), owner, value, inbound };
         // Whatever fails from here on is taken back as a whole.
         let result = pod.show(opened, around).await;
         self.served.insert(cookie, pod);

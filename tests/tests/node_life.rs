@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use proxy_tests::client::{Client, number};
+use proxy_tests::client::{Client, Place, number};
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
 use proxy_tests::net::Family;
 use proxy_tests::node::{self, Weir};
@@ -299,4 +299,46 @@ fn without_root_there_is_one_sentence_and_exit_code_2() {
     assert_eq!(run.status.code(), Some(2), "{said}");
     assert_eq!(said.trim().lines().count(), 1, "{said}");
     assert_eq!(check.status.code(), Some(0), "a check needs no root");
+}
+
+#[test]
+fn scopes_that_fail_closed_are_refused_whatever_their_services_say() {
+    let Some(world) = World::new() else { return };
+    let grid = Grid::new(&world);
+    let cgroup = world.app.child("strict").expect("root may");
+    let [lax_pod, strict_pod] = [world.pod(1), world.pod(2)];
+    let strict_app = Place { cgroup: Some(&cgroup), ..world.app() };
+    let netns = |pod: Place<'_>| json!({"netns": world.net.path(pod.side)});
+    let mut config = config::config(&world, grid.services());
+    config["intercept"]["scopes"] = json!([{"cgroup": world.app.scope()}, netns(lax_pod), netns(strict_pod)]);
+    config["intercept"]["fail_closed"] = json!([{"cgroup": cgroup.scope()}, netns(strict_pod)]);
+    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
+    let check = |places: &[Place<'_>], lane, is_served: bool| {
+        for place in places {
+            let said = place.run("ask", &[&Grid::address(lane, Family::V4)]);
+            let (names, errors) =
+                if is_served { (&["four"][..], &[][..]) } else { (&[][..], &["ECONNREFUSED"][..]) };
+            assert_eq!(
+                (&said["names"], &said["errors"]),
+                (&json!(names), &json!(errors)),
+                "{lane:?}: {said}"
+            );
+        }
+    };
+    let (lax, strict) = ([world.app(), lax_pod], [strict_app, strict_pod]);
+    let both = [lax, strict].concat();
+    check(&both, Lane::Proxy, true);
+    weir.kill();
+    check(&lax, Lane::Proxy, true);
+    check(&strict, Lane::Proxy, false);
+    check(&both, Lane::Direct, true);
+    weir.restart(&config);
+    check(&both, Lane::Proxy, true);
+    // and without the rule
+    config["intercept"]["fail_closed"] = json!([netns(strict_pod)]);
+    weir.reload(&config);
+    weir.kill();
+    check(&strict[..1], Lane::Proxy, true);
+    check(&strict[1..], Lane::Proxy, false);
+    weir.restart(&config);
 }

@@ -34,6 +34,14 @@ pub mod policy {
     pub const MAGLEV: u32 = 2;
 }
 
+/// What a cgroup or a network namespace is as a scope, as bits. What is above it and below it counts, too.
+pub mod scope {
+    /// Its connections are caught.
+    pub const CAUGHT: u8 = 1;
+    /// They are refused when the proxy lane has no live listener, whatever their service says.
+    pub const FAIL_CLOSED: u8 = 2;
+}
+
 /// What happens when the proxy lane has no live listener, as a number.
 pub mod fail {
     /// The kernel connects to an endpoint itself.

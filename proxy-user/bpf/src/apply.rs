@@ -6,10 +6,10 @@ use std::path::Path;
 
 use proxy_core::addr::Cidr;
 use proxy_core::intercept::{MapOp, Slot};
-use proxy_core::snapshot::Scope;
+use proxy_core::snapshot::{Scope, Treatment};
 use proxy_ebpf_common::config::{SCOPE_DEPTH_MAX, Settings};
 use proxy_ebpf_common::key::{Addr, SlotKey};
-use proxy_ebpf_common::value::{AddressValue, SlotValue};
+use proxy_ebpf_common::value::{AddressValue, SlotValue, scope};
 use proxy_io::netns::{self, FileId, Netns};
 use proxy_io::sock;
 
@@ -40,13 +40,23 @@ struct FoundNetns {
     file: FileId,
 }
 
-/// A cgroup that is wanted as a scope.
+/// A cgroup that is to be treated in a way.
 struct WantedCgroup {
     path: String,
+    treatment: Treatment,
     /// Its id and depth, if it exists yet: what the kernel was told.
     told: Option<(u64, u32)>,
     /// It is a scope because it is that of a chosen pod, and not because the config names it.
     is_pod: bool,
+}
+
+/// A network namespace that is to be treated in a way.
+struct WantedNetns {
+    /// The file that names it.
+    path: String,
+    treatment: Treatment,
+    /// What the kernel was told of, if it exists yet.
+    told: Option<FoundNetns>,
 }
 
 /// Writes plans into the maps of the kernel programs.
@@ -55,8 +65,7 @@ pub struct Applier {
     settings: Settings,
     depth_counts: [u32; SCOPE_DEPTH_MAX as usize + 1],
     cgroups: Vec<WantedCgroup>,
-    /// Network namespaces that are wanted as scopes, with what the kernel was told of them, if they exist yet.
-    netns: Vec<(String, Option<FoundNetns>)>,
+    netns: Vec<WantedNetns>,
     /// Slots of retired generations: a program that is running may still read them, so they go two sweeps later.
     retired: Vec<SlotKey>,
     retired_before: Vec<SlotKey>,
@@ -124,8 +133,8 @@ impl Applier {
                 }));
                 Ok(())
             }
-            MapOp::PutScope(scope) => self.put_scope(maps, scope),
-            MapOp::RemoveScope(scope) => self.remove_scope(maps, scope),
+            MapOp::PutScope(treatment, scope) => self.put_scope(maps, *treatment, scope),
+            MapOp::RemoveScope(treatment, scope) => self.remove_scope(maps, *treatment, scope),
             MapOp::PutExcludedPort(port) => {
                 maps.excluded_ports.put(port, &1)?;
                 self.settings.excluded_port_count += 1;
@@ -157,8 +166,8 @@ impl Applier {
             maps.slots.remove(&key).map_err(|source| failed("remove a retired slot", source))?;
         }
         for index in 0..self.netns.len() {
-            let (path, known) = &self.netns[index];
-            if netns::file_id(path).ok() != known.map(|known| known.file) {
+            let WantedNetns { path, told, .. } = &self.netns[index];
+            if netns::file_id(path).ok() != told.map(|told| told.file) {
                 self.forget_netns(maps, index)
                     .map_err(|source| failed("forget a network namespace", source))?;
                 // One that cannot be entered stays among the missing.
@@ -176,23 +185,25 @@ impl Applier {
     }
 
     /// Names the wanted cgroups and network namespaces that do not exist.
-    pub fn missing_scopes(&self) -> impl Iterator<Item = &str> {
+    #[must_use]
+    pub fn missing_scopes(&self) -> BTreeSet<&str> {
         let is_missing = |cgroup: &&WantedCgroup| cgroup.told.is_none() && !cgroup.is_pod;
         let cgroups = self.cgroups.iter().filter(is_missing).map(|cgroup| cgroup.path.as_str());
-        let netns = self.netns.iter().filter(|(_, known)| known.is_none()).map(|(path, _)| path.as_str());
-        cgroups.chain(netns)
+        let netns = self.netns.iter().filter(|netns| netns.told.is_none()).map(|netns| netns.path.as_str());
+        cgroups.chain(netns).collect()
     }
 
     /// Network namespaces that are scopes and exist: the file that names each, and its cookie.
     pub fn namespaces(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.netns.iter().filter_map(|(path, known)| Some((path.as_str(), known.as_ref()?.cookie)))
+        let caught = self.netns.iter().filter(|netns| netns.treatment == Treatment::Caught);
+        caught.filter_map(|netns| Some((netns.path.as_str(), netns.told.as_ref()?.cookie)))
     }
 
-    /// Makes the cgroups of these pods scopes, and those of no others.
+    /// Treats the cgroups of these pods so, and those of no others.
     ///
     /// # Errors
     /// The first one that fails; the others are told all the same, and it is tried again next time.
-    pub fn set_pods(&mut self, maps: &Maps, pods: &BTreeSet<String>) -> Result<(), ApplyError> {
+    pub fn set_pods(&mut self, maps: &Maps, pods: &BTreeSet<(Treatment, String)>) -> Result<(), ApplyError> {
         let mut result = Ok(());
         let mut note = |what: String, done: io::Result<()>| {
             if let (Err(source), true) = (done, result.is_ok()) {
@@ -201,12 +212,12 @@ impl Applier {
         };
         let mut index = 0;
         while index < self.cgroups.len() {
-            let WantedCgroup { path, is_pod, .. } = &self.cgroups[index];
-            if !is_pod || pods.contains(path) {
+            let cgroup = &self.cgroups[index];
+            if !cgroup.is_pod || pods.contains(&(cgroup.treatment, cgroup.path.clone())) {
                 index += 1;
                 continue;
             }
-            let what = format!("stop watching pod {path}");
+            let what = format!("stop watching pod {}", cgroup.path);
             let forgotten = self.forget_cgroup(maps, index);
             if forgotten.is_ok() {
                 self.cgroups.swap_remove(index);
@@ -215,11 +226,11 @@ impl Applier {
             }
             note(what, forgotten);
         }
-        let known: BTreeSet<&str> = self.pod_paths().collect();
-        let new: Vec<String> = pods.iter().filter(|path| !known.contains(path.as_str())).cloned().collect();
-        for path in new {
+        let known = self.cgroups.iter().filter(|cgroup| cgroup.is_pod);
+        let known: BTreeSet<_> = known.map(|cgroup| (cgroup.treatment, cgroup.path.clone())).collect();
+        for (treatment, path) in pods.difference(&known).cloned() {
             let what = format!("watch pod {path}");
-            self.cgroups.push(WantedCgroup { path, told: None, is_pod: true });
+            self.cgroups.push(WantedCgroup { path, treatment, told: None, is_pod: true });
             let told = self.tell_cgroup(maps, self.cgroups.len() - 1);
             if told.is_err() {
                 self.cgroups.pop();
@@ -229,18 +240,14 @@ impl Applier {
         result
     }
 
-    fn pod_paths(&self) -> impl Iterator<Item = &str> {
-        self.cgroups.iter().filter(|cgroup| cgroup.is_pod).map(|cgroup| cgroup.path.as_str())
-    }
-
-    fn put_scope(&mut self, maps: &Maps, scope: &Scope) -> io::Result<()> {
+    fn put_scope(&mut self, maps: &Maps, treatment: Treatment, scope: &Scope) -> io::Result<()> {
         match scope {
             Scope::Cgroup(path) => {
-                self.cgroups.push(WantedCgroup { path: path.clone(), told: None, is_pod: false });
+                self.cgroups.push(WantedCgroup { path: path.clone(), treatment, told: None, is_pod: false });
                 self.tell_cgroup(maps, self.cgroups.len() - 1)
             }
             Scope::Netns(path) => {
-                self.netns.push((path.clone(), None));
+                self.netns.push(WantedNetns { path: path.clone(), treatment, told: None });
                 self.tell_netns(maps, self.netns.len() - 1)
             }
             // Which those are is told by set_pods().
@@ -248,10 +255,12 @@ impl Applier {
         }
     }
 
-    fn remove_scope(&mut self, maps: &Maps, scope: &Scope) -> io::Result<()> {
+    fn remove_scope(&mut self, maps: &Maps, treatment: Treatment, scope: &Scope) -> io::Result<()> {
         match scope {
             Scope::Cgroup(path) => {
-                let is_it = |cgroup: &WantedCgroup| cgroup.path == *path && !cgroup.is_pod;
+                let is_it = |cgroup: &WantedCgroup| {
+                    cgroup.path == *path && cgroup.treatment == treatment && !cgroup.is_pod
+                };
                 let Some(index) = self.cgroups.iter().position(is_it) else {
                     return Ok(());
                 };
@@ -260,7 +269,8 @@ impl Applier {
                 Ok(())
             }
             Scope::Netns(path) => {
-                let Some(index) = self.netns.iter().position(|(known, _)| known == path) else {
+                let is_it = |netns: &WantedNetns| netns.path == *path && netns.treatment == treatment;
+                let Some(index) = self.netns.iter().position(is_it) else {
                     return Ok(());
                 };
                 self.forget_netns(maps, index)?;
@@ -272,7 +282,7 @@ impl Applier {
     }
 
     fn tell_netns(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
-        let path = &self.netns[index].0;
+        let path = &self.netns[index].path;
         let file = match netns::file_id(path) {
             Ok(file) => file,
             // It may be made later: sweep() looks again.
@@ -280,22 +290,25 @@ impl Applier {
             Err(error) => return Err(error),
         };
         let cookie = Netns::open(Path::new(path))?.cookie();
-        let is_new = !self.namespaces().any(|(_, known)| known == cookie);
-        self.netns[index].1 = Some(FoundNetns { cookie, file });
-        if !is_new {
-            return Ok(());
-        }
-        maps.scope_netns.put(&cookie, &1)?;
-        self.settings.scope_netns_count += 1;
-        self.put_settings(maps)
+        self.netns[index].told = Some(FoundNetns { cookie, file });
+        self.put_netns(maps, cookie).inspect_err(|_| self.netns[index].told = None)
     }
 
     fn forget_netns(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
-        let Some(FoundNetns { cookie, .. }) = self.netns[index].1.take() else { return Ok(()) };
-        if self.namespaces().any(|(_, known)| known == cookie) {
-            return Ok(());
+        let Some(FoundNetns { cookie, .. }) = self.netns[index].told.take() else { return Ok(()) };
+        self.put_netns(maps, cookie)
+    }
+
+    /// Tells the kernel how a network namespace is treated, by whatever names it is wanted.
+    fn put_netns(&mut self, maps: &Maps, cookie: u64) -> io::Result<()> {
+        let is_it = |netns: &&WantedNetns| netns.told.is_some_and(|told| told.cookie == cookie);
+        match bits(self.netns.iter().filter(is_it).map(|netns| netns.treatment)) {
+            0 => drop(maps.scope_netns.remove(&cookie)?),
+            bits => maps.scope_netns.put(&cookie, &bits)?,
         }
-        self.settings.scope_netns_count -= u32::from(maps.scope_netns.remove(&cookie)?);
+        let all = self.netns.iter().filter_map(|netns| Some(netns.told?.cookie));
+        let count = all.collect::<BTreeSet<_>>().len();
+        self.settings.scope_netns_count = u32::try_from(count).unwrap_or(u32::MAX);
         self.put_settings(maps)
     }
 
@@ -310,23 +323,37 @@ impl Applier {
             let text = format!("cgroups deeper than {SCOPE_DEPTH_MAX} cannot be scopes");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        maps.scope_cgroups.put(&cgroup.id, &1)?;
         self.cgroups[index].told = Some((cgroup.id, cgroup.depth));
         self.depth_counts[cgroup.depth as usize] += 1;
         self.settings.scope_depths |= 1 << cgroup.depth;
-        self.put_settings(maps)
+        let put = self.put_cgroup(maps, cgroup.id);
+        if put.is_err() {
+            self.take_told(index);
+        }
+        put
     }
 
     fn forget_cgroup(&mut self, maps: &Maps, index: usize) -> io::Result<()> {
-        let Some((id, depth)) = self.cgroups[index].told.take() else { return Ok(()) };
-        // The config may name the cgroup of a pod that was chosen, too.
-        if !self.cgroups.iter().any(|other| other.told.is_some_and(|(known, _)| known == id)) {
-            maps.scope_cgroups.remove(&id)?;
-        }
+        self.take_told(index).map_or(Ok(()), |id| self.put_cgroup(maps, id))
+    }
+
+    /// Forgets that the kernel was told of a cgroup, and gives its id.
+    fn take_told(&mut self, index: usize) -> Option<u64> {
+        let (id, depth) = self.cgroups[index].told.take()?;
         let count = &mut self.depth_counts[depth as usize];
         *count -= 1;
         if *count == 0 {
             self.settings.scope_depths &= !(1 << depth);
+        }
+        Some(id)
+    }
+
+    /// Tells the kernel how a cgroup is treated: the config may name that of a pod that was chosen, too.
+    fn put_cgroup(&mut self, maps: &Maps, id: u64) -> io::Result<()> {
+        let is_it = |cgroup: &&WantedCgroup| cgroup.told.is_some_and(|(known, _)| known == id);
+        match bits(self.cgroups.iter().filter(is_it).map(|cgroup| cgroup.treatment)) {
+            0 => drop(maps.scope_cgroups.remove(&id)?),
+            bits => maps.scope_cgroups.put(&id, &bits)?,
         }
         self.put_settings(maps)
     }
@@ -340,6 +367,15 @@ impl Applier {
     fn put_settings(&self, maps: &Maps) -> io::Result<()> {
         maps.settings.put(&0, &self.settings)
     }
+}
+
+/// Treatments as the kernel programs read them.
+fn bits(treatments: impl Iterator<Item = Treatment>) -> u8 {
+    let bit = |treatment| match treatment {
+        Treatment::Caught => scope::CAUGHT,
+        Treatment::FailClosed => scope::FAIL_CLOSED,
+    };
+    treatments.map(bit).fold(0, |all, bit| all | bit)
 }
 
 fn put_slots(maps: &Maps, first: SlotKey, slots: &[Slot]) -> io::Result<()> {
@@ -356,8 +392,8 @@ fn describe(op: &MapOp) -> String {
         MapOp::RemoveAddress { address } => format!("give up address {address}"),
         MapOp::RemoveService { service } => format!("remove service {service}"),
         MapOp::RemoveSlots { service, .. } => format!("retire the table of service {service}"),
-        MapOp::PutScope(scope) => format!("watch {scope}"),
-        MapOp::RemoveScope(scope) => format!("stop watching {scope}"),
+        MapOp::PutScope(_, scope) => format!("watch {scope}"),
+        MapOp::RemoveScope(_, scope) => format!("stop watching {scope}"),
         MapOp::PutExcludedPort(port) => format!("exclude port {port}"),
         MapOp::RemoveExcludedPort(port) => format!("include port {port}"),
         MapOp::PutExcludedCidr(cidr) => format!("exclude {cidr}"),

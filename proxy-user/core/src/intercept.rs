@@ -15,7 +15,7 @@ use crate::addr::{Cidr, Family};
 use crate::id::{EndpointId, ServiceId};
 use crate::lane::Lane;
 use crate::service::Fail;
-use crate::snapshot::Scope;
+use crate::snapshot::{Scope, Treatment};
 
 /// One slot of a service's table in the kernel: two endpoints and the odds between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +124,10 @@ pub enum MapOp {
         /// How many there are, numbered from 0; never 0.
         slot_count: u32,
     },
-    /// Begins to catch the connections of a set of applications.
-    PutScope(Scope),
-    /// Leaves a set of applications alone again.
-    RemoveScope(Scope),
+    /// Begins to treat a set of applications in a way.
+    PutScope(Treatment, Scope),
+    /// Ends that again.
+    RemoveScope(Treatment, Scope),
     /// Never touches connections to a port.
     PutExcludedPort(u16),
     /// Touches connections to a port again.

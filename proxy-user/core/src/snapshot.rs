@@ -138,6 +138,8 @@ impl Snapshot {
 pub struct Intercept {
     /// Applications whose connections are caught.
     pub scopes: HashSet<Scope>,
+    /// Those of them whose connections are refused rather than passed around a worker, whatever their services say.
+    pub fail_closed: HashSet<Scope>,
     /// Destinations that are never touched.
     pub exclude_cidrs: Vec<Cidr>,
     /// Destination ports that are never touched.
@@ -184,6 +186,31 @@ impl FromIterator<ScopedQuota> for Quotas {
 /// Tells whether one that is known by some scopes is in one of these, or these are none, which means everybody.
 fn is_among(wide: &[Scope], known_as: &[Scope]) -> bool {
     wide.is_empty() || wide.iter().any(|wide| known_as.iter().any(|one| wide.holds(one)))
+}
+
+impl Intercept {
+    /// Applications that are treated in a way.
+    #[must_use]
+    pub fn treated(&self, treatment: Treatment) -> &HashSet<Scope> {
+        match treatment {
+            Treatment::Caught => &self.scopes,
+            Treatment::FailClosed => &self.fail_closed,
+        }
+    }
+}
+
+/// What is done with the connections of a set of applications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Treatment {
+    /// They are looked at.
+    Caught,
+    /// They are refused rather than passed around a worker.
+    FailClosed,
+}
+
+impl Treatment {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Caught, Self::FailClosed];
 }
 
 /// Where the upstream side of a proxied connection leaves from.

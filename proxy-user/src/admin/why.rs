@@ -45,7 +45,7 @@ impl Question {
         let snapshot = source.snapshot();
         let pods = Arc::clone(&source.status().pods.chosen);
         let look = |pid| {
-            Process::look(pid, &snapshot.intercept.scopes, &pods, |cookie| source.is_served(cookie))
+            Process::look(pid, &snapshot.intercept, &pods, |cookie| source.is_served(cookie))
                 .map_err(|error| format!("cannot look at process {pid}: {error}"))
         };
         let process = self.process.map(look).transpose()?;

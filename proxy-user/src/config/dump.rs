@@ -5,6 +5,7 @@ mod inbound;
 mod pods;
 mod route;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use proxy_core::addr::Cidr;
@@ -123,15 +124,19 @@ fn protocol(protocol: Protocol) -> file::Protocol {
 }
 
 fn intercept(intercept: &Intercept) -> file::Intercept {
-    let mut scopes: Vec<&Scope> = intercept.scopes.iter().collect();
-    scopes.sort();
+    let scopes = |scopes: &HashSet<Scope>| -> Vec<At<file::Scope>> {
+        let mut scopes: Vec<&Scope> = scopes.iter().collect();
+        scopes.sort();
+        scopes.into_iter().map(|one| At::nowhere(scope(one))).collect()
+    };
     let mut ports: Vec<u16> = intercept.exclude_ports.iter().copied().collect();
     ports.sort_unstable();
     file::Intercept {
         inbound: Vec::new(),
         kubelet: file::Kubelet::default(),
         limits: intercept.quotas.iter().map(|entry| At::nowhere(quota(entry))).collect(),
-        scopes: scopes.into_iter().map(|s| At::nowhere(scope(s))).collect(),
+        scopes: scopes(&intercept.scopes),
+        fail_closed: scopes(&intercept.fail_closed),
         exclude: file::Exclude {
             cidrs: intercept.exclude_cidrs.iter().map(|cidr| At::nowhere(Network(*cidr))).collect(),
             ports: ports.into_iter().map(At::nowhere).collect(),

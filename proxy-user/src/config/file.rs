@@ -126,6 +126,10 @@ pub(super) struct Intercept {
     /// Applications whose connections are intercepted. Nobody's if empty.
     #[serde(default)]
     pub(super) scopes: Vec<At<Scope>>,
+    /// Those of them, or cgroups below one, whose connections are refused rather than passed around a worker, as if every service
+    /// had `fail: closed`.
+    #[serde(default)]
+    pub(super) fail_closed: Vec<At<Scope>>,
     /// Destinations that are never touched.
     #[serde(default)]
     pub(super) exclude: Exclude,

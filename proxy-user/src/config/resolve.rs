@@ -103,6 +103,7 @@ fn protocol(protocol: Option<file::Protocol>) -> Protocol {
 fn intercept(intercept: &file::Intercept) -> Intercept {
     Intercept {
         scopes: intercept.scopes.iter().map(|at| scope(&at.value)).collect(),
+        fail_closed: intercept.fail_closed.iter().map(|at| scope(&at.value)).collect(),
         exclude_cidrs: intercept.exclude.cidrs.iter().map(|cidr| cidr.value.0).collect(),
         exclude_ports: intercept.exclude.ports.iter().map(|port| port.value).collect(),
         quotas: intercept.limits.iter().map(|at| quota(&at.value)).collect(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proxy_bpf::apply::{Applier, ApplyError};
 use proxy_bpf::maps::Maps;
 use proxy_core::intercept::Planner;
-use proxy_core::snapshot::Snapshot;
+use proxy_core::snapshot::{Snapshot, Treatment};
 
 use crate::worker::{Command, Worker};
 
@@ -71,18 +71,18 @@ impl Publisher {
         self.applier.sweep(&self.maps)
     }
 
-    /// Makes the cgroups of these pods scopes, and those of no others; see [`Applier::set_pods`].
+    /// Treats the cgroups of these pods so, and those of no others; see [`Applier::set_pods`].
     ///
     /// # Errors
     /// The first map operation that failed.
-    pub fn set_pods(&mut self, pods: &BTreeSet<String>) -> Result<(), ApplyError> {
+    pub fn set_pods(&mut self, pods: &BTreeSet<(Treatment, String)>) -> Result<(), ApplyError> {
         self.applier.set_pods(&self.maps, pods)
     }
 
     /// Names the cgroups and network namespaces that are scopes and do not exist (yet).
     #[must_use]
     pub fn missing_scopes(&self) -> Vec<String> {
-        self.applier.missing_scopes().map(str::to_owned).collect()
+        self.applier.missing_scopes().into_iter().map(str::to_owned).collect()
     }
 
     /// Network namespaces that are scopes and exist: the file that names each, and its cookie.

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use proxy_bpf::cgroup::{Hierarchy, View};
-use proxy_core::snapshot::Scope;
+use proxy_core::snapshot::{Intercept, Scope, Treatment};
 use proxy_io::netns::{Netns, file_id};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,9 @@ pub struct Process {
     pub cgroup: String,
     /// The scope that it is in; null if it is in none.
     pub scope: Option<String>,
+    /// The scope that it is in whose connections fail closed; null if it is in none.
+    #[serde(default)]
+    pub fail_closed: Option<String>,
     /// Where its sockets live.
     pub netns: Place,
 }
@@ -47,7 +50,7 @@ impl Process {
     /// `NotFound` if there is no such process.
     pub fn look(
         pid: u32,
-        scopes: &HashSet<Scope>,
+        intercept: &Intercept,
         pods: &BTreeMap<String, Vec<Scope>>,
         is_served: impl FnOnce(u64) -> io::Result<bool>,
     ) -> io::Result<Self> {
@@ -60,8 +63,10 @@ impl Process {
             false if is_served(Netns::open(&file)?.cookie())? => Place::Served,
             false => Place::NotServed,
         };
-        let scope = scope_of(scopes, pods::choices(pods, &cgroup), &cgroup, &file);
-        Ok(Self { pid, name, cgroup, scope, netns })
+        let [scope, fail_closed] = [Treatment::Caught, Treatment::FailClosed].map(|treatment| {
+            scope_of(intercept.treated(treatment), pods::choices(pods, &cgroup), &cgroup, &file)
+        });
+        Ok(Self { pid, name, cgroup, scope, fail_closed, netns })
     }
 }
 
@@ -99,8 +104,9 @@ mod tests {
     #[test]
     fn this_process_is_at_home_and_in_the_scope_of_all() {
         let scopes = HashSet::from([Scope::Cgroup("/".to_owned())]);
+        let intercept = Intercept { scopes, ..Intercept::default() };
         let pods = BTreeMap::new();
-        let found = Process::look(std::process::id(), &scopes, &pods, |_| unreachable!("it is at home"));
+        let found = Process::look(std::process::id(), &intercept, &pods, |_| unreachable!("it is at home"));
         match found {
             Ok(process) => {
                 assert_eq!(process.netns, Place::Home);
@@ -108,8 +114,8 @@ mod tests {
             }
             Err(error) => eprintln!("SKIPPED: no cgroup v2: {error}"),
         }
-        let found = Process::look(std::process::id(), &HashSet::new(), &pods, |_| Ok(false));
+        let found = Process::look(std::process::id(), &Intercept::default(), &pods, |_| Ok(false));
         assert!(found.is_ok_and(|process| process.scope.is_none()));
-        assert!(Process::look(u32::MAX, &scopes, &pods, |_| Ok(false)).is_err());
+        assert!(Process::look(u32::MAX, &intercept, &pods, |_| Ok(false)).is_err());
     }
 }

@@ -84,7 +84,11 @@ pub fn why(
         _ if is_outside => "untouched: the process is in no scope".to_owned(),
         _ if why.excluded_by.is_some() => "untouched: the address is excluded".to_owned(),
         None => "untouched: it is no address of a service".to_owned(),
-        Some(service) => verdict(service, address, place),
+        Some(service) => {
+            let is_closed = why.process.as_ref().is_some_and(|process| process.fail_closed.is_some());
+            let closed = if service.fail == Fail::Closed { Some("the service") } else { None };
+            verdict(service, address, place, closed.or(is_closed.then_some("the scope")))
+        }
     };
     why.hint = match service {
         None if why.excluded_by.is_none() => near(snapshot, address),
@@ -104,7 +108,8 @@ fn excluded_by(intercept: &Intercept, address: SocketAddr) -> Option<String> {
     cidr.map(|cidr| format!("network {cidr}"))
 }
 
-fn verdict(service: &Service, address: SocketAddr, place: Place) -> String {
+/// Says what becomes of a connection to a service; `closed` is who wants it to fail closed.
+fn verdict(service: &Service, address: SocketAddr, place: Place, closed: Option<&str>) -> String {
     let family = Family::of(address);
     let usable: Vec<&Endpoint> = service.usable().iter().map(|index| &service.endpoints[*index]).collect();
     let fits = usable.iter().filter(|endpoint| Family::of(endpoint.address.0) == family).count();
@@ -116,13 +121,12 @@ fn verdict(service: &Service, address: SocketAddr, place: Place) -> String {
     };
     match (lane::choose(service, family).0, place) {
         (Lane::Direct, _) => direct(fits, if fits < usable.len() { " of the socket's family" } else { "" }),
-        (Lane::Proxy, Place::NotServed) if service.fail == Fail::Closed => {
-            "refused: no worker listens in the application's network namespace (yet), and the service fails closed"
-                .to_owned()
-        }
-        (Lane::Proxy, Place::NotServed) => {
-            direct(fits, ", because no worker listens in the application's network namespace (yet)")
-        }
+        (Lane::Proxy, Place::NotServed) => match closed {
+            Some(who) => format!(
+                "refused: no worker listens in the application's network namespace (yet), and {who} fails closed"
+            ),
+            None => direct(fits, ", because no worker listens in the application's network namespace (yet)"),
+        },
         (Lane::Proxy, _) if service.protocol.is_http() => requests(service, usable.len()),
         (Lane::Proxy, _) => match usable.len() {
             0 => "a worker accepts and resets: no usable endpoint".to_owned(),
@@ -194,6 +198,9 @@ impl Why {
             add("PROCESS", format!("{} ({}), {place}", process.pid, process.name));
             let scope = process.scope.as_deref().unwrap_or("none");
             add("SCOPE", format!("{scope}; its cgroup is {}", process.cgroup));
+            if let Some(scope) = &process.fail_closed {
+                add("FAIL CLOSED", format!("by {scope}"));
+            }
         }
         if let Some(rule) = &self.excluded_by {
             add("EXCLUDED", format!("by {rule}"));
@@ -233,8 +240,8 @@ services:
 ";
 
     fn process(scope: Option<&str>, netns: Place) -> Process {
-        let scope = scope.map(str::to_owned);
-        Process { pid: 7, name: "curl".to_owned(), cgroup: "/app/x".to_owned(), scope, netns }
+        let (scope, fail_closed) = (scope.map(str::to_owned), None);
+        Process { pid: 7, name: "curl".to_owned(), cgroup: "/app/x".to_owned(), scope, fail_closed, netns }
     }
 
     fn ask(address: &str, process: Option<Process>) -> Why {
@@ -246,6 +253,10 @@ services:
     #[test]
     fn each_verdict_has_its_reason() {
         let inside = |netns| Some(process(Some("cgroup /app"), netns));
+        let closed = |netns| {
+            let scope = Some("cgroup /app/x".to_owned());
+            inside(netns).map(|process| Process { fail_closed: scope, ..process })
+        };
         for (address, process, expected) in [
             ("10.96.0.1:80", None, "the kernel connects to one of 2 usable endpoints by random"),
             ("[::ffff:10.96.0.1]:80", None, "the kernel connects to one of 2 usable endpoints by random"),
@@ -253,6 +264,8 @@ services:
             ("10.96.0.2:80", inside(Place::Served), "a worker connects to the only usable endpoint"),
             ("10.96.0.2:80", inside(Place::NotServed), "refused: no worker listens"),
             ("[fd00::1]:80", inside(Place::NotServed), "refused: no usable endpoint, because no worker"),
+            ("[fd00::1]:80", closed(Place::NotServed), "refused: no worker listens"),
+            ("[fd00::1]:80", closed(Place::Served), "a worker connects"),
             ("10.96.0.3:80", None, "refused: no usable endpoint"),
             ("10.96.0.4:53", None, "untouched: the address is excluded"),
             ("10.99.1.1:80", None, "untouched: the address is excluded"),

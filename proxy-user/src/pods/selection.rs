@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use proxy_bpf::cgroup::Hierarchy;
 use proxy_core::pod::{Labels, PodCgroup};
-use proxy_core::snapshot::{Scope, Snapshot};
+use proxy_core::snapshot::{Scope, Snapshot, Treatment};
 
 use super::kubelet::KubeletError;
 use super::list::ListedPod;
@@ -104,7 +104,9 @@ impl Selection {
     /// Looks which pods there are, if a snapshot chooses among them. Call it about once a second.
     pub fn look(&mut self, now: Instant, snapshot: &Snapshot) {
         let of_inbound = snapshot.inbound.iter().flat_map(|inbound| &inbound.scopes);
-        let scopes = snapshot.intercept.scopes.iter().chain(of_inbound);
+        let of_intercept = Treatment::ALL.into_iter().flat_map(|one| snapshot.intercept.treated(one));
+        let of_limits = snapshot.intercept.quotas.iter().flat_map(|entry| &entry.scopes);
+        let scopes = of_intercept.chain(of_limits).chain(of_inbound);
         self.wanted = scopes.filter(|scope| matches!(scope, Scope::Pods(_))).cloned().collect();
         self.needs_labels = self.wanted.iter().any(needs_labels);
         self.schedule.set_wanted(now, self.needs_labels);
@@ -164,12 +166,23 @@ impl Selection {
         self.schedule.handle_answer(now, interval, kind);
     }
 
+    /// Cgroups of the pods that a snapshot treats in some way by what they are.
+    #[must_use]
+    pub fn treated(&self, snapshot: &Snapshot) -> BTreeSet<(Treatment, String)> {
+        let of = |treatment| {
+            let scopes = snapshot.intercept.treated(treatment);
+            let is_in = move |choices: &[Scope]| choices.iter().any(|one| scopes.contains(one));
+            let pods = self.chosen.iter().filter(move |(_, choices)| is_in(choices));
+            pods.map(move |(path, _)| (treatment, path.clone()))
+        };
+        Treatment::ALL.into_iter().flat_map(of).collect()
+    }
+
     /// Cgroups of the pods that the scopes of a snapshot mean.
     #[must_use]
     pub fn in_scope(&self, snapshot: &Snapshot) -> BTreeSet<String> {
-        let scopes = &snapshot.intercept.scopes;
-        let is_in = |(_, choices): &(&String, &Vec<Scope>)| choices.iter().any(|one| scopes.contains(one));
-        self.chosen.iter().filter(is_in).map(|(path, _)| path.clone()).collect()
+        let treated = self.treated(snapshot).into_iter();
+        treated.filter(|(treatment, _)| *treatment == Treatment::Caught).map(|(_, path)| path).collect()
     }
 
     /// The scopes that a cgroup is known by; `None` if it is in no scope of a snapshot.

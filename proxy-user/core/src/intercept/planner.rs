@@ -8,7 +8,7 @@ use super::{MapOp, ServiceHead};
 use crate::addr::{Family, canonical};
 use crate::id::ServiceId;
 use crate::service::Service;
-use crate::snapshot::{Intercept, Snapshot};
+use crate::snapshot::{Intercept, Snapshot, Treatment};
 
 /// Knows what the kernel was told, and plans how to tell it something else.
 #[derive(Debug, Default)]
@@ -170,9 +170,16 @@ impl Planner {
         let change = Change::new(known.iter().map(|i| &i.exclude_cidrs), &new.exclude_cidrs);
         steps.exclusions.extend(change.added.into_iter().map(MapOp::PutExcludedCidr));
         steps.old_exclusions.extend(change.gone.into_iter().map(MapOp::RemoveExcludedCidr));
-        let change = Change::new(known.iter().map(|i| &i.scopes), &new.scopes);
-        steps.scopes.extend(change.added.into_iter().map(MapOp::PutScope));
-        steps.old_scopes.extend(change.gone.into_iter().map(MapOp::RemoveScope));
+        let change =
+            |treatment| Change::new(known.iter().map(|i| i.treated(treatment)), new.treated(treatment));
+        let [caught, closed] = Treatment::ALL.map(change);
+        // Nobody is caught without what else is to be known of him.
+        for (treatment, added) in [(Treatment::FailClosed, closed.added), (Treatment::Caught, caught.added)] {
+            steps.scopes.extend(added.into_iter().map(|scope| MapOp::PutScope(treatment, scope)));
+        }
+        for (treatment, gone) in [(Treatment::Caught, caught.gone), (Treatment::FailClosed, closed.gone)] {
+            steps.old_scopes.extend(gone.into_iter().map(|scope| MapOp::RemoveScope(treatment, scope)));
+        }
     }
 }
 
@@ -414,7 +421,7 @@ mod tests {
         slots: BTreeMap<(ServiceId, u32, Family, u32), Slot>,
         heads: BTreeMap<ServiceId, ServiceHead>,
         addresses: BTreeMap<SocketAddr, ServiceId>,
-        scopes: BTreeSet<Scope>,
+        scopes: BTreeSet<(Treatment, Scope)>,
         ports: BTreeSet<u16>,
         cidrs: BTreeSet<crate::addr::Cidr>,
     }
@@ -435,8 +442,8 @@ mod tests {
                         self.slots.remove(&(service, generation, family, n));
                     }
                 }
-                MapOp::PutScope(scope) => drop(self.scopes.insert(scope)),
-                MapOp::RemoveScope(scope) => drop(self.scopes.remove(&scope)),
+                MapOp::PutScope(treatment, scope) => drop(self.scopes.insert((treatment, scope))),
+                MapOp::RemoveScope(treatment, scope) => drop(self.scopes.remove(&(treatment, scope))),
                 MapOp::PutExcludedPort(port) => drop(self.ports.insert(port)),
                 MapOp::RemoveExcludedPort(port) => drop(self.ports.remove(&port)),
                 MapOp::PutExcludedCidr(cidr) => drop(self.cidrs.insert(cidr)),
@@ -457,15 +464,21 @@ mod tests {
             }
         }
 
+        fn is_closed(&self, scope: &Scope) -> bool {
+            self.scopes.contains(&(Treatment::FailClosed, scope.clone()))
+        }
+
         /// Checks that nothing is caught at any time that neither the old nor the new rules would catch.
         fn check_exclusions(&self, old: &Intercept, new: &Intercept) {
-            for scope in &self.scopes {
+            let caught = self.scopes.iter().filter(|(treatment, _)| *treatment == Treatment::Caught);
+            for (_, scope) in caught {
                 let rules = [old, new].into_iter().filter(|r| r.scopes.contains(scope));
                 let is_covered = |r: &Intercept| {
                     r.exclude_ports.iter().all(|p| self.ports.contains(p))
                         && r.exclude_cidrs.iter().all(|c| self.cidrs.contains(c))
+                        && (!r.fail_closed.contains(scope) || self.is_closed(scope))
                 };
-                assert!(rules.into_iter().any(is_covered), "{scope:?} is caught without its exclusions");
+                assert!(rules.into_iter().any(is_covered), "{scope:?} is caught without its rules");
             }
         }
 
@@ -552,12 +565,14 @@ mod tests {
         let scope = (0..3).prop_map(|n| Scope::Cgroup(format!("/{n}.slice")));
         let cidr = prop::sample::select(&["10.0.0.0/8", "fd00::/8", "169.254.0.0/16"]);
         (
+            prop::collection::hash_set(scope.clone(), 0..3),
             prop::collection::hash_set(scope, 0..3),
             prop::collection::vec(cidr.prop_map(|c| c.parse().unwrap()), 0..3),
             prop::collection::hash_set(50..53u16, 0..3),
         )
-            .prop_map(|(scopes, exclude_cidrs, exclude_ports)| Intercept {
+            .prop_map(|(scopes, fail_closed, exclude_cidrs, exclude_ports)| Intercept {
                 scopes,
+                fail_closed,
                 exclude_cidrs,
                 exclude_ports,
                 ..Intercept::default()

@@ -255,6 +255,7 @@ fn intercept() -> impl Strategy<Value = Intercept> {
                 .skip(usize::from(scopes.is_empty()))
                 .map(|(scopes, quota)| ScopedQuota { scopes, quota })
                 .collect(),
+            fail_closed: scopes.iter().take(1).cloned().collect(),
             scopes: scopes.into_iter().collect(),
             exclude_cidrs,
             exclude_ports: ports.into_iter().collect(),

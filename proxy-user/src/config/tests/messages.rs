@@ -142,6 +142,19 @@ fn headers_of_the_proxy_protocol_need_a_worker() {
 }
 
 #[test]
+fn only_who_is_caught_can_fail_closed() {
+    bad(
+        "intercept:\n\
+         \x20 scopes: [{cgroup: /pods}]\n\
+         \x20 fail_closed: [{cgroup: /pods/a}, {netns: /run/netns/a}]\n\
+         services: []\n",
+        &[
+            "w:3:36: intercept.fail_closed[1]: in none of intercept.scopes, so its applications are not served",
+        ],
+    );
+}
+
+#[test]
 fn it_is_clear_whose_connections_to_applications_are_taken() {
     bad(
         "intercept:\n\

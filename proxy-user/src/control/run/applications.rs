@@ -5,6 +5,7 @@ use proxy_core::pod::PodCgroup;
 use proxy_core::snapshot::Scope;
 
 use super::Control;
+use crate::pods;
 use crate::record::cgroup::Application;
 use crate::stats::application::Key;
 
@@ -16,7 +17,9 @@ impl Control {
         for id in applications.nameless_cgroups() {
             match self.cgroups.application(id) {
                 Some(found) => {
-                    let known_as = vec![Scope::Cgroup(found.cgroup.to_string())];
+                    let own = Scope::Cgroup(found.cgroup.to_string());
+                    let choices = pods::choices(&self.parts.status.pods.chosen, &found.cgroup);
+                    let known_as = [own].into_iter().chain(choices.iter().cloned()).collect();
                     applications.name(Key::Cgroup(id), &name(&found), known_as);
                 }
                 None if id == 0 || self.cgroups.is_gone(id) => applications.leave(Key::Cgroup(id)),

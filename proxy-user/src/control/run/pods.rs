@@ -51,7 +51,7 @@ impl Control {
     async fn follow_selection(&mut self, snapshot: &Snapshot) {
         let Parts { selection, publisher, finder, .. } = &mut self.parts;
         let pods = selection.in_scope(snapshot);
-        let failed = publisher.set_pods(&pods).err().map(|error| error.to_string());
+        let failed = publisher.set_pods(&selection.treated(snapshot)).err().map(|error| error.to_string());
         if let Some(error) = failed.as_ref().filter(|_| failed != self.pods_error) {
             tracing::warn!(%error, "not every pod is followed as the scopes say; it is tried again");
         }
