@@ -103,7 +103,7 @@ fn applications_see_their_clients() {
             count += 1.0;
         }
     }
-    assert!(closed(&weir, "fin") >= count);
+    wait::until_true("their ends to be counted", SOON, || closed(&weir, "fin") >= count);
     for app in &apps {
         let said = app.next();
         assert_eq!(said["late"], said["early"], "as long as the socket lives");
@@ -256,13 +256,14 @@ fn a_header_in_front_says_who_the_client_is_and_limits_are_kept() {
     );
     let said = ask(&world, to, &["", "none"]);
     assert_eq!(said["end"], "ConnectionResetError", "{said}");
-    assert!(closed(&weir, "proxy_header") > 0.5);
+    // A client may hear of its end before that is counted.
+    wait::until_true("the header to be counted", SOON, || closed(&weir, "proxy_header") > 0.5);
     let active = || weir.metrics().sum("weir_connections_active", &[("service", "web"), ("lane", "inbound")]);
     wait::until_true("all to be closed", SOON, || active() < 0.5);
     let many = Python::start(world.far(), &["client", "10.78.1.2", "8080", "", "v1", "5", "yes"]);
     let heard = (0..5).filter(|_| many.next()["heard"].is_object()).count();
     assert_eq!(heard, 3);
-    assert!((closed(&weir, "limit") - 2.0).abs() < 0.5);
+    wait::until_true("the limit to be counted", SOON, || (closed(&weir, "limit") - 2.0).abs() < 0.5);
 }
 
 #[test]
