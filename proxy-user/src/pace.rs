@@ -77,7 +77,7 @@ impl Pacer {
 
     /// Takes note of bytes that were moved.
     pub fn handle_moved(&self, bytes: usize) {
-        self.seat.handle_work(bytes);
+        self.seat.handle_moved(bytes);
         if self.rate.get().is_some() {
             self.credit.set(self.credit.get().saturating_sub_unsigned(bytes as u64));
         }

@@ -23,10 +23,11 @@ use crate::stats::application::Application;
 /// What an application may do in a round, in bytes, while others do something, too: some 20 µs of work, so that somebody with one
 /// question at a time waits for so long and not for all connections of a flood.
 const QUANTUM_BYTES: i64 = 128 << 10;
-/// The same while it is alone: about a millisecond, so that newcomers, timers and listeners get their turn, too.
+/// The same while it is alone: about a millisecond of bulk, so that newcomers, timers and listeners get their turn, too. Nothing else
+/// costs it anything: who does much with few bytes leaves the worker to others in between anyway, and each round takes time.
 const ALONE_BYTES: i64 = 4 << 20;
-/// What it costs to receive or send at all, in bytes that could be spliced in that time.
-const OPERATION_BYTES: i64 = 8 << 10;
+/// What it costs to receive or send at all while others do something, in bytes that could be spliced in that time.
+const OPERATION_BYTES: usize = 8 << 10;
 /// The same of a connection: it is accepted and closed, and another one is made for it.
 pub const CONNECTION_BYTES: usize = 128 << 10;
 
@@ -130,8 +131,12 @@ impl Turns {
     }
 
     fn quantum(&self) -> i64 {
+        if self.is_contended() { QUANTUM_BYTES } else { ALONE_BYTES }
+    }
+
+    fn is_contended(&self) -> bool {
         let (now, before) = self.busy.get();
-        if now.max(before) > 1 { QUANTUM_BYTES } else { ALONE_BYTES }
+        now.max(before) > 1
     }
 
     fn each(&self, act: impl Fn(&Sharer)) {
@@ -204,16 +209,25 @@ impl Seat {
         Poll::Pending
     }
 
-    /// Takes note of what was done.
+    /// Takes note of bytes that were moved in one go.
+    pub fn handle_moved(&self, bytes: usize) {
+        self.take(bytes, OPERATION_BYTES);
+    }
+
+    /// Takes note of work that moved none, but took as long as moving so many.
     pub fn handle_work(&self, bytes: usize) {
+        self.take(0, bytes.saturating_add(OPERATION_BYTES));
+    }
+
+    fn take(&self, moved: usize, effort: usize) {
         let Sharer { turns, left, is_busy, .. } = &*self.sharer;
         if !is_busy.replace(true) {
             let (now, before) = turns.busy.get();
             turns.busy.set((now + 1, before));
         }
-        let cost = OPERATION_BYTES.saturating_add_unsigned(bytes as u64);
+        let cost = if turns.is_contended() { moved.saturating_add(effort) } else { moved };
         // One who was alone, or has done what cannot be divided, is not held up for long after it.
-        left.set(left.get().saturating_sub(cost).max(-ALONE_BYTES));
+        left.set(left.get().saturating_sub_unsigned(cost as u64).max(-ALONE_BYTES));
     }
 }
 
@@ -241,7 +255,7 @@ mod tests {
                 for _ in 0..3 {
                     for (index, seat) in seats.iter().enumerate() {
                         while seat.poll_turn(&mut cx).is_ready() {
-                            seat.handle_work(*piece);
+                            seat.handle_moved(*piece);
                             moved[application] += piece;
                             each[application][index] += piece;
                         }
@@ -270,8 +284,10 @@ mod tests {
     #[test]
     fn small_pieces_cost_what_it_costs_to_move_them() {
         let moved = moved(&[(10, 100), (10, 1 << 20)], 2000);
-        assert!(moved[1] > 50 * moved[0], "{moved:?}");
-        let operations = moved[0] / 100;
+        // Until the other one begins it is alone.
+        let small = moved[0] - usize::try_from(ALONE_BYTES).unwrap();
+        assert!(moved[1] > 50 * small, "{moved:?}");
+        let operations = small / 100;
         assert!(operations > 2000 * 12, "more than a dozen in each round: {operations}");
     }
 
@@ -288,7 +304,7 @@ mod tests {
         let [worker, busy_elsewhere, waiting] = [(); 3].map(|()| turns.seat(&application));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(worker.poll_turn(&mut cx).is_ready());
-        worker.handle_work(4 << 20);
+        worker.handle_moved(4 << 20);
         assert!(busy_elsewhere.poll_turn(&mut cx).is_pending() && waiting.poll_turn(&mut cx).is_pending());
         turns.begin_round();
         assert!(turns.is_anybody_waiting.get(), "there is another round for the second one");
@@ -303,7 +319,7 @@ mod tests {
         let [worker, gone, waiting] = [(); 3].map(|()| turns.seat(&application));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(worker.poll_turn(&mut cx).is_ready());
-        worker.handle_work(4 << 20);
+        worker.handle_moved(4 << 20);
         assert!(gone.poll_turn(&mut cx).is_pending() && waiting.poll_turn(&mut cx).is_pending());
         drop(gone);
         turns.begin_round();
