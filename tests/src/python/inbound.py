@@ -9,6 +9,10 @@ SO_PEERNAME = 28
 PROXIES = {"v1": lambda: "PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\n".encode(), "none": lambda: b""}
 
 
+# Threads tell, and a line of one must not begin within another's.
+LOCK = threading.Lock()
+
+
 def show(address):
     host = address[0].removeprefix("::ffff:") if "." in address[0] else address[0]
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
@@ -41,7 +45,8 @@ def serve(s, peer, reads_header):
         except OSError:
             # a socket that was reset has no peer
             late = seen["getpeername"]
-        print(json.dumps({"late": late, "early": seen["getpeername"]}), flush=True)
+        with LOCK:
+            print(json.dumps({"late": late, "early": seen["getpeername"]}), flush=True)
 
 
 def application(family, port, reads_header="no"):

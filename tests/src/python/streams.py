@@ -24,8 +24,13 @@ def pattern(begin, count):
     return (PERIOD * (count // len(PERIOD) + 2))[skip : skip + count]
 
 
+# Threads tell, and a line of one must not begin within another's.
+LOCK = threading.Lock()
+
+
 def tell(*words):
-    print(*words, flush=True)
+    with LOCK:
+        print(*words, flush=True)
 
 
 class Http2:
