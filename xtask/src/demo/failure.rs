@@ -17,6 +17,8 @@ const RETURN_LIMIT: Duration = Duration::from_secs(15);
 
 /// Where the storms go: address and what it stands for.
 const TARGETS: [(&str, &str); 2] = [("10.96.0.10:80", "proxy lane"), ("10.96.0.11:80", "direct lane")];
+/// Links of the programs that sit on the root of all cgroups.
+const HOOKS: usize = 6;
 
 fn storms(demo: &Demo) -> Result<Vec<Storm>> {
     TARGETS.iter().map(|(address, _)| Storm::start(&demo.stage, address)).collect()
@@ -110,15 +112,14 @@ pub(super) fn weir_dies(demo: &mut Demo) -> Result<()> {
         demo.show.promise(&what, only_under_way(&outcomes, alone));
     }
     let links = std::fs::read_dir(Path::new(PINS).join("links")).map_or(0, Iterator::count);
-    demo.show.promise(&format!("process {pid} took over: five hooks are attached, each once"), {
+    demo.show.promise(&format!("process {pid} took over: six hooks are attached, each once"), {
         let took_over = demo.node.log_tail().contains("took over");
-        if took_over && links == 5 { Ok(()) } else { Err(anyhow!("{links} links are pinned")) }
+        if took_over && links == HOOKS { Ok(()) } else { Err(anyhow!("{links} links are pinned")) }
     });
     Ok(())
 }
 
-/// A client has one request under way at a time: the death may cost that one, as its connection or, in the microseconds
-/// between the kernel's look at the listener and the SYN, as a refused connect().
+/// A client has one request under way at a time: the death may cost that one.
 fn only_under_way(outcomes: &[Outcome], alone: usize) -> Result<()> {
     ensure!(alone > 0, "nothing was answered while there was no Weir");
     let failures: Vec<&Failure> = outcomes.iter().filter_map(|one| one.result.as_ref().err()).collect();
