@@ -306,8 +306,7 @@ impl Applier {
             0 => drop(maps.scope_netns.remove(&cookie)?),
             bits => maps.scope_netns.put(&cookie, &bits)?,
         }
-        let all = self.netns.iter().filter_map(|netns| Some(netns.told?.cookie));
-        let count = all.collect::<BTreeSet<_>>().len();
+        let count = self.netns.iter().filter(|netns| netns.told.is_some()).count();
         self.settings.scope_netns_count = u32::try_from(count).unwrap_or(u32::MAX);
         self.put_settings(maps)
     }

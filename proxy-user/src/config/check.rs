@@ -375,8 +375,7 @@ impl<'c> Check<'c, '_> {
                 seen.insert(text, scope.origin);
             }
         }
-        let caught: Vec<_> = self.file.intercept.scopes.iter().map(|at| resolve::scope(&at.value)).collect();
-        self.served_scopes(&self.file.intercept.fail_closed, &caught);
+        self.served_scopes(&self.file.intercept.fail_closed);
     }
 }
 

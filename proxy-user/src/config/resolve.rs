@@ -102,8 +102,8 @@ fn protocol(protocol: Option<file::Protocol>) -> Protocol {
 
 fn intercept(intercept: &file::Intercept) -> Intercept {
     Intercept {
-        scopes: intercept.scopes.iter().map(|at| scope(&at.value)).collect(),
-        fail_closed: intercept.fail_closed.iter().map(|at| scope(&at.value)).collect(),
+        scopes: scopes(&intercept.scopes),
+        fail_closed: scopes(&intercept.fail_closed),
         exclude_cidrs: intercept.exclude.cidrs.iter().map(|cidr| cidr.value.0).collect(),
         exclude_ports: intercept.exclude.ports.iter().map(|port| port.value).collect(),
         quotas: intercept.limits.iter().map(|at| quota(&at.value)).collect(),
@@ -117,13 +117,17 @@ fn intercept(intercept: &file::Intercept) -> Intercept {
 
 fn quota(limits: &file::ApplicationLimits) -> ScopedQuota {
     ScopedQuota {
-        scopes: limits.scopes.iter().map(|at| scope(&at.value)).collect(),
+        scopes: scopes(&limits.scopes),
         quota: Quota {
             max_connections: limits.max_connections,
             connections_per_second: limits.connections_per_second,
             bytes_per_second: limits.bytes_per_second.as_ref().map(|at| at.value.0),
         },
     }
+}
+
+pub(in crate::config) fn scopes<C: FromIterator<Scope>>(scopes: &[At<file::Scope>]) -> C {
+    scopes.iter().map(|at| scope(&at.value)).collect()
 }
 
 pub(in crate::config) fn scope(scope: &file::Scope) -> Scope {

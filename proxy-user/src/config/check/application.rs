@@ -13,14 +13,12 @@ const BYTES_PER_SECOND: RangeInclusive<u64> = Quota::LEAST_BYTES_PER_SECOND..=Qu
 
 impl Check<'_, '_> {
     pub(super) fn applications(&mut self) {
-        let served: Vec<Scope> =
-            self.file.intercept.scopes.iter().map(|at| resolve::scope(&at.value)).collect();
         // Where each scope was first decided for; the empty one is everybody.
         let mut before: Vec<(Vec<Scope>, super::Origin)> = Vec::new();
         for at in &self.file.intercept.limits {
             self.size(at.value.bytes_per_second.as_ref(), BYTES_PER_SECOND);
-            self.served_scopes(&at.value.scopes, &served);
-            let scopes: Vec<Scope> = at.value.scopes.iter().map(|at| resolve::scope(&at.value)).collect();
+            self.served_scopes(&at.value.scopes);
+            let scopes: Vec<Scope> = resolve::scopes(&at.value.scopes);
             let is_decided = |scope: Option<&Scope>| {
                 before.iter().find(|(wide, _)| {
                     wide.is_empty() || scope.is_some_and(|one| wide.iter().any(|wide| wide.holds(one)))

@@ -19,11 +19,9 @@ impl<'c> Check<'c, '_> {
             let problem = format!("more than {} ports of applications in all", Inbound::MOST_PORTS);
             self.report(at, Finding::new(problem));
         }
-        let served: Vec<Scope> =
-            self.file.intercept.scopes.iter().map(|at| resolve::scope(&at.value)).collect();
         let mut seen: HashMap<u16, Vec<(&'c file::Inbound, Origin)>> = HashMap::new();
         for at in all {
-            self.inbound_scopes(at, &served);
+            self.inbound_scopes(at);
             if let Some(headers) = &at.value.proxy_protocol {
                 self.trusted(headers.trusted_proxies.as_ref(), headers.from_clients.is_some(), "in");
             }
@@ -62,17 +60,18 @@ impl<'c> Check<'c, '_> {
         first_after
     }
 
-    fn inbound_scopes(&mut self, at: &At<file::Inbound>, served: &[Scope]) {
-        if served.is_empty() && self.tree.is_whole(at.origin) {
+    fn inbound_scopes(&mut self, at: &At<file::Inbound>) {
+        if self.file.intercept.scopes.is_empty() && self.tree.is_whole(at.origin) {
             let problem = "nobody's connections are taken: intercept has no scopes";
             self.report(at.origin, Finding::new(problem).expected("at least one of intercept.scopes"));
             return;
         }
-        self.served_scopes(&at.value.scopes, served);
+        self.served_scopes(&at.value.scopes);
     }
 
     /// Reports scopes of which nobody is intercepted.
-    pub(super) fn served_scopes(&mut self, scopes: &[At<file::Scope>], served: &[Scope]) {
+    pub(super) fn served_scopes(&mut self, scopes: &[At<file::Scope>]) {
+        let served: Vec<Scope> = resolve::scopes(&self.file.intercept.scopes);
         for scope in scopes {
             let wanted = resolve::scope(&scope.value);
             // Where the cgroups of pods are cannot be told here.
@@ -88,9 +87,6 @@ impl<'c> Check<'c, '_> {
 /// Whether there may be a namespace that both are about: a cgroup, a file and a choice of pods may name the same one, but that
 /// cannot be told here; then the first in the file has it.
 fn share_a_namespace(one: &file::Inbound, other: &file::Inbound) -> bool {
-    let scopes = |inbound: &file::Inbound| -> Vec<Scope> {
-        inbound.scopes.iter().map(|at| resolve::scope(&at.value)).collect()
-    };
-    let (one, other) = (scopes(one), scopes(other));
+    let [one, other]: [Vec<Scope>; 2] = [one, other].map(|inbound| resolve::scopes(&inbound.scopes));
     one.is_empty() || other.is_empty() || one.iter().any(|a| other.iter().any(|b| a.holds(b) || b.holds(a)))
 }

@@ -1,7 +1,7 @@
 //! Connections that come to applications: defaults filled in.
 
 use super::super::{InboundConfig, file};
-use super::{limits, networks, proxy_protocol, scope};
+use super::{limits, networks, proxy_protocol, scopes};
 
 pub(super) fn inbound(inbound: &file::Inbound) -> InboundConfig {
     let own = inbound.limits.clone().unwrap_or_default();
@@ -9,7 +9,7 @@ pub(super) fn inbound(inbound: &file::Inbound) -> InboundConfig {
     InboundConfig {
         name: inbound.name.value.0.clone(),
         ports: inbound.ports.value.iter().map(|at| at.value).collect(),
-        scopes: inbound.scopes.iter().map(|at| scope(&at.value)).collect(),
+        scopes: scopes(&inbound.scopes),
         limits: limits(&file::Limits {
             connect_timeout: own.connect_timeout,
             idle_timeout: own.idle_timeout,

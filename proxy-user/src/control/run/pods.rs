@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxy_core::snapshot::{Scope, Snapshot};
+use proxy_core::snapshot::{Scope, Snapshot, Treatment};
 use tokio::task::JoinError;
 
 use super::{Control, Parts};
@@ -50,8 +50,8 @@ impl Control {
 
     async fn follow_selection(&mut self, snapshot: &Snapshot) {
         let Parts { selection, publisher, finder, .. } = &mut self.parts;
-        let pods = selection.in_scope(snapshot);
-        let failed = publisher.set_pods(&selection.treated(snapshot)).err().map(|error| error.to_string());
+        let treated = selection.treated(snapshot);
+        let failed = publisher.set_pods(&treated).err().map(|error| error.to_string());
         if let Some(error) = failed.as_ref().filter(|_| failed != self.pods_error) {
             tracing::warn!(%error, "not every pod is followed as the scopes say; it is tried again");
         }
@@ -60,7 +60,8 @@ impl Control {
             Scope::Cgroup(path) => Some(path.as_str()),
             Scope::Netns(_) | Scope::Pods(_) => None,
         });
-        finder.look(Instant::now(), named.chain(pods.iter().map(String::as_str)));
+        let pods = treated.iter().filter(|(treatment, _)| *treatment == Treatment::Caught);
+        finder.look(Instant::now(), named.chain(pods.map(|(_, path)| path.as_str())));
         self.follow_pods(snapshot).await;
         let status = self.parts.selection.status();
         if status != self.parts.status.pods {
