@@ -6,6 +6,7 @@ mod application;
 mod health;
 mod http;
 mod inbound;
+mod intercept;
 mod overload;
 mod pods;
 mod route;
@@ -15,15 +16,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::de::{At, OneOrMany};
-use super::text::{
-    Address, CgroupPath, FilePath, Name, Network, SocketPath, Time, TimeOrOff, TimeOrZero, Word,
-};
+use super::text::{Address, FilePath, Name, Network, SocketPath, Time, TimeOrOff, TimeOrZero, Word};
 
 pub(super) use adaptive::Adaptive;
 pub(super) use application::ApplicationLimits;
 pub(super) use health::{GrpcProbe, Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::{HttpLimits, Ping};
 pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
+pub(super) use intercept::{Exclude, Intercept, Scope, Source};
 pub(super) use overload::Overload;
 pub(super) use pods::{Kubelet, PodScope};
 pub(super) use route::{
@@ -117,70 +117,6 @@ pub(super) struct Listener {
 pub(super) enum ProxyHeader {
     /// Every connection has one.
     Required,
-}
-
-/// Interception.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Intercept {
-    /// Applications whose connections are intercepted. Nobody's if empty.
-    #[serde(default)]
-    pub(super) scopes: Vec<At<Scope>>,
-    /// Those of them, or cgroups below one, whose connections are refused rather than passed around a worker, as if every service
-    /// had `fail: closed`.
-    #[serde(default)]
-    pub(super) fail_closed: Vec<At<Scope>>,
-    /// Destinations that are never touched.
-    #[serde(default)]
-    pub(super) exclude: Exclude,
-    /// What each application may have of the workers. The first entry whose scopes hold an application is for it.
-    #[serde(default)]
-    pub(super) limits: Vec<At<ApplicationLimits>>,
-    /// Connections that come to applications from outside of their network namespace and pass through a worker.
-    #[serde(default)]
-    pub(super) inbound: Vec<At<Inbound>>,
-    /// Where proxied connections to endpoints leave from: the network namespace of the application (`pod`) or that of
-    /// Weir (`node`). Default: `pod`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) source: Option<Source>,
-    /// Who knows the labels of pods.
-    #[serde(default)]
-    pub(super) kubelet: Kubelet,
-}
-
-/// Where proxied connections leave from.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Source {
-    /// The application's network namespace.
-    Pod,
-    /// Weir's network namespace.
-    Node,
-}
-
-/// A set of applications.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Scope {
-    /// Everything in this cgroup or below: a path below the cgroup v2 mount.
-    Cgroup(CgroupPath),
-    /// Everything in the network namespace that this file names.
-    Netns(FilePath),
-    /// Everything in some pods of this node.
-    Pods(PodScope),
-}
-
-/// Destinations that are never touched.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Exclude {
-    /// Networks.
-    #[serde(default)]
-    pub(super) cidrs: Vec<At<Network>>,
-    /// Ports.
-    #[serde(default)]
-    #[schemars(inner(range(min = 1)))]
-    pub(super) ports: Vec<At<u16>>,
 }
 
 /// A named set of endpoints, and the policies between them and the applications.
