@@ -152,16 +152,33 @@ impl Net {
             .context("cannot set tcp_tw_reuse")
     }
 
-    /// Lets the far side pass on what pods send to each other, and to the near side, as a node does.
+    /// Lets the far side pass on what pods send to each other, and to the near side and back, as a node does.
     ///
     /// # Errors
     /// If the kernel does not take it.
     pub fn connect_pods(&self) -> Result<()> {
+        self.near.ip(ROUTES_TO_PODS)?;
         let set = || {
             fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
             fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
         };
         self.run(Side::Far, set)?.context("cannot let the far side forward")
+    }
+
+    /// Puts a cable between the far sides of two nodes, by which each sends what is for pods that it does not have: their numbers
+    /// differ.
+    ///
+    /// # Errors
+    /// What iproute2 says.
+    pub fn join(&self, other: &Self) -> Result<()> {
+        self.far.ip(&format!("link add node0 type veth peer name node0 netns {}\n", other.far.0))?;
+        for (net, own, next) in [(self, 1, 2), (other, 2, 1)] {
+            net.far.ip(&format!(
+                "link set node0 up\naddr add 10.70.0.{own}/24 dev node0\naddr add fd70::{own}/64 dev node0 nodad\n\
+                 route add 10.78.0.0/15 via 10.70.0.{next}\nroute add fd78::/16 via fd70::{next}\n"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Takes the far side off the network without a word, as a machine that loses power: its addresses are gone, and
@@ -203,6 +220,18 @@ impl Net {
         ))?;
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(number, pod);
         Ok(Side::Pod(number))
+    }
+
+    /// Drops what a pod sends to the near side, as a network policy does, without a word.
+    ///
+    /// # Errors
+    /// What iproute2 says.
+    pub fn cut_pod_from_near(&self, number: u8) -> Result<()> {
+        for (option, family) in [("-4", Family::V4), ("-6", Family::V6)] {
+            let script = format!("rule add iif pod{number} to {} blackhole\n", family.own());
+            self.far.ip_with(&[option], &script)?;
+        }
+        Ok(())
     }
 
     /// Takes a pod's loopback interface down or up again.
@@ -279,6 +308,10 @@ impl Net {
 const ROUTES: &str =
     "route add 10.96.0.0/16 dev lan0 src 10.77.0.1\nroute add fd96::/64 dev lan0 src fd77::1\n";
 
+/// Those of [`Net::add_pod`], and of `python/swarm.py` from 10.79.0.0 on.
+const ROUTES_TO_PODS: &str = "route add 10.78.0.0/15 via 10.77.0.10\nroute add 10.80.0.0/12 via 10.77.0.10\n\
+                              route add fd78::/16 via fd77::a\n";
+
 /// Number of the VIP of [`Family::silent`].
 const SILENT: u8 = 200;
 
@@ -327,7 +360,12 @@ impl Namespace {
 
     /// Runs many commands of iproute2 inside.
     fn ip(&self, script: &str) -> Result<()> {
+        self.ip_with(&[], script)
+    }
+
+    fn ip_with(&self, options: &[&str], script: &str) -> Result<()> {
         let mut ip = Command::new("ip")
+            .args(options)
             .args(["-netns", &self.0, "-batch", "-"])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())

@@ -87,7 +87,7 @@ impl Server {
     /// # Errors
     /// If the address is taken or the namespace cannot be entered.
     pub fn start(net: &Net, address: SocketAddr, name: &str) -> Result<Self> {
-        Self::listen(net, address, name, None)
+        Self::listen(net, Side::Far, address, name, None)
     }
 
     /// Starts a server that speaks first: it says `banner` to everybody who comes.
@@ -95,11 +95,25 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_first(net: &Net, address: SocketAddr, name: &str, banner: &str) -> Result<Self> {
-        Self::listen(net, address, name, Some(banner.to_owned()))
+        Self::listen(net, Side::Far, address, name, Some(banner.to_owned()))
     }
 
-    fn listen(net: &Net, address: SocketAddr, name: &str, banner: Option<String>) -> Result<Self> {
-        let fd = net.run(Side::Far, || sock::listen(address, BACKLOG, true, false))?;
+    /// Starts a server in a pod.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_in(net: &Net, pod: Side, address: SocketAddr, name: &str) -> Result<Self> {
+        Self::listen(net, pod, address, name, None)
+    }
+
+    fn listen(
+        net: &Net,
+        side: Side,
+        address: SocketAddr,
+        name: &str,
+        banner: Option<String>,
+    ) -> Result<Self> {
+        let fd = net.run(side, || sock::listen(address, BACKLOG, true, false))?;
         let fd = fd.with_context(|| format!("cannot listen on {address}"))?;
         Self::serve(fd.into(), address, name, banner)
     }
