@@ -268,6 +268,42 @@ fn namespaces_are_known_without_a_kubelet_and_the_read_only_port_is_enough_for_l
     drop(logs);
 }
 
+#[test]
+fn what_a_pod_may_have_follows_its_labels() {
+    let Some(world) = World::new() else { return };
+    let (moved, kubelet) = (Moved::new(&world), Kubelet::start(&world.net, false));
+    let uids = Uids::new();
+    let above = kubepods(&world);
+    let (web, db) = (Pod::new(&world, &above, 1, &uids.web), Pod::new(&world, &above, 2, &uids.db));
+    let tell = |of_web: &str, of_db: &str| {
+        let tier = |value: &str| json!({"app": "weir-test", "tier": value});
+        kubelet.tell(&[
+            pod("shop", "web-1", &uids.web, tier(of_web)),
+            pod("shop", "db-0", &uids.db, tier(of_db)),
+        ]);
+    };
+    tell("bulk", "front");
+    let scopes = json!([{"pods": {"labels": {"app": "weir-test"}}}]);
+    let mut config = moved.config(&world, scopes, Some(&kubelet));
+    config["intercept"]["limits"] = json!([{"scopes": [{"pods": {"labels": {"app": "weir-test", "tier": "bulk"}}}], "max_connections": 2}]);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    wait::until_true("both to be served", SOON, || served(&weir) > 1.5);
+    let open = |pod: &Pod<'_>| {
+        let mut held = pod.place().start("hold", &[&moved.real, &5]);
+        let answered = held.next()["answered"].as_u64();
+        held.go_on("close");
+        assert_eq!(held.next()["closed"], true);
+        let active = || weir.metrics().sum("weir_proxied_connections", &[]);
+        wait::until_true("them to be closed", SOON, || active() < 0.5);
+        answered.expect("a number")
+    };
+    assert_eq!((open(&web), open(&db)), (2, 5));
+    tell("front", "bulk");
+    wait::until_true("them to change places", SOON, || (open(&web), open(&db)) == (5, 2));
+    tell("bulk", "front");
+    wait::until_true("and back", SOON, || (open(&web), open(&db)) == (2, 5));
+}
+
 /// Folders of logs of pods, as a kubelet makes them.
 struct Logs(Vec<std::path::PathBuf>);
 
