@@ -17,7 +17,9 @@ use proxy_ebpf_common::value::{
 use crate::balance;
 use crate::counters::count;
 use crate::error::Skip;
-use crate::maps::{ADDRESSES, FACTS, HEARTBEATS, LISTENERS, NETNS, ORIGINAL_DST, SERVICES, SETTINGS};
+use crate::maps::{
+    ADDRESSES, FACTS, HEARTBEATS, LISTENERS, NETNS, NODE_LISTENERS, ORIGINAL_DST, SERVICES, SETTINGS,
+};
 use crate::{flow, newcomer, policy};
 
 /// What to do with a connect().
@@ -105,16 +107,19 @@ fn route(
     facts.service = address.service;
 
     if wanted_lane == lane::PROXY {
-        if let Some(target) = live_listener(&listeners, facts, family, is_v4) {
+        let (target, verdict) = if listeners.count == 0 {
+            newcomer::tell(facts.netns_cookie, facts.opened_ns);
+            (node_listener(family, facts.opened_ns), Counter::Node)
+        } else {
+            (live_listener(&listeners, facts, family, is_v4), Counter::Proxy)
+        };
+        if let Some(target) = target {
             reserve(ctx, facts)?;
             facts.lane = lane::PROXY;
             facts.real = target;
-            count(Counter::Proxy);
+            count(verdict);
             keep_source(ctx, sk, &routed_ip_be);
             return Ok(Answer::Go(target));
-        }
-        if listeners.count == 0 {
-            newcomer::tell(facts.netns_cookie, facts.opened_ns);
         }
         if service.fail == fail::CLOSED || scope & scope::FAIL_CLOSED != 0 {
             count(Counter::RefusedFailClosed);
@@ -211,6 +216,14 @@ fn live_listener(listeners: &Listeners, facts: &Facts, family: u32, is_v4: bool)
     None
 }
 
+/// The node listener of a family, if namespaces without listeners reach it and its worker is alive.
+#[inline(always)]
+fn node_listener(family: u32, now_ns: u64) -> Option<Addr> {
+    // SAFETY: as for ADDRESSES.
+    let node = unsafe { NODE_LISTENERS.get(&family) }?;
+    (is_awake(node.owner, now_ns) && is_open(&ListenerKey::node(family))).then_some(node.address)
+}
+
 /// Whether a worker has given a sign of life of late: one of a process that was stopped keeps its sockets.
 #[inline(always)]
 pub fn is_awake(worker: u32, now_ns: u64) -> bool {
@@ -239,6 +252,7 @@ fn reserve(ctx: &SockAddrContext, facts: &Facts) -> Result<(), Skip> {
     let key = OriginalDstKey::reservation(flow::cookie(ctx));
     let value = OriginalDst {
         cgroup_id: facts.cgroup_id,
+        netns_cookie: facts.netns_cookie,
         opened_ns: facts.opened_ns,
         address: facts.asked,
         service: facts.service,

@@ -11,8 +11,8 @@ use proxy_ebpf_common::counter::COUNTER_COUNT;
 use proxy_ebpf_common::key::{Addr, ExcludedNet, ListenerKey, OriginalDstKey, SlotKey, TotalsKey};
 use proxy_ebpf_common::map;
 use proxy_ebpf_common::value::{
-    AddressValue, Facts, HistogramValue, InboundValue, NetnsValue, OriginalDst, ServiceValue, SlotValue,
-    TotalsValue,
+    AddressValue, Facts, HistogramValue, InboundValue, NetnsValue, NodeListenerValue, OriginalDst,
+    ServiceValue, SlotValue, TotalsValue,
 };
 
 #[map]
@@ -36,10 +36,13 @@ pub static SERVICES: HashMap<u32, ServiceValue> =
     HashMap::with_max_entries(map::SERVICE_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(map::SLOT_MAX, BPF_F_NO_PREALLOC);
-/// Room for Weir's own namespace and both families of all others.
+/// Room for Weir's own namespace, both families of all others, and the node listeners.
 #[map]
 pub static LISTENERS: SockHash<ListenerKey> =
-    SockHash::with_max_entries(2 * (LISTENER_COUNT_MAX + map::NETNS_MAX), 0);
+    SockHash::with_max_entries(2 * (LISTENER_COUNT_MAX + map::NETNS_MAX + 1), 0);
+/// One for each family.
+#[map]
+pub static NODE_LISTENERS: HashMap<u32, NodeListenerValue> = HashMap::with_max_entries(2, BPF_F_NO_PREALLOC);
 #[map]
 pub static HEARTBEATS: Array<u64> = Array::with_max_entries(WORKER_MAX, 0);
 /// A plain hash, not LRU: an entry may only go when its connection was accepted or is known to be dead.

@@ -109,9 +109,10 @@ fn handle_syn(ctx: &SockOpsContext, sk: *mut bpf_sock, facts: &mut Facts) {
         facts.real = target;
     }
     if facts.lane == lane::PROXY {
-        let key = OriginalDstKey { netns_cookie: facts.netns_cookie, source, listener: target };
+        let key = OriginalDstKey::to_listener(facts.netns_cookie, source, target);
         let value = OriginalDst {
             cgroup_id: facts.cgroup_id,
+            netns_cookie: facts.netns_cookie,
             opened_ns: facts.opened_ns,
             address: facts.asked,
             service: facts.service,
@@ -149,6 +150,7 @@ fn announce(facts: &Facts) {
     let key = OriginalDstKey::to_application(facts.netns_cookie, facts.source, facts.real);
     let value = OriginalDst {
         cgroup_id: facts.cgroup_id,
+        netns_cookie: facts.netns_cookie,
         opened_ns: facts.opened_ns,
         address: facts.asked,
         service: facts.service,

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin;
 use crate::config::{Config, IoChoice, LogLevel, Source};
-use crate::connection::Shared;
+use crate::connection::{Namespaces, Shared};
 use crate::control::{
     self, Control, End, Handle, NamesFile, Parts, Phase, Publisher, Pulse, Status, Supervisor,
 };
@@ -246,6 +246,7 @@ impl Node {
                 peers,
                 tls: TlsCell::default(),
                 overload: Overload::default(),
+                namespaces: Namespaces::default(),
             })
         };
         let snapshot = Arc::new(Snapshot::new(Version(0), Intercept::default(), Vec::new(), []));
@@ -256,8 +257,10 @@ impl Node {
         let listeners = control::open_intercepted(&maps, netns_cookie, listener_count, &mut start.sockets)?;
         let is_taking_over = start.taking.is_some();
         let home = give_to_workers(&workers, listeners, is_taking_over).await?;
-        let taken_over =
-            start.sockets.split(|name| matches!(name, SocketName::Pod { .. } | SocketName::Listener(_)));
+        let is_followed = |name: &SocketName| {
+            matches!(name, SocketName::Pod { .. } | SocketName::Node { .. } | SocketName::Listener(_))
+        };
+        let taken_over = start.sockets.split(is_followed);
         let (asks_in, asks) = mpsc::channel(ASKS);
         let settings = Settings {
             home_netns_cookie: netns_cookie,
@@ -278,6 +281,7 @@ impl Node {
             workers: workers.len(),
             missing_scopes: Vec::new(),
             pods: PodsStatus::default(),
+            node_listeners: Vec::new(),
             started: now(),
             began: Instant::now(),
             drain_timeout: config.drain_timeout,

@@ -13,6 +13,7 @@ mod http;
 mod l4;
 mod local;
 pub mod moving;
+mod namespaces;
 mod open;
 mod peers;
 mod routes;
@@ -50,6 +51,7 @@ use crate::tls::Stream;
 
 pub(crate) use self::local::Local;
 pub use self::local::Shared;
+pub use self::namespaces::{Namespace, Namespaces};
 pub use self::open::{OpenConn, OpenConns, OpenGuard, TICK};
 pub(crate) use self::peers::LoadGuard;
 pub use self::peers::{Handed, Peers};

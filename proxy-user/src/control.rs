@@ -40,7 +40,7 @@ pub use self::pulse::{HUNG, Pulse};
 pub use self::run::{Control, End, Parts};
 pub use self::supervisor::Supervisor;
 use crate::connection::Shared;
-use crate::pods::PodsStatus;
+use crate::pods::{NodeListenerStatus, PodsStatus};
 use crate::worker::Worker;
 
 /// Requests that may wait for the control task.
@@ -84,6 +84,8 @@ pub struct Status {
     pub missing_scopes: Vec<String>,
     /// Pods that scopes choose among.
     pub pods: PodsStatus,
+    /// The node listeners that are open.
+    pub node_listeners: Vec<NodeListenerStatus>,
     /// When the process began, for those who read dates ...
     pub started: SystemTime,
     /// ... and by the clock that nobody sets.

@@ -1,5 +1,7 @@
 //! Accepting connections and finding out where they wanted to go.
 
+mod newcomer;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -11,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use proxy_bpf::abi;
 use proxy_bpf::abi::config::WEIR_MARK;
 use proxy_bpf::abi::key::{Addr, OriginalDstKey};
 use proxy_core::addr::{ClientAddr, OriginalDst, canonical};
@@ -19,13 +22,12 @@ use proxy_core::outcome::Reason;
 use proxy_core::overload::Rung;
 use proxy_core::snapshot::Inbound;
 use proxy_io::clock::monotonic_ns;
-use proxy_io::netns::Netns;
 use proxy_io::{sock, watch};
 
 use crate::bug;
-use crate::connection::{self, Accepted, Entry, Handed, Local, Shared, Told};
-use crate::stats::application::{Application, Key, Lane};
-use crate::stats::conn::Share;
+use crate::connection::{self, Accepted, Entry, Handed, Local, Namespace, Shared, Told};
+use crate::stats::application::{Key, Lane};
+use crate::stats::conn::BudgetGuard;
 
 /// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn (4096).
 const BACKLOG: u32 = 4096;
@@ -57,16 +59,14 @@ pub enum Purpose {
     /// The same in another network namespace, whose connections are shared among all workers.
     InterceptedIn {
         /// The namespace.
-        netns: Arc<Netns>,
-        /// What its connections are counted against.
-        share: Arc<Share>,
-        /// Whose they are.
-        application: Arc<Application>,
+        namespace: Arc<Namespace>,
         /// The listener's part of the key.
         listener: Addr,
         /// What comes to applications there.
         inbound: Arc<InboundPorts>,
     },
+    /// By the original destination of a connection that comes from a namespace which is not served yet; the address is the listener's.
+    Node(Addr),
     /// By what the config says of the listener.
     Explicit,
 }
@@ -116,8 +116,8 @@ impl Listening {
     #[must_use]
     pub fn name(&self) -> ListenerName {
         let netns_cookie = match &self.purpose {
-            Purpose::InterceptedIn { netns, .. } => netns.cookie(),
-            Purpose::Intercepted(_) | Purpose::Explicit => 0,
+            Purpose::InterceptedIn { namespace, .. } => namespace.netns.cookie(),
+            Purpose::Intercepted(_) | Purpose::Node(_) | Purpose::Explicit => 0,
         };
         ListenerName { netns_cookie, address: self.address }
     }
@@ -183,8 +183,8 @@ async fn accept_all(local: &Rc<Local>, listening: Listening) -> io::Result<Infal
     let socket = watch::readable(socket)?;
     // A pod's connections are counted as its work from here on; who makes them otherwise is known only when they are accepted.
     let seat = match &purpose {
-        Purpose::InterceptedIn { application, .. } => Some(local.turns.seat(application)),
-        Purpose::Intercepted(_) | Purpose::Explicit => None,
+        Purpose::InterceptedIn { namespace, .. } => Some(local.turns.seat(&namespace.application)),
+        Purpose::Intercepted(_) | Purpose::Node(_) | Purpose::Explicit => None,
     };
     loop {
         let mut ready = socket.readable().await?;
@@ -225,20 +225,19 @@ fn handle_accepted(
     bug::point("listener", local.index);
     let client = ClientAddr(canonical(peer));
     let share = match purpose {
-        Purpose::InterceptedIn { share, .. } => share,
-        Purpose::Intercepted(_) | Purpose::Explicit => &local.shared.home_share,
+        Purpose::InterceptedIn { namespace, .. } => &namespace.share,
+        Purpose::Intercepted(_) | Purpose::Node(_) | Purpose::Explicit => &local.shared.home_share,
     };
     let Some(budget) = share.try_acquire() else {
-        if let Purpose::InterceptedIn { application, .. } = purpose {
-            application.refuse(Lane::Proxy, Reason::Limit);
+        if let Purpose::InterceptedIn { namespace, .. } = purpose {
+            namespace.application.refuse(Lane::Proxy, Reason::Limit);
         }
         return refuse(&local.shared, &fd, client, Reason::Limit);
     };
-    let load = local.shared.peers.count(local.index);
-    let (listener, pod) = match purpose {
+    match purpose {
         Purpose::Explicit if local.shared.overload.are_descriptors_short() => {
             local.shared.overload.count(Rung::Refuse, 1);
-            return refuse(&local.shared, &fd, client, Reason::Overload);
+            refuse(&local.shared, &fd, client, Reason::Overload);
         }
         Purpose::Explicit => {
             let explicit = local.routes.borrow().listener(listener);
@@ -256,14 +255,21 @@ fn handle_accepted(
                 is_remote: true,
                 netns: None,
                 began_ns: monotonic_ns(),
-                load,
+                load: local.shared.peers.count(local.index),
                 _budget: budget,
                 told: Told::default(),
             };
-            return start(local, fd, accepted);
+            start(local, fd, accepted);
         }
-        Purpose::Intercepted(listener) => (*listener, None),
-        Purpose::InterceptedIn { netns, listener, inbound, application, .. } => {
+        Purpose::Intercepted(listener) => {
+            let home = local.shared.netns_cookie;
+            let Some(found) = take_original_dst(local, home, client, *listener) else {
+                return refuse(&local.shared, &fd, client, Reason::NoOriginalDst);
+            };
+            start(local, fd, caught(local, client, &found, None, budget));
+        }
+        Purpose::InterceptedIn { namespace, listener, inbound } => {
+            let Namespace { netns, application, .. } = &**namespace;
             if let Some((own, rule)) = inbound.of(&fd, *listener) {
                 let Some(rule) = rule else {
                     application.refuse(Lane::Inbound, Reason::NoEndpoint);
@@ -278,43 +284,47 @@ fn handle_accepted(
                     is_remote: true,
                     netns: Some(Arc::clone(netns)),
                     began_ns: monotonic_ns(),
-                    load,
+                    load: local.shared.peers.count(local.index),
                     _budget: budget,
                     told: Told::default(),
                 };
                 return spread(local, fd, accepted);
             }
-            (*listener, Some((netns, application)))
+            let Some(found) = take_original_dst(local, netns.cookie(), client, *listener) else {
+                application.refuse(Lane::Proxy, Reason::NoOriginalDst);
+                return refuse(&local.shared, &fd, client, Reason::NoOriginalDst);
+            };
+            spread(local, fd, caught(local, client, &found, Some(namespace), budget));
         }
-    };
-    let netns_cookie = pod.map_or(local.shared.netns_cookie, |(netns, _)| netns.cookie());
-    let Some(found) = take_original_dst(local, netns_cookie, client, listener) else {
-        if let Some((_, application)) = pod {
-            application.refuse(Lane::Proxy, Reason::NoOriginalDst);
-        }
-        return refuse(&local.shared, &fd, client, Reason::NoOriginalDst);
-    };
-    let attending = match pod {
-        Some((_, application)) => application.attend(Lane::Proxy),
+        Purpose::Node(listener) => newcomer::handle_accepted(local, fd, client, *listener, budget),
+    }
+}
+
+/// A connection that the kernel programs caught, from another network namespace if one is given.
+fn caught(
+    local: &Local,
+    client: ClientAddr,
+    found: &abi::value::OriginalDst,
+    namespace: Option<&Arc<Namespace>>,
+    budget: BudgetGuard,
+) -> Accepted {
+    let attending = match namespace {
+        Some(namespace) => namespace.application.attend(Lane::Proxy),
         None => local.shared.stats.applications.find(Key::Cgroup(found.cgroup_id)).attend(Lane::Proxy),
     };
-    let accepted = Accepted {
+    Accepted {
         client,
         original_dst: OriginalDst(found.address.into()),
         entry: Entry::Intercepted(ServiceId(found.service)),
         cgroup_id: found.cgroup_id,
         attending: Some(attending),
         is_remote: false,
-        netns: pod.map(|(netns, _)| Arc::clone(netns)),
+        netns: namespace.map(|namespace| Arc::clone(&namespace.netns)),
         began_ns: monotonic_ns(),
-        load,
+        load: local.shared.peers.count(local.index),
         _budget: budget,
         told: Told::default(),
-    };
-    if pod.is_none() {
-        return start(local, fd, accepted);
     }
-    spread(local, fd, accepted);
 }
 
 /// Serves a connection here, or gives it to a worker that has clearly fewer.
@@ -335,7 +345,7 @@ fn take_original_dst(
     netns_cookie: u64,
     client: ClientAddr,
     listener: Addr,
-) -> Option<proxy_bpf::abi::value::OriginalDst> {
+) -> Option<abi::value::OriginalDst> {
     let maps = local.shared.maps.as_ref()?;
     let key = OriginalDstKey { netns_cookie, source: Addr::from(client.0), listener };
     match maps.original_dst.take(&key) {

@@ -6,6 +6,8 @@
 mod find;
 pub mod kubelet;
 mod list;
+mod node;
+mod probe;
 mod schedule;
 mod selection;
 mod steer;
@@ -27,10 +29,9 @@ use proxy_core::snapshot::{Scope, Snapshot};
 use proxy_io::netns::{self, Netns};
 use proxy_io::sock;
 
-use crate::connection::Shared;
+use crate::connection::{Namespace, Shared};
 use crate::listener::{ListenerName, Listening, Purpose, open_proxied};
-use crate::stats::application::{Application, Key};
-use crate::stats::conn::Share;
+use crate::stats::application::Key;
 use crate::takeover::{SocketName, Sockets};
 use crate::worker::{Command, Worker};
 
@@ -41,6 +42,8 @@ const ELSEWHERE: [IpAddr; 2] =
 pub use self::find::Finder;
 pub use self::kubelet::KubeletError;
 pub use self::list::ListedPod;
+pub use self::node::{NodeListenerStatus, Probed};
+use self::node::{NodeListeners, Reach};
 pub use self::selection::{PodsStatus, Selection, choices};
 use self::steer::Steered;
 
@@ -74,11 +77,17 @@ pub struct Surroundings<'a> {
     pub kernel: &'a Kernel,
     /// Connections to applications are this process's to take: no other one that it takes over from does.
     pub may_steer: bool,
+    /// Workers accept, and entries of original destinations stay until they are taken.
+    pub may_probe: bool,
 }
 
 /// The namespaces that are served.
 pub struct Pods {
+    /// All that can be entered.
+    known: HashMap<u64, Arc<Namespace>>,
+    /// Those of them that have listeners.
     served: HashMap<u64, Pod>,
+    node: NodeListeners,
     /// Listeners of namespaces that an earlier process served and this one has not met yet.
     taken_over: Sockets,
     /// Why the others are not; said once.
@@ -92,26 +101,33 @@ struct Pod {
     name: String,
     /// The scopes that its application is known by.
     known_as: Vec<Scope>,
-    netns: Arc<Netns>,
-    share: Arc<Share>,
-    application: Arc<Application>,
+    namespace: Arc<Namespace>,
     listeners: Vec<(ListenerName, SocketName, Arc<OwnedFd>)>,
     owner: usize,
     value: NetnsValue,
     inbound: Steered,
+    /// Whether it reaches the node listeners, by family.
+    reach: [Reach; 2],
 }
 
 impl Pods {
     /// Begins with none; some may have been taken over.
     #[must_use]
     pub fn new(taken_over: Sockets) -> Self {
-        Self { served: HashMap::new(), taken_over, failed: HashMap::new(), next_owner: 0 }
+        Self {
+            known: HashMap::new(),
+            served: HashMap::new(),
+            node: NodeListeners::new(),
+            taken_over,
+            failed: HashMap::new(),
+            next_owner: 0,
+        }
     }
 
     /// What is open now.
     pub fn sockets(&self) -> impl Iterator<Item = (SocketName, &Arc<OwnedFd>)> {
         let listeners = self.served.values().flat_map(|pod| &pod.listeners);
-        listeners.map(|(_, name, socket)| (name.clone(), socket))
+        listeners.map(|(_, name, socket)| (name.clone(), socket)).chain(self.node.sockets())
     }
 
     /// Lets go of all listeners; the workers close them when they are told to drain.
@@ -120,6 +136,7 @@ impl Pods {
             pod.inbound.stop();
             pod.listeners.clear();
         }
+        self.node.close();
     }
 
     /// Closes what was taken over of namespaces that are not to be served any more: it would keep them alive.
@@ -140,9 +157,12 @@ impl Pods {
     pub async fn follow(&mut self, wanted: impl Iterator<Item = Wanted>, around: Surroundings<'_>) {
         let home = around.shared.netns_cookie;
         let wanted = merged(wanted.filter(|one| one.cookie != home));
-        let gone: Vec<u64> = self.served.keys().filter(|c| !wanted.contains_key(c)).copied().collect();
+        let gone: Vec<u64> = self.known.keys().filter(|c| !wanted.contains_key(c)).copied().collect();
         for cookie in gone {
             self.close(cookie, around).await;
+            self.known.remove(&cookie);
+            around.shared.namespaces.remove(cookie);
+            around.shared.stats.applications.leave(Key::Netns(cookie));
         }
         self.failed.retain(|cookie, _| wanted.contains_key(cookie));
         for one in wanted.into_values() {
@@ -156,39 +176,54 @@ impl Pods {
                     let applications = &around.shared.stats.applications;
                     applications.name(Key::Netns(one.cookie), &pod.name, pod.known_as.clone());
                 }
-                result = result.and(pod.inbound.follow(&pod.netns, &one.known_as, around));
+                result = result.and(pod.inbound.follow(&pod.namespace.netns, &one.known_as, around));
             }
             self.report(&one, result);
         }
+        self.node.follow(&mut self.served, &mut self.taken_over, around).await;
     }
 
-    /// A namespace that is served.
+    /// A namespace that can be entered.
     #[must_use]
-    pub fn netns(&self, cookie: u64) -> Option<&Arc<Netns>> {
-        self.served.get(&cookie).map(|pod| &pod.netns)
+    pub fn netns(&self, cookie: u64) -> Option<&Netns> {
+        self.known.get(&cookie).map(|namespace| &*namespace.netns)
+    }
+
+    /// The next probe of the node listener that ends; `None` if none is under way.
+    pub async fn next_probe(&mut self) -> Option<Probed> {
+        self.node.next_probe().await
+    }
+
+    /// Takes note of a probe's end. Gives the namespace and the listener that it cannot reach, if connections from it may be on
+    /// their way there: from before it was known.
+    pub fn handle_probe(&mut self, probed: &Probed, maps: &Maps) -> Option<(u64, Addr)> {
+        let is_first = self.node.handle_probe(probed, &mut self.served, maps);
+        (is_first && probed.result.is_err()).then_some((probed.cookie, probed.listener))
+    }
+
+    /// What operators see of the node listeners.
+    #[must_use]
+    pub fn node_listeners(&self) -> Vec<NodeListenerStatus> {
+        self.node.status()
     }
 
     async fn open(&mut self, wanted: &Wanted, around: Surroundings<'_>) -> io::Result<()> {
-        let Wanted { name, file, cookie, cgroup_id, .. } = wanted;
-        let (name, cookie) = (name.clone(), *cookie);
-        let netns = Arc::new(Netns::open(file)?);
-        if netns.cookie() != cookie {
+        let cookie = wanted.cookie;
+        let Some(namespace) = self.know(wanted, around)? else {
             // Another one has taken its name since; the next look finds it.
             return Ok(());
-        }
+        };
+        let netns = &namespace.netns;
         let owner = self.next_owner % around.workers.len();
         self.next_owner += 1;
         let value =
-            NetnsValue { owner: u32::try_from(owner).unwrap_or(0), ..sources(&netns, around.snapshot)? };
-        let share = around.shared.budget.share(cookie);
+            NetnsValue { owner: u32::try_from(owner).unwrap_or(0), ..sources(netns, around.snapshot)? };
         let taken_over = &mut self.taken_over;
         let opened = netns.within(|| listeners(cookie, taken_over))??;
-        let inbound = Steered::new(&netns, value.owner, *cgroup_id);
-        let known_as = wanted.known_as.clone();
-        let applications = &around.shared.stats.applications;
-        let application = applications.name(Key::Netns(cookie), &name, known_as.clone());
-        let mut pod =
-            Pod { name, known_as, netns, share, application, listeners: Vec::new(), owner, value, inbound };
+        let inbound = Steered::new(netns, value.owner, wanted.cgroup_id);
+        let (name, known_as) = (wanted.name.clone(), wanted.known_as.clone());
+        let (listeners, reach) = (Vec::new(), Default::default());
+        let mut pod = Pod { name, known_as, namespace, listeners, owner, value, inbound, reach };
         // Whatever fails from here on is taken back as a whole.
         let result = pod.show(opened, around).await;
         self.served.insert(cookie, pod);
@@ -201,11 +236,29 @@ impl Pods {
         result
     }
 
+    /// Makes a namespace known to the workers: connections from it may have come to the node listener, and wait for that.
+    fn know(&mut self, wanted: &Wanted, around: Surroundings<'_>) -> io::Result<Option<Arc<Namespace>>> {
+        let Wanted { name, file, cookie, known_as, .. } = wanted;
+        let name = || around.shared.stats.applications.name(Key::Netns(*cookie), name, known_as.clone());
+        if let Some(namespace) = self.known.get(cookie) {
+            name();
+            return Ok(Some(Arc::clone(namespace)));
+        }
+        let netns = Arc::new(Netns::open(file)?);
+        if netns.cookie() != *cookie {
+            return Ok(None);
+        }
+        let share = around.shared.budget.share(*cookie);
+        let namespace = Arc::new(Namespace { netns, share, application: name() });
+        self.known.insert(*cookie, Arc::clone(&namespace));
+        around.shared.namespaces.put(Arc::clone(&namespace));
+        Ok(Some(namespace))
+    }
+
     async fn close(&mut self, cookie: u64, around: Surroundings<'_>) {
         let Surroundings { maps, workers, .. } = around;
         let Some(mut pod) = self.served.remove(&cookie) else { return };
         pod.inbound.stop();
-        around.shared.stats.applications.leave(Key::Netns(cookie));
         let _ = maps.netns.remove(&cookie);
         for family in [FAMILY_V4, FAMILY_V6] {
             let _ = maps.listeners.remove(&ListenerKey { netns_cookie: cookie, family, index: 0 });
@@ -238,14 +291,12 @@ impl Pod {
         around: Surroundings<'_>,
     ) -> io::Result<()> {
         let Surroundings { maps, workers, .. } = around;
-        let netns_cookie = self.netns.cookie();
+        let netns_cookie = self.namespace.netns.cookie();
         let mut keys = Vec::new();
         for (family, abi, socket) in opened {
             let shown = Arc::clone(&socket);
-            let (netns, share) = (Arc::clone(&self.netns), Arc::clone(&self.share));
-            let inbound = Arc::clone(self.inbound.shared());
-            let application = Arc::clone(&self.application);
-            let purpose = Purpose::InterceptedIn { netns, share, application, listener: abi, inbound };
+            let (namespace, inbound) = (Arc::clone(&self.namespace), Arc::clone(self.inbound.shared()));
+            let purpose = Purpose::InterceptedIn { namespace, listener: abi, inbound };
             let listening = Listening { socket, address: SocketAddr::from(abi), purpose };
             let name = SocketName::Pod { netns_cookie, family };
             self.listeners.push((listening.name(), name, Arc::clone(&shown)));
@@ -264,12 +315,13 @@ impl Pod {
         if !self.value.source_ip_be.contains(&[0; 4]) {
             return Ok(());
         }
-        let value = NetnsValue { owner: self.value.owner, ..sources(&self.netns, around.snapshot)? };
+        let value =
+            NetnsValue { owner: self.value.owner, ..sources(&self.namespace.netns, around.snapshot)? };
         if value == self.value {
             return Ok(());
         }
         self.value = value;
-        around.maps.netns.put(&self.netns.cookie(), &value)
+        around.maps.netns.put(&self.namespace.netns.cookie(), &value)
     }
 }
 

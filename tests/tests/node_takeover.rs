@@ -277,7 +277,7 @@ fn another_abi_is_refused_and_a_word_that_is_none_harms_nobody() {
     let Some(mut weir) = Weir::start(&world.net, &config) else { return };
     let mode = process::output(Command::new("stat").args(["-c", "%a %U", SOCKET])).unwrap();
     assert_eq!(mode.trim(), "600 root");
-    assert!(reason(&say_hello(2, 999).1).contains("ABI 999"));
+    assert!(reason(&say_hello(3, 999).1).contains("ABI 999"));
     assert!(reason(&say_hello(999, ABI_VERSION).1).contains("not 999"));
     for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\x02\0\0\0\0no", b""] {
         let mut stream = UnixStream::connect(SOCKET).unwrap();
@@ -288,7 +288,7 @@ fn another_abi_is_refused_and_a_word_that_is_none_harms_nobody() {
     let mut older = weir.take_over(&config);
     assert!(older.wait(SOON).success());
     // the next one is asked on the same socket, which has changed hands
-    assert!(reason(&say_hello(2, 999).1).contains("ABI 999"));
+    assert!(reason(&say_hello(3, 999).1).contains("ABI 999"));
 }
 
 /// What a process of the ABI before this one leaves and says: its maps are pinned in a folder of their own.
@@ -362,7 +362,7 @@ fn programs_that_are_none_are_refused_and_the_old_ones_stay() {
         ][..],
         &["weir_connect4"],
     ] {
-        let (stream, answer, count) = say_hello(2, ABI_VERSION);
+        let (stream, answer, count) = say_hello(3, ABI_VERSION);
         let sockets = answer["offer"]["sockets"].as_array().unwrap_or_else(|| panic!("{answer}")).len();
         assert!(count == sockets && count >= 16 + 4, "listeners of both families, admin, lock: {answer}");
         let fds: Vec<BorrowedFd<'_>> = names.iter().map(|_| null.as_fd()).collect();

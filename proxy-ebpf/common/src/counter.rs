@@ -53,9 +53,11 @@ counters! {
     PassedBoundToDevice = 14, "passed_bound_to_device";
     /// Connections to applications whose client getpeername() does not show: no room for it in a map or with the socket.
     ClientNotShown = 15, "client_not_shown";
+    /// Connections taken into the proxy lane from a namespace without listeners, by the node listener.
+    Node = 16, "node";
 }
 
 /// Length of the array.
-pub const COUNTER_COUNT: u32 = 16;
+pub const COUNTER_COUNT: u32 = 17;
 
 const _: () = assert!(Counter::ALL.len() == COUNTER_COUNT as usize);

@@ -102,6 +102,15 @@ pub struct ListenerKey {
 }
 layout!(ListenerKey, 16, 8);
 
+impl ListenerKey {
+    /// Makes the key of the node listener of a family: no network namespace has the cookie 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn node(family: u32) -> Self {
+        Self { netns_cookie: 0, family, index: 0 }
+    }
+}
+
 /// Key under which a redirected connection finds its original destination.
 ///
 /// The listener's address is a part: without it keys collide as soon as there are several listeners, because the kernel
@@ -109,7 +118,7 @@ layout!(ListenerKey, 16, 8);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct OriginalDstKey {
-    /// Network namespace of the client.
+    /// Network namespace of the client and the listener; 0 for the node listener, which clients reach from theirs.
     pub netns_cookie: u64,
     /// The client's end.
     pub source: Addr,
@@ -119,6 +128,17 @@ pub struct OriginalDstKey {
 layout!(OriginalDstKey, 48, 8);
 
 impl OriginalDstKey {
+    /// Makes the key of a connection from a namespace to a listener: one on loopback is inside of it, any other is the node's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_listener(netns_cookie: u64, source: Addr, listener: Addr) -> Self {
+        if listener.is_loopback() {
+            Self { netns_cookie, source, listener }
+        } else {
+            Self { netns_cookie: 0, source, listener }
+        }
+    }
+
     /// Makes the key that holds a place for a socket between connect() and its SYN, while the source port is unknown.
     ///
     /// Its port 0 keeps it apart from every real key.
@@ -180,6 +200,15 @@ mod tests {
         let addr = Addr::from("1.2.3.4:258".parse::<SocketAddr>().unwrap());
         assert_eq!(addr.as_bytes()[10..18], [0xff, 0xff, 1, 2, 3, 4, 1, 2]);
         assert_eq!(addr, Addr::v4(u32::from_ne_bytes([1, 2, 3, 4]), u16::from_ne_bytes([1, 2])));
+    }
+
+    #[test]
+    fn connections_to_the_node_are_known_by_their_ends_alone() {
+        let addr = |text: &str| Addr::from(text.parse::<SocketAddr>().unwrap());
+        let to =
+            |listener| OriginalDstKey::to_listener(7, addr("10.0.0.9:4000"), addr(listener)).netns_cookie;
+        assert_eq!(["127.87.0.1:61500", "[::1]:61500"].map(to), [7, 7]);
+        assert_eq!(["10.0.0.1:40001", "[fd00::1]:40001"].map(to), [0, 0]);
     }
 
     #[test]

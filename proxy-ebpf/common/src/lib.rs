@@ -18,7 +18,7 @@ pub mod value;
 /// Whatever changes the shape of such a map raises it: type, size, a field, one more counter; and so does a number or bit that
 /// gets another meaning. Pinned maps of another version are never used, and a process is never taken over by one of another
 /// version. `proxy-user/bpf/object/abi-N.txt` has the whole shape of version N, and a test compares.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Asserts size and alignment at compile time: both sides are built by different compilers' back ends.
 macro_rules! layout {

@@ -20,6 +20,8 @@ pub const SERVICES: &str = "SERVICES";
 pub const SLOTS: &str = "SLOTS";
 /// [`ListenerKey`](crate::key::ListenerKey) -> socket.
 pub const LISTENERS: &str = "LISTENERS";
+/// Family -> [`NodeListenerValue`](crate::value::NodeListenerValue), where namespaces without listeners reach it.
+pub const NODE_LISTENERS: &str = "NODE_LISTENERS";
 /// [`OriginalDstKey`](crate::key::OriginalDstKey) -> [`OriginalDst`](crate::value::OriginalDst).
 pub const ORIGINAL_DST: &str = "ORIGINAL_DST";
 /// Worker -> its last sign of life, in nanoseconds of CLOCK_MONOTONIC; array.
@@ -44,7 +46,7 @@ pub const NEWCOMERS: &str = "NEWCOMERS";
 pub const TOLD: &str = "TOLD";
 
 /// Every map with its name, for outputs that list them.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 21] = [
     SETTINGS,
     SCOPE_CGROUPS,
     SCOPE_NETNS,
@@ -55,6 +57,7 @@ pub const ALL: [&str; 20] = [
     SERVICES,
     SLOTS,
     LISTENERS,
+    NODE_LISTENERS,
     HEARTBEATS,
     ORIGINAL_DST,
     FACTS,

@@ -111,14 +111,16 @@ layout!(SlotValue, 60, 4);
 pub struct OriginalDst {
     /// Cgroup of the application that connected.
     pub cgroup_id: u64,
+    /// Its network namespace.
+    pub netns_cookie: u64,
     /// Time of connect() on CLOCK_MONOTONIC, in nanoseconds; leftovers are swept by it.
     pub opened_ns: u64,
     /// What the application asked for, or the client.
     pub address: Addr,
-    /// Service that the kernel found for it, or that the port is a part of.
+    /// Service that the kernel found for it, or that the port is a part of; 0 for a probe of the node listener.
     pub service: u32,
 }
-layout!(OriginalDst, 40, 8);
+layout!(OriginalDst, 48, 8);
 
 /// Facts that ride with a socket (SK_STORAGE) from connect() to its close.
 #[repr(C)]
@@ -206,6 +208,17 @@ pub struct NetnsValue {
     pub owner: u32,
 }
 layout!(NetnsValue, 36, 4);
+
+/// The node listener of a family: it takes the connections of namespaces in which Weir does not listen yet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct NodeListenerValue {
+    /// Its address, one of the node's.
+    pub address: Addr,
+    /// Worker that accepts there.
+    pub owner: u32,
+}
+layout!(NodeListenerValue, 24, 4);
 
 /// Who takes the connections to a port of a network namespace that come from outside of it.
 #[repr(C)]

@@ -8,7 +8,8 @@ use proxy_ebpf_common::config::Settings;
 use proxy_ebpf_common::key::{Addr, ListenerKey, OriginalDstKey, SlotKey, TotalsKey};
 use proxy_ebpf_common::map;
 use proxy_ebpf_common::value::{
-    AddressValue, Facts, HistogramValue, NetnsValue, OriginalDst, ServiceValue, SlotValue, TotalsValue,
+    AddressValue, Facts, HistogramValue, NetnsValue, NodeListenerValue, OriginalDst, ServiceValue, SlotValue,
+    TotalsValue,
 };
 use proxy_io::bpf::RawMap;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -240,6 +241,8 @@ pub struct Maps {
     pub slots: Table<SlotKey, SlotValue>,
     /// Live listeners of the proxy lane.
     pub listeners: Listeners,
+    /// Node listeners that namespaces without listeners are sent to, by family.
+    pub node_listeners: Table<u32, NodeListenerValue>,
     /// Signs of life of the workers.
     pub heartbeats: Table<u32, u64>,
     /// Original destinations of redirected connections.
@@ -274,6 +277,7 @@ impl Maps {
             services: Table::new(open(map::SERVICES)?)?,
             slots: Table::new(open(map::SLOTS)?)?,
             listeners: Listeners(RawMap::new(open(map::LISTENERS)?, size_of::<ListenerKey>(), 4, None)?),
+            node_listeners: Table::new(open(map::NODE_LISTENERS)?)?,
             heartbeats: Table::new(open(map::HEARTBEATS)?)?,
             original_dst: Table::new(open(map::ORIGINAL_DST)?)?,
             facts: FactsMap(RawMap::new(open(map::FACTS)?, 4, size_of::<Facts>(), None)?),

@@ -50,7 +50,7 @@ fn shape() -> String {
     fields! { text,
         Addr { ip_be, port_be, pad }
         OriginalDstKey { netns_cookie, source, listener }
-        OriginalDst { cgroup_id, opened_ns, address, service }
+        OriginalDst { cgroup_id, netns_cookie, opened_ns, address, service }
         Facts {
             cgroup_id, netns_cookie, cookie, opened_ns, established_ns, source, asked, real, service, endpoint, lane,
             flags, pad

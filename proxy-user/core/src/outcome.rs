@@ -43,6 +43,8 @@ pub enum Reason {
     MaxAge,
     /// The connection came without a known original destination.
     NoOriginalDst,
+    /// It came from a network namespace that could not be entered (in time).
+    NoNamespace,
     /// No complete head of a request came in time.
     HeadTimeout,
     /// A part of a body that somebody waited for did not come in time.
@@ -79,7 +81,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order that tables use.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Fin,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -98,6 +100,7 @@ impl Reason {
         Self::Drained,
         Self::MaxAge,
         Self::NoOriginalDst,
+        Self::NoNamespace,
         Self::HeadTimeout,
         Self::BodyTimeout,
         Self::Protocol,
@@ -119,10 +122,18 @@ impl Reason {
     /// Whether it was turned away here, before anything was asked of an endpoint.
     #[must_use]
     pub fn is_refusal(self) -> bool {
-        use Reason::{ApplicationLimit, ApplicationRate, Limit, NoEndpoint, NoOriginalDst, ProxyUntrusted};
+        use Reason::{
+            ApplicationLimit, ApplicationRate, Limit, NoEndpoint, NoNamespace, NoOriginalDst, ProxyUntrusted,
+        };
         matches!(
             self,
-            Limit | ApplicationLimit | ApplicationRate | NoEndpoint | NoOriginalDst | ProxyUntrusted
+            Limit
+                | ApplicationLimit
+                | ApplicationRate
+                | NoEndpoint
+                | NoOriginalDst
+                | NoNamespace
+                | ProxyUntrusted
         )
     }
 
@@ -148,6 +159,7 @@ impl Reason {
             Self::Drained => "drained",
             Self::MaxAge => "max_age",
             Self::NoOriginalDst => "no_original_dst",
+            Self::NoNamespace => "no_namespace",
             Self::HeadTimeout => "head_timeout",
             Self::BodyTimeout => "body_timeout",
             Self::Protocol => "protocol",

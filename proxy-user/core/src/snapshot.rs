@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -146,6 +146,8 @@ pub struct Intercept {
     pub exclude_ports: HashSet<u16>,
     /// Where proxied connections to endpoints leave from.
     pub source: Source,
+    /// Who takes the connections of namespaces in which Weir does not listen yet.
+    pub node_listener: NodeListener,
     /// What each application may have.
     pub quotas: Quotas,
 }
@@ -221,6 +223,18 @@ pub enum Source {
     Pod,
     /// The namespace that Weir runs in.
     Node,
+}
+
+/// The listener on an address of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NodeListener {
+    /// None.
+    Off,
+    /// On the address that the node uses towards the first pod that is served.
+    #[default]
+    Auto,
+    /// On these, at most one of each family.
+    On(Vec<IpAddr>),
 }
 
 /// A set of applications.

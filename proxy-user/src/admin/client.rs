@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::connections::{Connection, ConnectionsPage, encode};
-use super::status::StatusPage;
+use super::status::{NodeListenerPage, StatusPage};
 use crate::explain::doctor::Reached;
 use crate::explain::text::{self, Output, align};
 use crate::explain::why::Why;
@@ -104,6 +104,7 @@ pub fn reach(socket: &Path) -> Reached {
         Some(page) => Reached::Running {
             control_hung: page.control_hung_seconds.and_then(|hung| Duration::try_from_secs_f64(hung).ok()),
             worker_restarts: page.worker_restarts,
+            node_listener_missed_by: page.node_listeners.into_iter().find_map(|one| one.missed_by),
         },
     }
 }
@@ -287,6 +288,14 @@ fn status_table(page: &StatusPage) -> String {
     if let Some(error) = &page.kubelet_error {
         rows.push(("kubelet", format!("does not tell the labels of pods: {error}")));
     }
+    for NodeListenerPage { address, is_reached, missed_by } in &page.node_listeners {
+        let state = match (is_reached, missed_by) {
+            (true, _) => "takes the first connections of new network namespaces".to_owned(),
+            (false, Some(missed_by)) => format!("takes nothing, not reached by {missed_by}"),
+            (false, None) => "takes nothing, no network namespace has reached it yet".to_owned(),
+        };
+        rows.push(("node listener", format!("{address} {state}")));
+    }
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
     let mut shown = align(&rows);
     if let Some(error) = &page.last_error {
@@ -340,6 +349,11 @@ mod tests {
             chosen_pods: Some(7),
             unknown_pods: 2,
             kubelet_error: Some("status 403".to_owned()),
+            node_listeners: vec![NodeListenerPage {
+                address: ([10, 0, 0, 1], 40001).into(),
+                is_reached: false,
+                missed_by: Some("shop/web: no answer in 2 s".to_owned()),
+            }],
             ..good
         };
         let shown = status_table(&bad);
@@ -349,6 +363,10 @@ mod tests {
         );
         assert!(
             shown.contains("7 in scopes, 2 not known yet") && shown.contains("pods: status 403"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("10.0.0.1:40001 takes nothing, not reached by shop/web: no answer"),
             "{shown}"
         );
         assert!(shown.contains("no sign of life for 12") && shown.contains("3 caught"), "{shown}");

@@ -95,6 +95,7 @@ impl Source for FakeNode {
             workers: 2,
             missing_scopes: vec!["/gone.slice".to_owned()],
             pods: PodsStatus::default(),
+            node_listeners: Vec::new(),
             started: SystemTime::UNIX_EPOCH,
             began: Instant::now(),
             drain_timeout: Duration::from_secs(30),

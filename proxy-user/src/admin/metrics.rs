@@ -16,8 +16,7 @@ use proxy_core::snapshot::Snapshot;
 use super::source::Source;
 use crate::bug;
 use crate::connection::Shared;
-use crate::control::Phase;
-use crate::pods::PodsStatus;
+use crate::control::{Phase, Status};
 use crate::stats::carried::{
     ACCESS_LOG_DROPPED, Carried, KUBELET_ANSWERS, KUBELET_FAILURES, RELOAD_FAILURES, RELOADS,
 };
@@ -51,7 +50,7 @@ pub(super) fn text(
             .zip(source.driver_counters())
             .map(|(index, own)| carried.with_driver(index, own))
             .collect(),
-        pods: pods(&status.pods, carried),
+        pods: pods(&status, carried),
         config: ConfigReading {
             wanted: status.wanted,
             applied: status.applied,
@@ -82,13 +81,20 @@ fn adaptive(snapshot: &Snapshot) -> Vec<(ServiceId, AdaptiveReading, u32)> {
     snapshot.services().filter_map(|service| reading(service)).collect()
 }
 
-fn pods(status: &PodsStatus, carried: &Carried) -> PodsReading {
+fn pods(status: &Status, carried: &Carried) -> PodsReading {
+    let of_family = |is_v4| {
+        let of = status.node_listeners.iter().find(|one| one.address.is_ipv4() == is_v4);
+        of.map(|one| one.is_reached)
+    };
+    let node_listeners = [true, false].map(of_family);
+    let status = &status.pods;
     let counts = [status.chosen.len(), status.others, status.unknown];
     let counts = counts.map(|count| u64::try_from(count).unwrap_or(u64::MAX));
     PodsReading {
         counts: status.is_choosing.then_some(counts),
         answers: status.answers + carried.of_process(KUBELET_ANSWERS),
         failures: status.failures + carried.of_process(KUBELET_FAILURES),
+        node_listeners,
     }
 }
 

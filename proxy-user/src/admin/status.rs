@@ -1,11 +1,14 @@
 //! Where the process stands.
 
+use std::net::SocketAddr;
+
 use proxy_io::DriverKind;
 use serde::{Deserialize, Serialize};
 
 use super::source::Source;
 use crate::bug;
 use crate::control::Phase;
+use crate::pods::NodeListenerStatus;
 
 /// `/status`. Times in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,7 +45,19 @@ pub(super) struct StatusPage {
     pub(super) unknown_pods: usize,
     /// Why the kubelet does not tell the labels of pods.
     pub(super) kubelet_error: Option<String>,
+    /// Listeners on addresses of the node.
+    pub(super) node_listeners: Vec<NodeListenerPage>,
     pub(super) drain_timeout_seconds: f64,
+}
+
+/// A listener on an address of the node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct NodeListenerPage {
+    pub(super) address: SocketAddr,
+    /// The first connections of new namespaces go there.
+    pub(super) is_reached: bool,
+    /// The namespace that does not reach it, and why.
+    pub(super) missed_by: Option<String>,
 }
 
 pub(super) fn status(source: &impl Source) -> StatusPage {
@@ -78,8 +93,15 @@ pub(super) fn status(source: &impl Source) -> StatusPage {
         chosen_pods: status.pods.is_choosing.then(|| status.pods.chosen.len()),
         unknown_pods: status.pods.unknown,
         kubelet_error: status.pods.error.clone(),
+        node_listeners: status.node_listeners.iter().map(node_listener).collect(),
         drain_timeout_seconds: status.drain_timeout.as_secs_f64(),
     }
+}
+
+fn node_listener(status: &NodeListenerStatus) -> NodeListenerPage {
+    let NodeListenerStatus { address, is_reached, missed_by } = status;
+    let missed_by = missed_by.as_ref().map(|(netns, error)| format!("{netns}: {error}"));
+    NodeListenerPage { address: *address, is_reached: *is_reached, missed_by }
 }
 
 fn phase(phase: Phase) -> &'static str {

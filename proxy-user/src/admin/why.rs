@@ -1,7 +1,6 @@
 //! `/why`: the question, and who answers it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use proxy_core::health::EndpointReport;
 
@@ -43,13 +42,14 @@ impl Question {
     /// Answers; blocks for some reads of `/proc`.
     pub(super) fn answer(&self, source: &impl Source, health: &[EndpointReport]) -> Result<Why, String> {
         let snapshot = source.snapshot();
-        let pods = Arc::clone(&source.status().pods.chosen);
+        let status = source.status();
+        let pods = &status.pods.chosen;
         let look = |pid| {
-            Process::look(pid, &snapshot.intercept, &pods, |cookie| source.is_served(cookie))
+            Process::look(pid, &snapshot.intercept, pods, |cookie| source.is_served(cookie))
                 .map_err(|error| format!("cannot look at process {pid}: {error}"))
         };
         let process = self.process.map(look).transpose()?;
-        Ok(why::why(&snapshot, health, self.address, process))
+        Ok(why::why(&snapshot, health, &status.node_listeners, self.address, process))
     }
 }
 

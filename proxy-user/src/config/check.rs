@@ -376,6 +376,13 @@ impl<'c> Check<'c, '_> {
             }
         }
         self.served_scopes(&self.file.intercept.fail_closed);
+        if let Some(At { origin, value: file::NodeListener::On(ips) }) = &self.file.intercept.node_listener {
+            let count = |is_v4| ips.iter().filter(|ip| ip.0.is_ipv4() == is_v4).count();
+            if count(true) > 1 || count(false) > 1 {
+                let finding = Finding::new("more than one address of a family".to_owned());
+                self.report(*origin, finding.expected("at most one IPv4 and one IPv6 address"));
+            }
+        }
     }
 }
 

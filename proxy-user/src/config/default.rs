@@ -7,11 +7,13 @@ use std::time::Duration;
 use proxy_core::load::adaptive::AdaptivePolicy;
 use proxy_core::overload::OverloadPolicy;
 use proxy_core::service::{Limits, Outlier, Policy};
-use proxy_core::snapshot::Source;
+use proxy_core::snapshot::{NodeListener, Source};
 use proxy_core::tls::TlsVersion;
 
 /// Endpoints see the application's address, as without a proxy.
 pub(super) const SOURCE: Source = Source::Pod;
+/// Where pods reach it; elsewhere nothing is sent there.
+pub(super) const NODE_LISTENER: NodeListener = NodeListener::Auto;
 
 /// The kubelet of the same node.
 pub(super) const KUBELET_IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

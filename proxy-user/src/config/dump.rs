@@ -16,12 +16,12 @@ use proxy_core::rate::{Quota, RateLimit};
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
-use proxy_core::snapshot::{Intercept, Scope, ScopedQuota, Source};
+use proxy_core::snapshot::{Intercept, NodeListener, Scope, ScopedQuota, Source};
 
 use super::de::At;
 use super::text::{
-    Address, BodyPart, CgroupPath, FilePath, HostPort, HttpPath, Name, Network, Percent, PercentOrOff, Size,
-    SocketPath, StatusRange, Time, TimeOrOff, TimeOrZero, Word,
+    Address, BodyPart, CgroupPath, FilePath, HostPort, HttpPath, Name, Network, NodeIp, Percent,
+    PercentOrOff, Size, SocketPath, StatusRange, Time, TimeOrOff, TimeOrZero, Word,
 };
 use super::{
     Config, IoChoice, ListenerConfig, LogFormat, LogLevel, ServesConfig, ServiceConfig, Workers, default,
@@ -145,6 +145,11 @@ fn intercept(intercept: &Intercept) -> file::Intercept {
             Source::Pod => file::Source::Pod,
             Source::Node => file::Source::Node,
         }),
+        node_listener: Some(At::nowhere(match &intercept.node_listener {
+            NodeListener::Auto => file::NodeListener::Choice(file::NodeListenerChoice::Auto),
+            NodeListener::Off => file::NodeListener::Choice(file::NodeListenerChoice::Off),
+            NodeListener::On(ips) => file::NodeListener::On(ips.iter().copied().map(NodeIp).collect()),
+        })),
     }
 }
 

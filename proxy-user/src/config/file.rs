@@ -23,7 +23,7 @@ pub(super) use application::ApplicationLimits;
 pub(super) use health::{GrpcProbe, Health, HttpProbe, Outlier, Status, TcpProbe};
 pub(super) use http::{HttpLimits, Ping};
 pub(super) use inbound::{Inbound, InboundLimits, InboundProxyProtocol};
-pub(super) use intercept::{Exclude, Intercept, Scope, Source};
+pub(super) use intercept::{Exclude, Intercept, NodeListener, NodeListenerChoice, Scope, Source};
 pub(super) use overload::Overload;
 pub(super) use pods::{Kubelet, PodScope};
 pub(super) use route::{

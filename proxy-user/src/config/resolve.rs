@@ -17,7 +17,7 @@ use proxy_core::rate::Quota;
 use proxy_core::service::{
     EndpointLoss, Fail, HealthCheck, LaneChoice, Limits, Outlier, Policy, Probe, Protocol,
 };
-use proxy_core::snapshot::{Intercept, Scope, ScopedQuota, Source};
+use proxy_core::snapshot::{Intercept, NodeListener, Scope, ScopedQuota, Source};
 
 use super::de::At;
 use super::text::{Name, Network, TimeOrOff, TimeOrZero};
@@ -111,6 +111,12 @@ fn intercept(intercept: &file::Intercept) -> Intercept {
             None => default::SOURCE,
             Some(file::Source::Pod) => Source::Pod,
             Some(file::Source::Node) => Source::Node,
+        },
+        node_listener: match intercept.node_listener.as_ref().map(|at| &at.value) {
+            None => default::NODE_LISTENER,
+            Some(file::NodeListener::Choice(file::NodeListenerChoice::Auto)) => NodeListener::Auto,
+            Some(file::NodeListener::Choice(file::NodeListenerChoice::Off)) => NodeListener::Off,
+            Some(file::NodeListener::On(ips)) => NodeListener::On(ips.iter().map(|ip| ip.0).collect()),
         },
     }
 }

@@ -14,6 +14,7 @@ mod application;
 mod deploy;
 mod generated;
 mod grpc;
+mod intercept;
 mod messages;
 mod overload;
 mod pods;
@@ -196,7 +197,7 @@ fn every_default_is_as_its_description_says() {
             }
         }
     }
-    assert_eq!(defaults_count, 80, "a default was added or lost");
+    assert_eq!(defaults_count, 81, "a default was added or lost");
     assert!(!limits.is_set, "defaults are not limits that were set");
     let health = config.services[0].health.as_ref().unwrap();
     assert_eq!(health.unhealthy_interval, Duration::from_millis(1250), "a quarter of the interval");

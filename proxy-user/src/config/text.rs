@@ -60,12 +60,13 @@ impl Format {
     }
 }
 
-const ALL: [Format; 39] = [
+const ALL: [Format; 40] = [
     Format::of::<Time>(),
     Format::of::<TimeOrZero>(),
     Format::of::<TimeOrOff>(),
     Format::of::<Address>(),
     Format::of::<Network>(),
+    Format::of::<NodeIp>(),
     Format::of::<Name>(),
     Format::of::<CgroupPath>(),
     Format::of::<FilePath>(),
@@ -211,6 +212,22 @@ text_type! {
     /// A network, or one address.
     Network(Cidr), "weir-network", "a network such as 10.0.0.0/8 or fd00::/8", "169.254.0.0/16",
     |text| text.parse().map_err(|error: proxy_core::addr::CidrError| Some(error.to_string())), ToString::to_string
+}
+
+text_type! {
+    /// An address of this node that others can reach; canonical, never v4-mapped.
+    NodeIp(IpAddr), "weir-node-ip", "an IP address of this node such as 10.0.0.1 or fd00::1", "10.0.0.1",
+    |text| match text.parse().map(|ip: IpAddr| ip.to_canonical()) {
+        Ok(ip) if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => {
+            Err(Some("other network namespaces cannot reach it".to_owned()))
+        }
+        Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+            Err(Some("a link-local address means another one on each link".to_owned()))
+        }
+        Ok(ip) => Ok(ip),
+        Err(_) => Err(None),
+    },
+    ToString::to_string
 }
 
 text_type! {

@@ -14,7 +14,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 
 use super::moving::Exit;
-use super::{OpenConns, Peers, Routes};
+use super::{Namespaces, OpenConns, Peers, Routes};
 use crate::pace::Turns;
 use crate::record::access::AccessSink;
 use crate::stats::conn::{ConnStats, DescriptorBudget, Share};
@@ -45,6 +45,8 @@ pub struct Shared {
     pub tls: TlsCell,
     /// What is given up because memory or descriptors run out.
     pub overload: Overload,
+    /// Other network namespaces.
+    pub namespaces: Namespaces,
 }
 
 #[cfg(test)]
@@ -63,6 +65,7 @@ impl Shared {
             peers,
             tls: TlsCell::default(),
             overload: Overload::default(),
+            namespaces: Namespaces::default(),
         }
     }
 }

@@ -140,7 +140,8 @@ impl Control {
     /// Makes the task and the handle to it.
     #[must_use]
     pub fn new(mut parts: Parts) -> (Self, Handle) {
-        let of_pods = parts.taken_over.split(|name| matches!(name, SocketName::Pod { .. }));
+        let is_of_pods = |name: &SocketName| matches!(name, SocketName::Pod { .. } | SocketName::Node { .. });
+        let of_pods = parts.taken_over.split(is_of_pods);
         let of_config = std::mem::take(&mut parts.taken_over);
         let (requests_in, requests) = mpsc::channel(REQUESTS);
         let (snapshot_out, snapshot) = channel::channel(Arc::clone(&parts.snapshot));
@@ -239,6 +240,7 @@ impl Control {
                     self.publish_health().await;
                 }
                 Some(answer) = self.kubelet.join_next() => self.handle_kubelet(answer).await,
+                Some(probed) = self.pods.next_probe() => self.handle_probe(&probed),
                 ready = records.readable() => {
                     ready?.clear_ready();
                     self.handle_records();

@@ -31,6 +31,8 @@ pub enum Reached {
         control_hung: Option<Duration>,
         /// How often its workers have failed and begun again.
         worker_restarts: u64,
+        /// A network namespace that does not reach the node listener, and why.
+        node_listener_missed_by: Option<String>,
     },
 }
 
@@ -61,6 +63,9 @@ pub fn doctor(config_path: Option<&Path>, ask: impl Fn(&Path) -> Reached) -> Rep
         findings.extend(hooks::hooks(hierarchy, may_ask));
     }
     findings.push(process(&reached, &socket));
+    if let Reached::Running { node_listener_missed_by: Some(missed_by), .. } = &reached {
+        findings.push(node_listener(missed_by));
+    }
     findings.push(machine::congestion());
     match (&config, &hierarchy, &pods) {
         (Some((path, Ok(config))), Ok(hierarchy), Some(pods)) => {
@@ -148,6 +153,15 @@ fn process(reached: &Reached, socket: &Path) -> Finding {
             "`weir run` takes them over, `weir detach` removes them; until then services with `fail: open` go directly",
         ),
     }
+}
+
+fn node_listener(missed_by: &str) -> Finding {
+    Finding::warning(
+        "node listener",
+        format!("is not reached by {missed_by}"),
+        "connections of new network namespaces get what `fail` of their service says, until Weir listens inside: let pods reach \
+         the node's address (network policies, firewall), or set intercept.node_listener",
+    )
 }
 
 /// What the configuration's scopes are like here.
@@ -308,7 +322,11 @@ mod tests {
     #[test]
     fn a_weir_that_hangs_is_a_problem_and_one_that_fell_is_said() {
         let socket = Path::new("/run/weir/admin.sock");
-        let running = |control_hung, worker_restarts| Reached::Running { control_hung, worker_restarts };
+        let running = |control_hung, worker_restarts| Reached::Running {
+            control_hung,
+            worker_restarts,
+            node_listener_missed_by: None,
+        };
         assert_eq!(process(&Reached::Silent, socket).level, Level::Problem);
         let hung = process(&running(Some(Duration::from_secs(12)), 0), socket);
         assert!(hung.level == Level::Problem && hung.found.contains("12 s"), "{hung:?}");

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::{Place, Process};
 use super::text::align;
+use crate::pods::NodeListenerStatus;
 use crate::stats::label;
 
 /// The answer of `weir why`.
@@ -56,6 +57,7 @@ pub struct EndpointState {
 pub fn why(
     snapshot: &Snapshot,
     health: &[EndpointReport],
+    node_listeners: &[NodeListenerStatus],
     address: SocketAddr,
     process: Option<Process>,
 ) -> Why {
@@ -63,7 +65,10 @@ pub fn why(
     let service = snapshot.service_at(address);
     let excluded_by = excluded_by(&snapshot.intercept, address);
     let is_outside = process.as_ref().is_some_and(|process| process.scope.is_none());
+    let reached =
+        node_listeners.iter().find(|one| one.is_reached && one.address.is_ipv4() == address.is_ipv4());
     let place = process.as_ref().map_or(Place::Home, |process| process.netns);
+    let node_listener = reached.filter(|_| place == Place::NotServed).map(|one| one.address);
     let mut why = Why {
         address,
         process,
@@ -87,7 +92,13 @@ pub fn why(
         Some(service) => {
             let is_closed = why.process.as_ref().is_some_and(|process| process.fail_closed.is_some());
             let closed = if service.fail == Fail::Closed { Some("the service") } else { None };
-            verdict(service, address, place, closed.or(is_closed.then_some("the scope")))
+            match (node_listener, lane::choose(service, Family::of(address)).0) {
+                (Some(listener), Lane::Proxy) => {
+                    let verdict = verdict(service, address, Place::Served, None);
+                    format!("through the listener on {listener}, {verdict}")
+                }
+                _ => verdict(service, address, place, closed.or(is_closed.then_some("the scope"))),
+            }
         }
     };
     why.hint = match service {
@@ -245,9 +256,13 @@ services:
     }
 
     fn ask(address: &str, process: Option<Process>) -> Why {
+        ask_beside(&[], address, process)
+    }
+
+    fn ask_beside(node: &[NodeListenerStatus], address: &str, process: Option<Process>) -> Why {
         let config = config::parse("test", FILE).unwrap();
         let snapshot = config.snapshot(&mut Registry::default(), Version(1), None);
-        why(&snapshot, &[], address.parse().unwrap(), process)
+        why(&snapshot, &[], node, address.parse().unwrap(), process)
     }
 
     #[test]
@@ -280,6 +295,25 @@ services:
             assert!(why.verdict.starts_with(expected), "{address}: {}", why.verdict);
             assert!(why.table().contains(&why.verdict));
         }
+    }
+
+    #[test]
+    fn a_namespace_without_listeners_goes_through_the_node_listener_of_its_family_if_that_is_reached() {
+        let inside = || Some(process(Some("cgroup /app"), Place::NotServed));
+        let node = |is_reached| {
+            [NodeListenerStatus { address: "10.0.0.1:40001".parse().unwrap(), is_reached, missed_by: None }]
+        };
+        let verdict = |is_reached, address| ask_beside(&node(is_reached), address, inside()).verdict;
+        assert_eq!(
+            verdict(true, "10.96.0.2:80"),
+            "through the listener on 10.0.0.1:40001, a worker connects to the only usable endpoint"
+        );
+        assert!(verdict(false, "10.96.0.2:80").starts_with("refused: no worker listens"));
+        assert!(
+            verdict(true, "10.96.0.1:80").starts_with("the kernel connects"),
+            "the direct lane needs nobody"
+        );
+        assert!(verdict(true, "[fd00::1]:80").starts_with("refused: no usable endpoint, because no worker"));
     }
 
     #[test]

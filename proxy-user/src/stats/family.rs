@@ -104,6 +104,8 @@ pub struct PodsReading {
     pub answers: u64,
     /// Questions that it did not answer.
     pub failures: u64,
+    /// Whether new namespaces are sent to the node listener of each family that is open: IPv4, IPv6.
+    pub node_listeners: [Option<bool>; 2],
 }
 
 /// Where configuration stands.
@@ -353,13 +355,20 @@ impl Reading {
     }
 
     fn pods(&self, table: &mut Table<'_>) -> fmt::Result {
-        let PodsReading { counts, answers, failures } = self.pods;
+        let PodsReading { counts, answers, failures, node_listeners } = self.pods;
         let states = [["chosen"], ["other"], ["unknown"]];
         let pods = counts.into_iter().flat_map(|counts| states.into_iter().zip(counts));
         let (name, help) = ("weir_pods", "Pods of this node, by whether the config means them");
         table.gauge(name, help, ["state"], pods)?;
         let results = [(["good"], answers), (["bad"], failures)].into_iter().filter(|(_, count)| *count > 0);
-        table.counter("weir_kubelet_requests", "Questions to the kubelet", ["result"], results)
+        table.counter("weir_kubelet_requests", "Questions to the kubelet", ["result"], results)?;
+        let open = [["ipv4"], ["ipv6"]].into_iter().zip(node_listeners);
+        let reached = open.filter_map(|(family, is_reached)| Some((family, u64::from(is_reached?))));
+        let (name, help) = (
+            "weir_node_listener_reached",
+            "Whether the first connections of new namespaces go to the node listener",
+        );
+        table.gauge(name, help, ["family"], reached)
     }
 
     fn configuration(&self, table: &mut Table<'_>) -> fmt::Result {
@@ -453,6 +462,7 @@ fn is_verdict(counter: Counter) -> bool {
     match counter {
         Counter::Direct
         | Counter::Proxy
+        | Counter::Node
         | Counter::Untouched
         | Counter::Excluded
         | Counter::PassedBoundToDevice

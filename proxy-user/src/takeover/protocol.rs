@@ -14,7 +14,7 @@ use crate::connection::moving::Identity;
 use crate::stats::carried::Counts;
 
 /// Version of what is said here. The first message of each side is understood by every version.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 /// Format of what the older process says after `Yours`: counters, and connections with their bytes. A process that knows another
 /// format, or none, is told nothing, and the connections end where they are.
 pub(super) const CARRIAGE: u32 = 2;

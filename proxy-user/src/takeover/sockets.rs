@@ -26,6 +26,11 @@ pub enum SocketName {
         /// Family as the kernel programs number it.
         family: u32,
     },
+    /// The node listener of a family, if other namespaces reach it.
+    Node {
+        /// Family as the kernel programs number it.
+        family: u32,
+    },
     /// A listener of the config.
     Listener(SocketAddr),
     /// The admin interface.

@@ -40,13 +40,14 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("xz", "xz-utils"),
 ];
 
-/// The tests: every way to connect and both lanes, streams to their last byte, servers that see their clients, pods, and links that are taken
+/// The tests: every way to connect and both lanes, streams to their last byte, servers that see their clients, pods, known or not, and links that are taken
 /// over after a kill.
-const TESTS: [(&str, &[&str]); 5] = [
+const TESTS: [(&str, &[&str]); 6] = [
     ("node_connect", &["every_kind_of_connect_is_caught", "applications_see_the_addresses_that_they_expect"]),
     ("node_stream", &["either_side_may_end_first"]),
     ("node_inbound", &["applications_see_their_clients"]),
     ("node_pods", &["both_lanes_serve_pods_and_keep_their_addresses"]),
+    ("node_newcomers", &["a_namespace_in_which_nobody_can_listen_is_served_through_the_node_for_good"]),
     ("node_takeover", &["with_nobody_to_take_over_from_it_starts_as_usual_also_after_a_kill"]),
 ];
 

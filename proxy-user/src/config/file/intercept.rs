@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::de::At;
-use super::super::text::{CgroupPath, FilePath, Network};
+use super::super::text::{CgroupPath, FilePath, Network, NodeIp};
 use super::{ApplicationLimits, Inbound, Kubelet, PodScope};
 
 /// Interception.
@@ -31,6 +31,11 @@ pub(in crate::config) struct Intercept {
     /// Weir (`node`). Default: `pod`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) source: Option<Source>,
+    /// Who takes connections to services in the proxy lane from network namespaces in which Weir does not listen yet: a listener on an
+    /// address of the node (`auto`: the one that it uses towards pods; or a list of at most one IPv4 and one IPv6 address), or nobody
+    /// (`off`), as where that cannot be reached. Default: `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) node_listener: Option<At<NodeListener>>,
     /// Who knows the labels of pods.
     #[serde(default)]
     pub(in crate::config) kubelet: Kubelet,
@@ -44,6 +49,26 @@ pub(in crate::config) enum Source {
     Pod,
     /// Weir's network namespace.
     Node,
+}
+
+/// The listener on an address of the node.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(in crate::config) enum NodeListener {
+    /// By a rule.
+    Choice(NodeListenerChoice),
+    /// On these addresses.
+    On(#[schemars(length(min = 1))] Vec<NodeIp>),
+}
+
+/// Where the listener on an address of the node is, by a rule.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum NodeListenerChoice {
+    /// On the address that the node uses towards pods.
+    Auto,
+    /// Nowhere.
+    Off,
 }
 
 /// A set of applications.

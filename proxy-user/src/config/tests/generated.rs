@@ -13,7 +13,7 @@ use proptest::sample::select;
 use proxy_core::addr::Cidr;
 use proxy_core::pod::PodSelector;
 use proxy_core::rate::Quota;
-use proxy_core::snapshot::{ScopedQuota, Source};
+use proxy_core::snapshot::{NodeListener, ScopedQuota, Source};
 
 use super::*;
 
@@ -242,12 +242,21 @@ fn intercept() -> impl Strategy<Value = Intercept> {
         (is_free && length > 8 && bits >> 24 != 10).then_some(cidr)
     });
     let source = select(vec![Source::Pod, Source::Node]);
+    let node_listener = select(vec![
+        NodeListener::Off,
+        NodeListener::Auto,
+        NodeListener::On(vec![IpAddr::from([10, 0, 0, 1])]),
+        NodeListener::On(vec![
+            Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into(),
+            IpAddr::from([10, 0, 0, 1]),
+        ]),
+    ]);
     let bytes = Quota::LEAST_BYTES_PER_SECOND..=Quota::MOST_BYTES_PER_SECOND;
     let quota = (of(1_u32..), of(1_u32..), of(bytes)).prop_map(|(max_connections, connections, bytes)| {
         Quota { max_connections, connections_per_second: connections, bytes_per_second: bytes }
     });
-    (vec(scope, 0..4), vec(cidr, 0..4), vec(1_u16..8080, 0..4), source, vec(quota, 2)).prop_map(
-        |(scopes, exclude_cidrs, ports, source, quotas)| Intercept {
+    (vec(scope, 0..4), vec(cidr, 0..4), vec(1_u16..8080, 0..4), (source, node_listener), vec(quota, 2))
+        .prop_map(|(scopes, exclude_cidrs, ports, (source, node_listener), quotas)| Intercept {
             // Some scope, then everybody.
             quotas: [scopes.first().cloned().into_iter().collect(), Vec::new()]
                 .into_iter()
@@ -260,8 +269,8 @@ fn intercept() -> impl Strategy<Value = Intercept> {
             exclude_cidrs,
             exclude_ports: ports.into_iter().collect(),
             source,
-        },
-    )
+            node_listener,
+        })
 }
 
 fn kubelet() -> impl Strategy<Value = KubeletConfig> {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use proxy_core::snapshot::{Scope, Snapshot, Treatment};
 use tokio::task::JoinError;
 
-use super::{Control, Parts};
-use crate::pods::{KubeletError, ListedPod, Surroundings, Wanted, kubelet};
+use super::{Control, Parts, Phase};
+use crate::pods::{KubeletError, ListedPod, Probed, Surroundings, Wanted, kubelet};
 
 /// Longest time that a start waits for the kubelet. Afterwards pods with labels are followed as they become known.
 const KUBELET_SETTLE_TIME: Duration = Duration::from_secs(2);
@@ -29,7 +29,26 @@ impl Control {
         // What has a name in the config is called by it.
         let selection = &self.parts.selection;
         let wanted = self.parts.finder.wanted(|cgroup| selection.known_as(cgroup, snapshot)).chain(named);
-        self.pods.follow(wanted, Surroundings { snapshot, shared, maps, workers, kernel, may_steer }).await;
+        let may_probe = self.parts.status.phase == Phase::Ready;
+        let around = Surroundings { snapshot, shared, maps, workers, kernel, may_steer, may_probe };
+        self.pods.follow(wanted, around).await;
+        self.show_node_listeners();
+    }
+
+    /// Takes note of a namespace that reaches the node listener, or does not.
+    pub(super) fn handle_probe(&mut self, probed: &Probed) {
+        if let Some((netns_cookie, listener)) = self.pods.handle_probe(probed, &self.parts.maps) {
+            self.reset_waiting(netns_cookie, listener);
+        }
+        self.show_node_listeners();
+    }
+
+    fn show_node_listeners(&mut self) {
+        let node_listeners = self.pods.node_listeners();
+        if node_listeners != self.parts.status.node_listeners {
+            self.parts.status.node_listeners = node_listeners;
+            self.show_status();
+        }
     }
 
     /// Serves the namespaces that the kernel programs told of.

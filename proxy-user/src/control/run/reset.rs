@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 
+use proxy_bpf::abi::key::Addr;
 use proxy_bpf::abi::record::Record;
 use proxy_bpf::abi::value::{Facts, lane};
 use proxy_core::id::EndpointId;
@@ -33,6 +34,24 @@ impl Control {
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot reset direct connections to lost endpoints"),
+        }
+    }
+
+    /// Ends the attempts of a namespace's applications to connect to the node listener, which it does not reach: they would go on for
+    /// two minutes (tcp(7), tcp_syn_retries).
+    pub(super) fn reset_waiting(&self, netns_cookie: u64, listener: Addr) {
+        let is_waiting = |record: &&Record| {
+            let Facts { netns_cookie: cookie, real, established_ns, .. } = record.facts;
+            cookie == netns_cookie && real == listener && established_ns == 0
+        };
+        let live = self.parts.kernel.open_live().and_then(proxy_bpf::events::read_live);
+        match live.map(|live| self.destroy(live.iter().filter(is_waiting))) {
+            Ok(Destroyed { count, error: None, .. }) => {
+                tracing::debug!(count, "reset connections that do not reach the node listener")
+            }
+            Ok(Destroyed { error: Some(error), .. }) | Err(error) => {
+                tracing::warn!(%error, "cannot reset connections that do not reach the node listener");
+            }
         }
     }
 

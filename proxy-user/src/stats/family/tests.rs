@@ -103,6 +103,7 @@ fn pods_are_shown_only_where_the_config_chooses_among_them() {
         r#"weir_pods{state="unknown"} 1"#,
         r#"weir_kubelet_requests_total{result="good"} 9"#,
         r#"weir_kubelet_requests_total{result="bad"} 2"#,
+        r#"weir_node_listener_reached{family="ipv4"} 1"#,
     ] {
         assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
     }
@@ -231,7 +232,12 @@ fn reading() -> Reading {
             DriverCounters { submissions: 20, ..DriverCounters::default() },
             DriverCounters { submissions: 21, ..DriverCounters::default() },
         ],
-        pods: PodsReading { counts: Some([3, 8, 1]), answers: 9, failures: 2 },
+        pods: PodsReading {
+            counts: Some([3, 8, 1]),
+            answers: 9,
+            failures: 2,
+            node_listeners: [Some(true), None],
+        },
         config: ConfigReading {
             wanted: Version(8),
             applied: Version(7),
