@@ -5,6 +5,7 @@ mod fault;
 mod flood;
 mod frame;
 mod heads;
+pub mod hpack;
 mod meter;
 mod rules;
 mod silence;

@@ -2,12 +2,11 @@
 //!
 //! Only for those: it knows no dynamic table, so of a block that is right nothing follows.
 
-mod huffman;
-
 use std::str;
 
 use super::fault::Breach;
 use super::frame::{CONTINUATION, END_HEADERS, Frame, HAS_PRIORITY, HEADERS};
+use super::hpack::huffman;
 
 /// Entries of the static table (RFC 7541, appendix A).
 const STATIC: usize = 61;
@@ -167,7 +166,12 @@ fn string(block: &mut &[u8]) -> Result<Vec<u8>, Stop> {
     let len = integer(block, 7)?;
     let (coded, rest) = block.split_at_checked(len).ok_or(Stop::Short)?;
     *block = rest;
-    if is_huffman { huffman::decode(coded).ok_or(Stop::Undecodable) } else { Ok(coded.to_vec()) }
+    if !is_huffman {
+        return Ok(coded.to_vec());
+    }
+    let mut bytes = Vec::new();
+    huffman::decode(coded, &mut bytes).ok_or(Stop::Undecodable)?;
+    Ok(bytes)
 }
 
 fn byte(block: &mut &[u8]) -> Result<u8, Stop> {

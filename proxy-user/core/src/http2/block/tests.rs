@@ -98,18 +98,6 @@ fn padding_and_priority_are_no_fields() {
     assert_eq!(breach(&head(flags, &payload)), None);
 }
 
-#[test]
-fn huffman_reads_the_examples_of_the_rfc() {
-    let examples: [(&[u8], &str); 3] = [
-        (&[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff], "www.example.com"),
-        (&[0xa8, 0xeb, 0x10, 0x64, 0x9c, 0xbf], "no-cache"),
-        (&[0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xb8, 0xe8, 0xb4, 0xbf], "custom-value"),
-    ];
-    for (coded, text) in examples {
-        assert_eq!(huffman::decode(coded).as_deref(), Some(text.as_bytes()));
-    }
-}
-
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), flags: u8) {
