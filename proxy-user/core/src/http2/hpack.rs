@@ -5,9 +5,11 @@
 
 mod decoder;
 mod encoder;
+mod finder;
 mod fixed;
 pub(super) mod huffman;
 mod integer;
+mod names;
 mod table;
 
 pub use self::decoder::{DecodeError, Decoder};

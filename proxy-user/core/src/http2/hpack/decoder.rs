@@ -36,7 +36,7 @@ pub enum DecodeError {
 /// Decodes the blocks of one peer on one connection.
 #[derive(Debug)]
 pub struct Decoder {
-    table: Table,
+    table: Table<()>,
     allowed_bytes: usize,
     /// Strings of the field at hand that are not in the block as they are.
     scratch: Vec<u8>,
@@ -90,7 +90,7 @@ impl Decoder {
                     let field =
                         literal(block, 6, &self.table, &mut self.scratch)?.field(&self.scratch, false);
                     take(field);
-                    self.table.insert(field.name, field.value);
+                    self.table.insert(field.name, field.value, ());
                 }
                 2 => return Err(DecodeError::SizeChange),
                 zeros => {
@@ -136,7 +136,7 @@ impl<'a> Text<'a> {
 fn literal<'a>(
     block: &mut &'a [u8],
     prefix_bits: u32,
-    table: &Table,
+    table: &Table<()>,
     scratch: &mut Vec<u8>,
 ) -> Result<Literal<'a>, DecodeError> {
     scratch.clear();
@@ -169,9 +169,12 @@ fn string<'a>(block: &mut &'a [u8], scratch: &mut Vec<u8>) -> Result<Text<'a>, D
     Ok(Text::Scratch(start..scratch.len()))
 }
 
-fn entry(table: &Table, index: usize) -> Result<(&[u8], &[u8]), DecodeError> {
-    let entry = fixed::entry(index).or_else(|| table.entry(index.checked_sub(fixed::COUNT + 1)?));
-    entry.ok_or(DecodeError::Index)
+fn entry(table: &Table<()>, index: usize) -> Result<(&[u8], &[u8]), DecodeError> {
+    match index.checked_sub(fixed::COUNT + 1) {
+        Some(index) => table.entry(index).map(|entry| (entry.name, entry.value)),
+        None => fixed::entry(index),
+    }
+    .ok_or(DecodeError::Index)
 }
 
 fn bytes(bytes: u32) -> usize {

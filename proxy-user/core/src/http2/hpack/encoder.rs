@@ -1,7 +1,16 @@
 //! Fields to blocks.
 
+use super::finder::{FieldKey, Finder, Hashes, Link};
+use super::names::{self, Habit};
 use super::table::{Table, entry_bytes};
 use super::{Field, TABLE_BYTES, fixed, huffman, integer};
+
+/// Shorter credentials never go into a table that others share: they could be guessed one after the other, until a block shows by
+/// its length that it is the right one (RFC 7541, 7.1). A password is shorter, even in base64, and a signed token longer. nghttp2
+/// draws the line at 20 for cookies, and sends every authorization in full, as h2 does with both: a kilobyte with each call.
+const GUESSABLE_BYTES: usize = 64;
+/// An entry that takes more than this part of the table would push out too much for what it may save.
+const LARGE_PART: usize = 4;
 
 /// A field that is in a table (RFC 7541, 6.1).
 const INDEXED: u8 = 0x80;
@@ -18,7 +27,8 @@ const HUFFMAN: u8 = 0x80;
 /// Encodes the blocks to one peer on one connection.
 #[derive(Debug)]
 pub struct Encoder {
-    table: Table,
+    table: Table<Link>,
+    finder: Finder,
     /// What the table is to hold from the next block on.
     wanted_bytes: usize,
     /// The least that the peer has allowed since the last block.
@@ -36,7 +46,12 @@ impl Encoder {
     #[must_use]
     pub fn new() -> Self {
         let table_bytes = usize::try_from(TABLE_BYTES).unwrap_or(usize::MAX);
-        Self { table: Table::new(table_bytes), wanted_bytes: table_bytes, least_bytes: table_bytes }
+        Self {
+            table: Table::new(table_bytes),
+            finder: Finder::default(),
+            wanted_bytes: table_bytes,
+            least_bytes: table_bytes,
+        }
     }
 
     /// Follows the peer's SETTINGS_HEADER_TABLE_SIZE, up to 4,096 bytes.
@@ -59,15 +74,39 @@ impl Encoder {
     }
 
     /// Adds a field to the block that was begun last.
+    ///
+    /// It becomes an entry if its name is in none yet, or if it was seen before: what repeats is soon sent as an index, and what does
+    /// not, such as the paths of a REST interface, leaves the table alone.
     pub fn field(&mut self, field: Field<'_>, out: &mut Vec<u8>) {
+        let key = FieldKey::of(field.name, field.value);
+        if !field.is_sensitive
+            && let Some(at) = self.finder.field(&self.table, key, field.name, field.value)
+        {
+            return integer::encode(INDEXED, 7, fixed::COUNT + 1 + at, out);
+        }
+        self.other(field, key, out);
+    }
+
+    /// Adds a field that may not be in the dynamic table, or is not yet.
+    fn other(&mut self, field: Field<'_>, key: FieldKey, out: &mut Vec<u8>) {
         let Field { name, value, is_sensitive } = field;
-        let whole = self.find(|entry| entry == (name, value));
-        if let Some(index) = whole.filter(|_| !is_sensitive) {
+        let known = names::find(name);
+        let habit = known.map_or(Habit::Repeats, |known| known.habit);
+        let is_secret = is_sensitive || (habit == Habit::Secret && value.len() < GUESSABLE_BYTES);
+        if !is_secret && let Some(index) = known.and_then(|known| known.entry(value)) {
             return integer::encode(INDEXED, 7, index, out);
         }
-        let name_index = self.find(|entry| entry.0 == name).unwrap_or(0);
-        let is_inserted = !is_sensitive && entry_bytes(name, value) <= self.table.max_bytes();
-        match (is_sensitive, is_inserted) {
+        let hashes = Hashes::of(name, value);
+        let may_repeat = !is_secret && habit != Habit::Changes;
+        let entry_of_name = self.finder.name(&self.table, hashes, name);
+        let name_index = match known {
+            Some(known) if known.index > 0 => known.index,
+            _ => entry_of_name.map_or(0, |at| fixed::COUNT + 1 + at),
+        };
+        let is_small = entry_bytes(name, value) <= self.table.max_bytes() / LARGE_PART;
+        let is_new = if may_repeat { entry_of_name.is_none() } else { name_index == 0 };
+        let is_inserted = !is_secret && is_small && (is_new || may_repeat && self.finder.was_seen(hashes));
+        match (is_secret, is_inserted) {
             (true, _) => integer::encode(SENSITIVE, 4, name_index, out),
             (false, true) => integer::encode(INSERTED, 6, name_index, out),
             (false, false) => integer::encode(PLAIN, 4, name_index, out),
@@ -77,16 +116,9 @@ impl Encoder {
         }
         string(value, out);
         if is_inserted {
-            self.table.insert(name, value);
+            let link = self.finder.link(key, hashes);
+            self.table.insert(name, value, link);
         }
-    }
-
-    fn find(&self, is_it: impl Fn((&[u8], &[u8])) -> bool) -> Option<usize> {
-        let entry = |index: usize| match index.checked_sub(fixed::COUNT + 1) {
-            Some(at) => self.table.entry(at),
-            None => fixed::entry(index),
-        };
-        (1..=fixed::COUNT + self.table.len()).find(|index| entry(*index).is_some_and(&is_it))
     }
 }
 

@@ -9,7 +9,7 @@ pub(super) fn entry(index: usize) -> Option<(&'static [u8], &'static [u8])> {
     Some((name.as_bytes(), value.as_bytes()))
 }
 
-const ENTRIES: [(&str, &str); COUNT] = [
+pub(super) const ENTRIES: [(&str, &str); COUNT] = [
     (":authority", ""),
     (":method", "GET"),
     (":method", "POST"),

@@ -27,20 +27,19 @@ pub(super) fn decode(block: &mut &[u8], prefix_bits: u32) -> Result<usize, Decod
 }
 
 /// Writes one behind the bits of `form` in its first byte.
+#[inline]
 pub(super) fn encode(form: u8, prefix_bits: u32, value: usize, out: &mut Vec<u8>) {
     let most = u8::MAX >> (8 - prefix_bits);
-    match u8::try_from(value) {
-        Ok(value) if value < most => out.push(form | value),
-        _ => {
-            out.push(form | most);
-            let mut rest = value - usize::from(most);
-            while rest > 0x7f {
-                out.push(low_bits(rest) | 0x80);
-                rest >>= 7;
-            }
-            out.push(low_bits(rest));
-        }
+    if value < usize::from(most) {
+        return out.push(form | low_bits(value));
     }
+    out.push(form | most);
+    let mut rest = value - usize::from(most);
+    while rest > 0x7f {
+        out.push(low_bits(rest) | 0x80);
+        rest >>= 7;
+    }
+    out.push(low_bits(rest));
 }
 
 fn low_bits(value: usize) -> u8 {

@@ -5,32 +5,41 @@ use std::collections::VecDeque;
 /// What an entry counts beside its name and value (RFC 7541, 4.1).
 const ENTRY_BYTES: usize = 32;
 
-/// Entries, the newest with the lowest index.
+/// Entries, the newest with the lowest index; `L` is what its owner keeps with each.
 ///
 /// Their text lies in one buffer, oldest first, each name before its value. What was evicted stays at its begin until the buffer
 /// is full, so that an entry is one piece and costs no allocation of its own.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct Table<L> {
     text: Vec<u8>,
     /// How much of `text` was evicted.
     evicted_bytes: usize,
-    entries: VecDeque<Entry>,
+    places: VecDeque<Place<L>>,
     /// As RFC 7541 counts it, at most `max_bytes`.
     size_bytes: usize,
     max_bytes: usize,
 }
 
+/// An entry as it is found.
+pub(super) struct Entry<'a, L> {
+    pub(super) name: &'a [u8],
+    pub(super) value: &'a [u8],
+    pub(super) link: &'a L,
+}
+
+/// Where an entry is.
 #[derive(Debug)]
-struct Entry {
+struct Place<L> {
     /// Where it begins in `text`.
     start: usize,
     name_bytes: usize,
     value_bytes: usize,
+    link: L,
 }
 
-impl Table {
+impl<L> Table<L> {
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self { text: Vec::new(), evicted_bytes: 0, entries: VecDeque::new(), size_bytes: 0, max_bytes }
+        Self { text: Vec::new(), evicted_bytes: 0, places: VecDeque::new(), size_bytes: 0, max_bytes }
     }
 
     /// What it may hold.
@@ -38,18 +47,12 @@ impl Table {
         self.max_bytes
     }
 
-    /// How many entries it has.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Name and value of an entry; `index` is 0 for the newest.
-    pub(super) fn entry(&self, index: usize) -> Option<(&[u8], &[u8])> {
-        let entry = self.entries.get(self.entries.len().checked_sub(index + 1)?)?;
-        self.text
-            .get(entry.start..)?
-            .get(..entry.name_bytes + entry.value_bytes)?
-            .split_at_checked(entry.name_bytes)
+    /// An entry; `index` is 0 for the newest.
+    pub(super) fn entry(&self, index: usize) -> Option<Entry<'_, L>> {
+        let place = self.places.get(self.places.len().checked_sub(index + 1)?)?;
+        let text = self.text.get(place.start..)?.get(..place.name_bytes + place.value_bytes)?;
+        let (name, value) = text.split_at_checked(place.name_bytes)?;
+        Some(Entry { name, value, link: &place.link })
     }
 
     /// Changes what it may hold.
@@ -59,7 +62,7 @@ impl Table {
     }
 
     /// Adds an entry, for which older ones go. One that is larger than the table leaves it empty (RFC 7541, 4.4).
-    pub(super) fn insert(&mut self, name: &[u8], value: &[u8]) {
+    pub(super) fn insert(&mut self, name: &[u8], value: &[u8], link: L) {
         let entry_bytes = entry_bytes(name, value);
         self.evict(self.max_bytes.saturating_sub(entry_bytes));
         if entry_bytes > self.max_bytes {
@@ -69,13 +72,13 @@ impl Table {
         let start = self.text.len();
         self.text.extend_from_slice(name);
         self.text.extend_from_slice(value);
-        self.entries.push_back(Entry { start, name_bytes: name.len(), value_bytes: value.len() });
+        self.places.push_back(Place { start, name_bytes: name.len(), value_bytes: value.len(), link });
         self.size_bytes += entry_bytes;
     }
 
     fn evict(&mut self, most_bytes: usize) {
         while self.size_bytes > most_bytes {
-            let Some(oldest) = self.entries.pop_front() else { break };
+            let Some(oldest) = self.places.pop_front() else { break };
             let text_bytes = oldest.name_bytes + oldest.value_bytes;
             self.evicted_bytes += text_bytes;
             self.size_bytes -= text_bytes + ENTRY_BYTES;
@@ -88,8 +91,8 @@ impl Table {
         let is_full = self.text.len() + text_bytes > self.text.capacity();
         if is_full && self.evicted_bytes >= self.text.len() / 3 {
             self.text.drain(..self.evicted_bytes);
-            for entry in &mut self.entries {
-                entry.start -= self.evicted_bytes;
+            for place in &mut self.places {
+                place.start -= self.evicted_bytes;
             }
             self.evicted_bytes = 0;
         }
