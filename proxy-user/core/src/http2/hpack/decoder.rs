@@ -36,7 +36,7 @@ pub enum DecodeError {
 /// Decodes the blocks of one peer on one connection.
 #[derive(Debug)]
 pub struct Decoder {
-    table: Table<()>,
+    pub(super) table: Table<()>,
     allowed_bytes: usize,
     /// Strings of the field at hand that are not in the block as they are.
     scratch: Vec<u8>,

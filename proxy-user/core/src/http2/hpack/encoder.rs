@@ -27,7 +27,7 @@ const HUFFMAN: u8 = 0x80;
 /// Encodes the blocks to one peer on one connection.
 #[derive(Debug)]
 pub struct Encoder {
-    table: Table<Link>,
+    pub(super) table: Table<Link>,
     finder: Finder,
     /// What the table is to hold from the next block on.
     wanted_bytes: usize,
@@ -65,7 +65,7 @@ impl Encoder {
     /// Begins a block.
     pub fn begin(&mut self, out: &mut Vec<u8>) {
         for max_bytes in [self.least_bytes, self.wanted_bytes] {
-            if max_bytes != self.table.max_bytes() {
+            if max_bytes != self.table.max_bytes {
                 integer::encode(SIZE, 5, max_bytes, out);
                 self.table.set_max_bytes(max_bytes);
             }
@@ -103,7 +103,7 @@ impl Encoder {
             Some(known) if known.index > 0 => known.index,
             _ => entry_of_name.map_or(0, |at| fixed::COUNT + 1 + at),
         };
-        let is_small = entry_bytes(name, value) <= self.table.max_bytes() / LARGE_PART;
+        let is_small = entry_bytes(name, value) <= self.table.max_bytes / LARGE_PART;
         let is_new = if may_repeat { entry_of_name.is_none() } else { name_index == 0 };
         let is_inserted = !is_secret && is_small && (is_new || may_repeat && self.finder.was_seen(hashes));
         match (is_secret, is_inserted) {

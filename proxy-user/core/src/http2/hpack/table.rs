@@ -11,13 +11,13 @@ const ENTRY_BYTES: usize = 32;
 /// is full, so that an entry is one piece and costs no allocation of its own.
 #[derive(Debug)]
 pub(super) struct Table<L> {
-    text: Vec<u8>,
+    pub(super) text: Vec<u8>,
     /// How much of `text` was evicted.
     evicted_bytes: usize,
     places: VecDeque<Place<L>>,
     /// As RFC 7541 counts it, at most `max_bytes`.
-    size_bytes: usize,
-    max_bytes: usize,
+    pub(super) size_bytes: usize,
+    pub(super) max_bytes: usize,
 }
 
 /// An entry as it is found.
@@ -40,11 +40,6 @@ struct Place<L> {
 impl<L> Table<L> {
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { text: Vec::new(), evicted_bytes: 0, places: VecDeque::new(), size_bytes: 0, max_bytes }
-    }
-
-    /// What it may hold.
-    pub(super) fn max_bytes(&self) -> usize {
-        self.max_bytes
     }
 
     /// An entry; `index` is 0 for the newest.

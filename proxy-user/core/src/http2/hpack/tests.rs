@@ -1,83 +1,48 @@
 //! Blocks that encoders write and decoders read.
 
+mod faults;
+mod habits;
+mod properties;
+mod rfc;
+
 use super::*;
 
-/// RFC 7541, C.3: three requests on one connection, without Huffman's code.
-const REQUESTS: [(&str, &[(&str, &str)]); 3] = [
-    (
-        "828684410f7777772e6578616d706c652e636f6d",
-        &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "www.example.com")],
-    ),
-    (
-        "828684be58086e6f2d6361636865",
-        &[
-            (":method", "GET"),
-            (":scheme", "http"),
-            (":path", "/"),
-            (":authority", "www.example.com"),
-            ("cache-control", "no-cache"),
-        ],
-    ),
-    (
-        "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565",
-        &[
-            (":method", "GET"),
-            (":scheme", "https"),
-            (":path", "/index.html"),
-            (":authority", "www.example.com"),
-            ("custom-key", "custom-value"),
-        ],
-    ),
-];
+/// Name, value and whether it is sensitive.
+type OwnedField = (Vec<u8>, Vec<u8>, bool);
 
-#[test]
-fn requests_of_the_rfc_are_decoded_and_come_back_through_an_encoder() {
-    let (mut decoder, mut encoder, mut again) = (Decoder::new(4096), Encoder::new(), Decoder::new(4096));
-    for (block, fields) in REQUESTS {
-        assert_eq!(decode(&mut decoder, &hex(block)).unwrap(), owned(fields));
-        let mut out = Vec::new();
-        encoder.begin(&mut out);
-        for (name, value) in fields {
-            encoder.field(
-                Field { name: name.as_bytes(), value: value.as_bytes(), is_sensitive: false },
-                &mut out,
-            );
-        }
-        assert_eq!(decode(&mut again, &out).unwrap(), owned(fields));
-    }
-}
-
-#[test]
-fn every_byte_has_a_code_that_is_read_again() {
-    for byte in 0..=u8::MAX {
-        let bytes = [byte, byte, b'a', byte];
-        let (mut coded, mut decoded) = (Vec::new(), Vec::new());
-        huffman::encode(&bytes, &mut coded);
-        assert_eq!(coded.len(), huffman::coded_bytes(&bytes));
-        huffman::decode(&coded, &mut decoded).unwrap();
-        assert_eq!(decoded, bytes);
-    }
-}
-
-type Fields = Vec<(Vec<u8>, Vec<u8>, bool)>;
-
-fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Fields, DecodeError> {
+fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<OwnedField>, DecodeError> {
     let mut fields = Vec::new();
-    decoder.decode(block, |field| {
-        fields.push((field.name.to_vec(), field.value.to_vec(), field.is_sensitive))
-    })?;
-    Ok(fields)
+    let result = decoder.decode(block, |field| {
+        fields.push((field.name.to_vec(), field.value.to_vec(), field.is_sensitive));
+    });
+    result.map(|()| fields)
 }
 
-fn owned(fields: &[(&str, &str)]) -> Fields {
-    fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec(), false)).collect()
+fn encode<'a>(encoder: &mut Encoder, fields: impl IntoIterator<Item = Field<'a>>) -> Vec<u8> {
+    let mut out = Vec::new();
+    encoder.begin(&mut out);
+    fields.into_iter().for_each(|field| encoder.field(field, &mut out));
+    out
 }
 
-fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text
-        .chars()
-        .filter_map(|digit| digit.to_digit(16))
-        .map(|digit| u8::try_from(digit).unwrap())
-        .collect();
-    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+fn plain<'a>(name: &'a str, value: &'a str) -> Field<'a> {
+    Field { name: name.as_bytes(), value: value.as_bytes(), is_sensitive: false }
+}
+
+fn owned(field: Field<'_>) -> OwnedField {
+    (field.name.to_vec(), field.value.to_vec(), field.is_sensitive)
+}
+
+/// Names and values, the newest first.
+fn entries<L>(table: &table::Table<L>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let entry = |index| table.entry(index).map(|entry| (entry.name.to_vec(), entry.value.to_vec()));
+    (0..).map_while(entry).collect()
+}
+
+fn check<L>(table: &table::Table<L>, max_bytes: usize) {
+    let entry_bytes = |(name, value): &(Vec<u8>, Vec<u8>)| table::entry_bytes(name, value);
+    assert_eq!(table.size_bytes, entries(table).iter().map(entry_bytes).sum::<usize>());
+    assert!(table.size_bytes <= table.max_bytes && table.max_bytes <= max_bytes);
+    let text_bytes = table.text.capacity();
+    assert!(text_bytes <= 4 * max_bytes, "{text_bytes} bytes for a table of {max_bytes}");
 }
