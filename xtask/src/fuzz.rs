@@ -10,7 +10,7 @@ use crate::repo::Repo;
 /// Version of cargo-fuzz that is installed if there is none.
 const CARGO_FUZZ: &str = "0.13.2";
 /// Targets in `tests/fuzz/fuzz_targets`, with the inputs of a short run: 10 to 20 seconds each.
-const TARGETS: [(&str, u32); 13] = [
+const TARGETS: [(&str, u32); 14] = [
     ("config", 300_000),
     ("btf", 4_000_000),
     ("cidr", 8_000_000),
@@ -21,6 +21,7 @@ const TARGETS: [(&str, u32); 13] = [
     ("chunked", 2_000_000),
     ("http2_request", 2_000_000),
     ("http2_frames", 4_000_000),
+    ("hpack", 1_000_000),
     ("proxy_protocol", 500_000),
     ("grpc_health", 8_000_000),
     ("grpc_web", 4_000_000),

@@ -9,6 +9,7 @@ mod finder;
 mod fixed;
 pub(super) mod huffman;
 mod integer;
+mod key;
 mod names;
 mod table;
 

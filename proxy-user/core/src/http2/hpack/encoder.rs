@@ -1,13 +1,14 @@
 //! Fields to blocks.
 
-use super::finder::{FieldKey, Finder, Hashes, Link};
+use super::finder::{Finder, Hashes, Link};
+use super::key::FieldKey;
 use super::names::{self, Habit};
 use super::table::{Table, entry_bytes};
 use super::{Field, TABLE_BYTES, fixed, huffman, integer};
 
-/// Shorter credentials never go into a table that others share: they could be guessed one after the other, until a block shows by
-/// its length that it is the right one (RFC 7541, 7.1). A password is shorter, even in base64, and a signed token longer. nghttp2
-/// draws the line at 20 for cookies, and sends every authorization in full, as h2 does with both: a kilobyte with each call.
+/// Shorter credentials never go into a table, which clients may share: one after the other could be guessed until a block shows by
+/// its length which is right (RFC 7541, 7.1). A password is shorter, even in base64, and a signed token longer. nghttp2 draws this
+/// line at 20 for cookies, and sends each authorization in full, as h2 does with both: a kilobyte or so with each call.
 const GUESSABLE_BYTES: usize = 64;
 /// An entry that takes more than this part of the table would push out too much for what it may save.
 const LARGE_PART: usize = 4;
@@ -78,24 +79,24 @@ impl Encoder {
     /// It becomes an entry if its name is in none yet, or if it was seen before: what repeats is soon sent as an index, and what does
     /// not, such as the paths of a REST interface, leaves the table alone.
     pub fn field(&mut self, field: Field<'_>, out: &mut Vec<u8>) {
-        let key = FieldKey::of(field.name, field.value);
-        if !field.is_sensitive
-            && let Some(at) = self.finder.field(&self.table, key, field.name, field.value)
-        {
-            return integer::encode(INDEXED, 7, fixed::COUNT + 1 + at, out);
+        let Field { name, value, is_sensitive } = field;
+        let key = FieldKey::of(name, value);
+        if !is_sensitive {
+            let entry = || Some(fixed::COUNT + 1 + self.finder.field(&self.table, key, name, value)?);
+            if let Some(index) = fixed::find(key, name, value).or_else(entry) {
+                return integer::encode(INDEXED, 7, index, out);
+            }
         }
         self.other(field, key, out);
     }
 
     /// Adds a field that may not be in the dynamic table, or is not yet.
+    #[inline(never)]
     fn other(&mut self, field: Field<'_>, key: FieldKey, out: &mut Vec<u8>) {
         let Field { name, value, is_sensitive } = field;
         let known = names::find(name);
         let habit = known.map_or(Habit::Repeats, |known| known.habit);
         let is_secret = is_sensitive || (habit == Habit::Secret && value.len() < GUESSABLE_BYTES);
-        if !is_secret && let Some(index) = known.and_then(|known| known.entry(value)) {
-            return integer::encode(INDEXED, 7, index, out);
-        }
         let hashes = Hashes::of(name, value);
         let may_repeat = !is_secret && habit != Habit::Changes;
         let entry_of_name = self.finder.name(&self.table, hashes, name);

@@ -5,10 +5,9 @@ use std::mem;
 
 use rustc_hash::FxHasher;
 
+use super::key::{FieldKey, is_same};
 use super::table::{Entry, Table};
 
-/// Odd, and its bits are even in their distribution: 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming, 6.4).
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 const FIELD_CHAINS: usize = 64;
 const NAME_CHAINS: usize = 32;
 /// Fields that were seen once are remembered, the latest of each place.
@@ -44,34 +43,11 @@ pub(super) struct Link {
     older_name: u16,
 }
 
-/// What tells most fields apart, and costs little: what repeats is found by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FieldKey(u32);
-
 /// Hashes of all bytes of a name, and of a field.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hashes {
     name: u32,
     field: u32,
-}
-
-impl FieldKey {
-    /// Mixes the lengths, the name's last byte, and up to 16 bytes of the value, half of them from either end.
-    #[inline]
-    pub(super) fn of(name: &[u8], value: &[u8]) -> Self {
-        let (first, last) = match (value.first_chunk(), value.last_chunk()) {
-            (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
-            _ => match (value.first_chunk(), value.last_chunk()) {
-                (Some(first), Some(last)) => {
-                    (u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into())
-                }
-                _ => (value.first().copied().unwrap_or(0).into(), value.last().copied().unwrap_or(0).into()),
-            },
-        };
-        let name = name.len() << 8 | usize::from(name.last().copied().unwrap_or(0));
-        let mixed = (first ^ (value.len() << 32 ^ name) as u64).wrapping_mul(MULTIPLIER) ^ last;
-        Self(low_bits(mixed.wrapping_mul(MULTIPLIER) >> 32))
-    }
 }
 
 impl Hashes {
@@ -95,17 +71,24 @@ impl Finder {
         value: &[u8],
     ) -> Option<usize> {
         let chains = self.chains.as_ref()?;
-        let newest = chains.fields[place::<FIELD_CHAINS>(key.0)];
-        let is_it =
-            |entry: &Entry<'_, Link>| entry.link.key == key && entry.name == name && entry.value == value;
-        chains.walk(table, newest, |link| link.older_field, is_it)
+        let index = chains.index(chains.fields[place::<FIELD_CHAINS>(key.0)]);
+        let entry = table.entry(index)?;
+        if is_same(entry.name, name) && is_same(entry.value, value) {
+            return Some(index);
+        }
+        chains.walk(
+            table,
+            index,
+            |link| link.older_field,
+            |entry| entry.link.key == key && entry.name == name && entry.value == value,
+        )
     }
 
     /// Index of the newest entry with this name.
     pub(super) fn name(&self, table: &Table<Link>, hashes: Hashes, name: &[u8]) -> Option<usize> {
         let chains = self.chains.as_ref()?;
-        let newest = chains.names[place::<NAME_CHAINS>(hashes.name)];
-        chains.walk(table, newest, |link| link.older_name, |entry| entry.name == name)
+        let index = chains.index(chains.names[place::<NAME_CHAINS>(hashes.name)]);
+        chains.walk(table, index, |link| link.older_name, |entry| entry.name == name)
     }
 
     /// Whether a field was seen before, as far as that is remembered; it is from now on.
@@ -133,23 +116,29 @@ impl Finder {
 }
 
 impl Chains {
-    #[inline]
+    /// Index of the entry with a number; it lies beyond the table if the entry is no more.
+    fn index(&self, number: u16) -> usize {
+        usize::from(self.newest.wrapping_sub(number))
+    }
+
+    #[inline(never)]
     fn walk(
         &self,
         table: &Table<Link>,
-        newest: u16,
+        mut index: usize,
         older: impl Fn(&Link) -> u16,
         is_it: impl Fn(&Entry<'_, Link>) -> bool,
     ) -> Option<usize> {
-        let (mut number, mut least) = (newest, 0);
         loop {
-            let index = usize::from(self.newest.wrapping_sub(number));
-            let entry = table.entry(index).filter(|_| index >= least)?;
+            let entry = table.entry(index)?;
             if is_it(&entry) {
                 return Some(index);
             }
-            number = older(entry.link);
-            least = index + 1;
+            let next = self.index(older(entry.link));
+            if next <= index {
+                return None;
+            }
+            index = next;
         }
     }
 }

@@ -25,35 +25,38 @@ const LOOK_BITS: u32 = 8;
 const LONGEST_BITS: usize = 30;
 
 /// Code of every byte: its bits, from the highest of 32 on, and how many they are.
-const CODES: [(u32, u8); 256] = codes();
+static CODES: [(u32, u8); 256] = codes();
 
 /// By the first bits of a code: the byte, and the length of the code, 0 if it is longer than a look.
-const LOOKS: [(u8, u8); 1 << LOOK_BITS] = looks();
+static LOOKS: [(u8, u8); 1 << LOOK_BITS] = looks();
 
 /// By a length: what codes of up to this length are below, and the place of the byte with the last of them.
-const LIMITS: [(u32, usize); LONGEST_BITS + 1] = limits();
+static LIMITS: [(u32, usize); LONGEST_BITS + 1] = limits();
 
 /// Decodes a string to the end of `out`; none if it is none: with EOS inside, or another end than less than a byte of ones.
 pub(in super::super) fn decode(mut coded: &[u8], out: &mut Vec<u8>) -> Option<()> {
     // The shortest code has 5 bits.
     out.reserve(coded.len() * 8 / 5);
     // Bits that wait, from the highest on; zeros follow.
-    let mut window = 0u64;
-    let mut window_bits = 0u32;
+    let (mut window, mut window_bits) = (0u64, 0u32);
     loop {
         if window_bits < 32 {
-            if let Some((next, rest)) = coded.split_first_chunk() {
-                window |= u64::from(u32::from_be_bytes(*next)) << (32 - window_bits);
-                window_bits += 32;
-                coded = rest;
-            } else {
-                for byte in coded {
-                    window |= u64::from(*byte) << (56 - window_bits);
-                    window_bits += 8;
-                }
-                coded = &[];
-            }
+            // With so many bits there is a whole code.
+            let Some((next, rest)) = coded.split_first_chunk() else { break };
+            window |= u64::from(u32::from_be_bytes(*next)) << (32 - window_bits);
+            window_bits += 32;
+            coded = rest;
         }
+        let (byte, len) = first(window)?;
+        out.push(byte);
+        window <<= len;
+        window_bits -= len;
+    }
+    for byte in coded {
+        window |= u64::from(*byte) << (56 - window_bits);
+        window_bits += 8;
+    }
+    loop {
         let (byte, len) = first(window)?;
         if len > window_bits {
             let is_padding = window_bits < 8 && window == !(u64::MAX >> window_bits);
@@ -90,14 +93,20 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The first byte that waits, and the length of its code; none for EOS, which lies above all others.
+#[inline]
 fn first(window: u64) -> Option<(u8, u32)> {
     let [look, ..] = window.to_be_bytes();
     let (byte, len) = LOOKS[usize::from(look)];
     if len != 0 {
         return Some((byte, u32::from(len)));
     }
+    first_long(window)
+}
+
+#[cold]
+fn first_long(window: u64) -> Option<(u8, u32)> {
     let code = u32::try_from(window >> 32).unwrap_or(u32::MAX);
-    let (len, (limit, last)) = (0..).zip(LIMITS).find(|(_, (limit, _))| code < *limit)?;
+    let (len, (limit, last)) = (0..).zip(&LIMITS).find(|(_, (limit, _))| code < *limit)?;
     let before_last = usize::try_from((limit - 1 - code) >> (32 - len)).ok()?;
     let byte = BYTES.get(last.checked_sub(before_last)?)?;
     Some((*byte, len))

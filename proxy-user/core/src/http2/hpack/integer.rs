@@ -9,13 +9,14 @@ const MORE_BYTES: u32 = 4;
 ///
 /// # Errors
 /// `Truncated` and `Integer`.
+#[inline]
 pub(super) fn decode(block: &mut &[u8], prefix_bits: u32) -> Result<usize, DecodeError> {
     let most = (1usize << prefix_bits) - 1;
     let prefix = usize::from(byte(block)?) & most;
-    if prefix < most {
-        return Ok(prefix);
-    }
-    let mut value = most;
+    if prefix < most { Ok(prefix) } else { decode_rest(block, most) }
+}
+
+fn decode_rest(block: &mut &[u8], mut value: usize) -> Result<usize, DecodeError> {
     for at in 0..MORE_BYTES {
         let next = byte(block)?;
         value += usize::from(next & 0x7f) << (7 * at);
@@ -46,6 +47,7 @@ fn low_bits(value: usize) -> u8 {
     value.to_le_bytes()[0] & 0x7f
 }
 
+#[inline]
 fn byte(block: &mut &[u8]) -> Result<u8, DecodeError> {
     let (first, rest) = block.split_first().ok_or(DecodeError::Truncated)?;
     *block = rest;

@@ -19,8 +19,6 @@ pub(super) struct Name {
     text: &'static str,
     /// Where the static table has it first; 0 if it has not.
     pub(super) index: usize,
-    /// How many entries of the static table have it.
-    entries: usize,
     pub(super) habit: Habit,
 }
 
@@ -74,14 +72,6 @@ pub(super) fn find(text: &[u8]) -> Option<&'static Name> {
     NAMES.get(place).filter(|name| name.text.as_bytes() == text)
 }
 
-impl Name {
-    /// The entry of the static table that has this value, too.
-    pub(super) fn entry(&self, value: &[u8]) -> Option<usize> {
-        (self.index..self.index + self.entries)
-            .find(|index| fixed::entry(*index).is_some_and(|entry| entry.1 == value))
-    }
-}
-
 /// Length, first, middle and last byte tell names apart.
 const fn slot(text: &[u8]) -> usize {
     let (Some(first), Some(last)) = (text.first(), text.last()) else { return 0 };
@@ -90,15 +80,13 @@ const fn slot(text: &[u8]) -> usize {
 }
 
 const fn names() -> [Name; FIXED + OTHERS] {
-    let mut names = [Name { text: "", index: 0, entries: 0, habit: Habit::Repeats }; FIXED + OTHERS];
+    let mut names = [Name { text: "", index: 0, habit: Habit::Repeats }; FIXED + OTHERS];
     let (mut count, mut index) = (0, 1);
     while index <= fixed::COUNT {
         let text = fixed::ENTRIES[index - 1].0;
         // Entries with the same name are neighbours.
-        if count > 0 && is_same(names[count - 1].text, text) {
-            names[count - 1].entries += 1;
-        } else {
-            names[count] = Name { text, index, entries: 1, habit: Habit::Repeats };
+        if count == 0 || !is_same(names[count - 1].text, text) {
+            names[count] = Name { text, index, habit: Habit::Repeats };
             count += 1;
         }
         index += 1;
@@ -111,7 +99,7 @@ const fn names() -> [Name; FIXED + OTHERS] {
             place += 1;
         }
         if place == count {
-            names[count] = Name { text, index: 0, entries: 0, habit };
+            names[count] = Name { text, index: 0, habit };
             count += 1;
         } else {
             names[place].habit = habit;
