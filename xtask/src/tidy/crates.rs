@@ -51,7 +51,7 @@ const CRATES: [Crate; 11] = [
     Crate {
         others: Some(Others {
             normal: &["base64", "rand", "regex", "rustc-hash", "thiserror", "xxhash-rust"],
-            dev: &["proptest"],
+            dev: &["loona-hpack", "proptest"],
         }),
         ..ordinary("proxy-user/core", "proxy-core", &[])
     },
