@@ -9,7 +9,6 @@ mod detect;
 mod fixture;
 mod hpack;
 mod http1;
-mod http2;
 mod overload;
 mod rate;
 mod record;
@@ -34,7 +33,7 @@ pub struct Part {
 }
 
 /// All parts.
-pub const PARTS: [Part; 27] = [
+pub const PARTS: [Part; 26] = [
     Part { name: "balance/round-robin", times: 20_000, prepare: balance::round_robin },
     Part { name: "balance/round-robin-long", times: 20_000, prepare: balance::round_robin_long },
     Part { name: "balance/random", times: 20_000, prepare: balance::random },
@@ -46,7 +45,6 @@ pub const PARTS: [Part; 27] = [
     Part { name: "http1/request-head", times: 5_000, prepare: http1::request_head },
     Part { name: "http1/response-head", times: 5_000, prepare: http1::response_head },
     Part { name: "http1/chunked-body", times: 5_000, prepare: http1::chunked_body },
-    Part { name: "http2/100-frames", times: 5_000, prepare: http2::frames },
     Part { name: "http2/hpack-decode", times: 20_000, prepare: hpack::decode },
     Part { name: "http2/hpack-encode", times: 20_000, prepare: hpack::encode },
     Part { name: "route/20-rules", times: 20_000, prepare: route::rules },

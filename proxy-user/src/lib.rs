@@ -2,7 +2,7 @@
 //! programs' loading `proxy-bpf`'s.
 //!
 //! Rooms import downwards only: `main > cli > app > admin, explain, control, pods, health, takeover > worker > listener >
-//! connection > forward > upstream > tls > pace`, then `record, stats > bug, config`. Read [`app`] first.
+//! connection > forward > upstream > http2 > tls > pace`, then `record, stats > bug, config`. Read [`app`] first.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -15,6 +15,7 @@ pub mod control;
 pub mod explain;
 pub mod forward;
 pub mod health;
+pub mod http2;
 pub mod listener;
 pub mod pace;
 pub mod pods;

@@ -5,6 +5,7 @@
 
 mod cert;
 mod client;
+mod count;
 mod error;
 mod handshake;
 mod paced;
@@ -21,6 +22,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use self::cert::{CertificateStatus, TlsProblem};
 pub use self::client::Client;
+pub use self::count::Count;
 pub use self::error::TlsError;
 pub use self::handshake::{Negotiated, PeerIdentity};
 pub use self::paced::Paced;

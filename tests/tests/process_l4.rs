@@ -18,7 +18,7 @@ use proxy_tests::skip;
 use proxy_tests::stream::{self, Check};
 use proxy_tests::upstream::{End, Server};
 use proxy_user::forward::l4::{Early, Ending, Relay, Turned, Watch};
-use proxy_user::forward::wire::Count;
+use proxy_user::tls::Count;
 use proxy_user::tls::Stream;
 
 const SEEN: Duration = Duration::from_secs(20);

@@ -1,17 +1,17 @@
-//! What HTTP/2 (RFC 9113) needs beside a library that speaks it.
+//! What of HTTP/2 (RFC 9113) is decided without a connection: how frames and fields are written, what is too much, who is still there.
 
-mod block;
+mod code;
 mod fault;
 mod flood;
-mod frame;
+pub mod frame;
 mod heads;
 pub mod hpack;
 mod meter;
-mod rules;
 mod silence;
 
+pub use self::code::Code;
 pub use self::fault::{Breach, Fault};
 pub use self::flood::Flood;
-pub use self::heads::{BlockMeter, FIELD_BYTES, HeadBounds, TooLong};
-pub use self::meter::{FrameMeter, MAX_CONTINUATIONS, PREFACE_BYTES, TINY_BYTES};
+pub use self::heads::{FIELD_BYTES, HeadBounds};
+pub use self::meter::{FloodMeter, MAX_CONTINUATIONS, TINY_BYTES};
 pub use self::silence::{Pings, Silence, Step};

@@ -23,10 +23,11 @@ use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
 use super::moving::Whose;
 use super::{Accepted, Known, Local, Served, announce, boxed, http, l4};
-use crate::forward::http2::{self, Begun};
 use crate::forward::l4::{Early, Watch as _, lost};
-use crate::forward::wire::{Count as _, Wire};
+use crate::forward::wire::Wire;
+use crate::http2;
 use crate::stats::conn::ServiceStats;
+use crate::tls::Count as _;
 use crate::upstream;
 use crate::upstream::pool::{Kept, Key};
 
@@ -167,11 +168,8 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
             let life = local.pool.begin(&mut local.rng.borrow_mut());
             match (spoken, local.http2.find(key, Instant::now())) {
                 (First::Http2, upstream::http2::Found::Missing(ticket)) => {
-                    if let Ok(Begun { sender, connection, pinger, heard }) =
-                        http2::connect(up.stream, &service.http).await
-                    {
-                        drop(ticket.open(sender, connection, pinger, heard, life, tls));
-                    }
+                    let begun = http2::connect(up.stream, &service.http);
+                    drop(ticket.open(begun, service.http.pings, life, tls));
                 }
                 // There is one.
                 (First::Http2, _) => {}

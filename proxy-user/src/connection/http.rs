@@ -39,8 +39,9 @@ use self::plan::Version;
 use super::{Accepted, Entry, Local, OpenConn, Served, boxed};
 use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
-use crate::forward::wire::{Count as _, HeadBound, NoHead, Wire};
+use crate::forward::wire::{HeadBound, NoHead, Wire};
 use crate::stats::conn::ServiceStats;
+use crate::tls::Count as _;
 use crate::tls::Negotiated;
 
 /// Time for a client to take its last answer and close, after which nothing more of it is read.

@@ -14,8 +14,9 @@ use super::endpoint::{Counted, Established, Wanted, establish, send_attempt};
 use super::moving::{Whose, run_relay};
 use super::{Accepted, Entry, Known, Local, OpenConn, Served, boxed, early_bytes, refuse};
 use crate::forward::l4::{Early, Ending, Relay};
-use crate::forward::wire::{Count as _, Wire};
+use crate::forward::wire::Wire;
 use crate::pace::Pacer;
+use crate::tls::Count as _;
 use crate::tls::Stream;
 
 /// Time that bytes on their way to one side get to arrive before the other side's reset is passed on.

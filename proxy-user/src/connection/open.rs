@@ -15,9 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::bug;
 use crate::forward::l4::Watch;
-use crate::forward::wire::Count;
 use crate::pace::Pacer;
 use crate::stats::conn::ServiceStats;
+use crate::tls::Count;
 
 /// Time between two looks at all connections: the grain of idle timeouts.
 pub const TICK: Duration = Duration::from_secs(1);

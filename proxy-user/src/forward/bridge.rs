@@ -16,13 +16,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use h2::client::ResponseFuture;
-use http::{HeaderMap, Response};
-use proxy_core::grpc::Messages;
+use http::{HeaderName, Response};
 use proxy_core::grpc::web::Form;
+use proxy_core::grpc::{Messages, Status};
 use tokio::time::Sleep;
 
-pub use self::side::{Failed, Http1Side, Http2Side, Piece, Side};
+pub use self::side::{Failed, Http1Side, Http2Side, Side};
 pub use self::upload::{Bound, Upload};
 use super::exchange::{TURN_PIECES, Trouble};
 use super::grpc_web;
@@ -30,6 +29,10 @@ use super::http1::{Body, Fault, Framing, ResponseHead, Scan, slots};
 use super::http2::{self, Opening};
 use super::l4::Watch;
 use super::wire::HeadBound;
+use crate::http2::{Error, Piece};
+
+/// The field in which gRPC says how a call ended.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The answer's way to the client.
 pub struct Download {
@@ -37,8 +40,8 @@ pub struct Download {
     /// Bytes of the body so far.
     pub bytes: u64,
     bound: Bound,
-    /// What stood behind the body.
-    pub trailers: Option<HeaderMap>,
+    /// How a gRPC call ended, if that stood behind the body.
+    pub grpc_status: Option<Status>,
     /// How the client wants it, if in gRPC-Web.
     web: Option<Form>,
 }
@@ -47,7 +50,7 @@ impl Download {
     /// Begins a body within bounds; one that has `ended` already is none.
     #[must_use]
     pub fn new(has_ended: bool, bound: Bound) -> Self {
-        Self { is_over: has_ended, bytes: 0, bound, trailers: None, web: None }
+        Self { is_over: has_ended, bytes: 0, bound, grpc_status: None, web: None }
     }
 
     /// The same for a client that wants it in this form of gRPC-Web.
@@ -84,7 +87,8 @@ impl Download {
                 Piece::Trailers(trailers) => {
                     let checked = http2::check_size(trailers, 0, self.bound.trailer_bytes);
                     checked.map_err(Trouble::UpstreamFault)?;
-                    self.trailers = Some(trailers.clone());
+                    let said = trailers.get(GRPC_STATUS);
+                    self.grpc_status = said.map(|value| Status::from_header(value.as_bytes()));
                     self.is_over = true;
                 }
                 Piece::End => self.is_over = true,
@@ -121,8 +125,6 @@ pub struct Bridge<'a, 's, W> {
     pub down: &'a mut Side<'s>,
     /// The endpoint's side.
     pub up: Side<'a>,
-    /// Where the head of an answer comes from, in HTTP/2.
-    pub response: Option<ResponseFuture>,
     /// The request.
     pub upload: &'a mut Upload,
     /// Its method as far as the length of an answer's body depends on it.
@@ -165,10 +167,11 @@ impl<W: Watch> Bridge<'_, '_, W> {
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>, scan: &mut Scan) -> Poll<Result<Answer, Trouble>> {
-        match (&mut self.up, &mut self.response) {
-            (Side::Http2(side), Some(future)) => {
-                if let Poll::Ready(Some(interim)) = future.poll_informational(cx) {
-                    let response = interim.map_err(|error| of_endpoint(Failed::Stream(error)))?;
+        match &mut self.up {
+            Side::Http2(side) => {
+                let answer = ready!(side.stream.poll_response(cx));
+                let mut response = answer.map_err(|error| of_endpoint(Failed::Stream(error)))?;
+                if response.status().is_informational() {
                     return Poll::Ready(Ok(Answer {
                         response,
                         is_interim: true,
@@ -177,20 +180,16 @@ impl<W: Watch> Bridge<'_, '_, W> {
                         is_tunnel: false,
                     }));
                 }
-                let answer = ready!(Pin::new(future).poll(cx));
-                let (head, recv) = answer.map_err(|error| of_endpoint(Failed::Stream(error)))?.into_parts();
-                let checked = http2::check_size(&head.headers, 0, self.bound.bytes);
+                let checked = http2::check_size(response.headers(), 0, self.bound.bytes);
                 checked.map_err(Trouble::UpstreamFault)?;
-                let has_ended = recv.is_end_stream();
-                side.recv = Some(recv);
-                let mut response = Response::from_parts(head, ());
+                let has_ended = side.stream.has_ended();
                 let is_tunnel = self.opening.is_some() && response.status().is_success();
                 if is_tunnel {
                     http2::set_opened(&mut response);
                 }
                 Poll::Ready(Ok(Answer { response, is_interim: false, has_ended, is_kept: true, is_tunnel }))
             }
-            (Side::Http1(side), _) => {
+            Side::Http1(side) => {
                 let bytes = match ready!(side.wire.poll_head(cx, scan, self.bound, &())) {
                     Ok(bytes) => bytes,
                     Err(none) => return Poll::Ready(Err(none.into())),
@@ -199,7 +198,6 @@ impl<W: Watch> Bridge<'_, '_, W> {
                 let answer = read(side, bytes, self.method, self.bound, self.opening.as_deref());
                 Poll::Ready(answer.map_err(Trouble::UpstreamFault))
             }
-            (Side::Http2(_), None) => Poll::Pending,
         }
     }
 
@@ -213,10 +211,10 @@ impl<W: Watch> Bridge<'_, '_, W> {
                 let head = http2::write_response(&response.into_parts().0, Framing::Length(0), None);
                 side.begin(head, Framing::Length(0));
             }
-            Side::Http2(Http2Side { respond: Some(respond), .. }) => {
-                respond.send_informational(response).map_err(|error| of_client(Failed::Stream(error)))?;
+            Side::Http2(side) => {
+                let sent = side.stream.respond(&response, false);
+                sent.map_err(|error| of_client(Failed::Stream(error)))?;
             }
-            Side::Http2(_) => {}
         }
         poll_fn(|cx| self.down.poll_flush(cx)).await.map_err(of_client)
     }
@@ -363,16 +361,9 @@ pub fn of_endpoint(failed: Failed) -> Trouble {
         Failed::Died(error) => Trouble::UpstreamDied(error),
         Failed::Cut => Trouble::UpstreamEnded { has_begun: true },
         Failed::Fault(fault) => Trouble::UpstreamFault(fault),
-        Failed::Stream(error) if is_refused(&error) => {
-            Trouble::UpstreamRefused { is_leaving: error.is_go_away() }
+        Failed::Stream(error) if error.is_refusal() => {
+            Trouble::UpstreamRefused { is_leaving: matches!(error, Error::GoAway(_)) }
         }
         Failed::Stream(error) => Trouble::UpstreamDied(io::Error::other(error)),
     }
-}
-
-/// Tells whether an endpoint is proven to have done nothing with a request (RFC 9113, 8.7): it refused the stream, or went
-/// away and named a last stream before it.
-fn is_refused(error: &h2::Error) -> bool {
-    error.is_remote()
-        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
 }

@@ -16,8 +16,9 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use proxy_core::grpc::is_grpc;
 use proxy_core::grpc::web::{Form, TextDecoder, Web, trailers_frame};
 
-use super::bridge::{Failed, Piece, Side};
+use super::bridge::{Failed, Side};
 use super::http1::Fault;
+use crate::http2::Piece;
 
 const GRPC: &str = "application/grpc";
 /// Time for a client to take the frame that says how a broken call ended; it is small, and whoever reads takes it at once.

@@ -23,7 +23,7 @@ use proxy_io::Chunk;
 use proxy_io::splice::{Pipe, PipePool};
 
 pub use self::stop::{Flow, Rest};
-use super::wire::Count;
+use crate::tls::Count;
 use crate::tls::Stream;
 
 /// Full buffers in a row that make a stream bulk.

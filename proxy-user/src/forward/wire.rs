@@ -6,17 +6,7 @@ use std::task::{Context, Poll, ready};
 use proxy_io::Chunk;
 
 use super::http1::{Fault, Scan};
-use crate::tls::Stream;
-
-/// Who counts the bytes of a client's connection, as they are inside TLS: those that came from the client, and those that the kernel
-/// took for it.
-pub trait Count {
-    /// So many more, from the client and for it.
-    fn count(&self, _sent_bytes: usize, _received_bytes: usize) {}
-}
-
-/// Nobody: an endpoint's connection, or one that nobody is known to carry yet.
-impl Count for () {}
+use crate::tls::{Count, Stream};
 
 /// A side.
 pub struct Wire {
@@ -98,7 +88,7 @@ impl Wire {
         chunk: &mut Chunk,
         count: &(impl Count + ?Sized),
     ) -> Poll<io::Result<()>> {
-        poll_send(&mut self.stream, cx, chunk, count)
+        self.stream.poll_send_counted(cx, chunk, count)
     }
 
     /// Receives a head; gives its length. It stands at the beginning of [`Wire::chunk`] then, in one piece.
@@ -144,23 +134,4 @@ impl Wire {
             found => found,
         }
     }
-}
-
-/// Sends all of `chunk`, and counts it as it goes.
-///
-/// # Errors
-/// What the connection died of.
-pub fn poll_send(
-    stream: &mut Stream,
-    cx: &mut Context<'_>,
-    chunk: &mut Chunk,
-    count: &(impl Count + ?Sized),
-) -> Poll<io::Result<()>> {
-    let before = chunk.len();
-    let sent = stream.poll_send(cx, chunk);
-    if !matches!(sent, Poll::Ready(Err(_))) {
-        // A chunk that is lent keeps its length until all of it was taken.
-        count.count(0, before - chunk.len());
-    }
-    sent
 }

@@ -9,16 +9,13 @@
 //! An endpoint that says nothing while requests are under way is asked whether it is still there; one that does not answer loses
 //! the connection, and the requests go the way of a reset.
 
-mod heard;
-mod held;
-mod pinger;
-
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxy_core::http2::Step;
+use http::Request;
+use proxy_core::http2::{Pings, Silence, Step};
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::RequestReason;
 use proxy_core::pool::Life;
@@ -27,20 +24,12 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::pool::Key;
+use crate::http2::{Begun, Edit, Error, Sender, Stream};
 use crate::tls::Client;
-
-pub use self::heard::Heard;
-pub use self::held::{Held, Waiting};
-pub use self::pinger::Pinger;
-
-/// Begins requests on a connection.
-pub type SendRequest = h2::client::SendRequest<Held>;
 
 /// Time that a connection without requests is kept. Servers of HTTP/2 wait longer than those of HTTP/1.1 (gRPC for ever, nginx
 /// 75 seconds), and one that goes says so.
 const MOST_IDLE: Duration = Duration::from_secs(60);
-/// Requests at a time on one connection, also where its endpoint allows more: what their answers may be ahead by adds up.
-pub const MOST_STREAMS: u32 = 1 << 10;
 /// Connections of one worker to one endpoint: each has room for a hundred requests and more.
 const MOST_CONNECTIONS: usize = 64;
 
@@ -59,7 +48,7 @@ struct Entry {
 }
 
 struct Http2Conn {
-    sender: SendRequest,
+    sender: Sender,
     /// Requests under way.
     active: Cell<usize>,
     is_over: Cell<bool>,
@@ -67,37 +56,37 @@ struct Http2Conn {
     is_silent: Cell<bool>,
     used: Cell<Instant>,
     life: Life,
-    watch: Option<RefCell<Watch>>,
-    heard: Rc<Heard>,
+    /// Its silence, if it is asked whether it is there.
+    silence: Option<Cell<Silence>>,
+    driving: AbortHandle,
     /// How TLS is spoken, which [`Key`] knows by where it lives.
     _tls: Option<Arc<Client>>,
 }
 
-/// Asks an endpoint, and ends the connection.
-struct Watch {
-    pinger: Pinger,
-    driving: AbortHandle,
-}
-
 impl Http2Conn {
     fn is_open(&self, now: Instant) -> bool {
-        !self.is_over.get() && !self.life.is_over(now)
+        !self.is_over.get() && !self.sender.is_leaving() && !self.life.is_over(now)
     }
 
     fn has_room(&self) -> bool {
-        let most = usize::try_from(MOST_STREAMS).unwrap_or(usize::MAX);
-        self.active.get() < self.sender.current_max_send_streams().min(most)
+        self.active.get() < self.sender.most_streams()
     }
 
     /// Asks an endpoint that has been silent for too long, or ends the connection of one that was.
-    fn look(&self) {
-        let Some(watch) = &self.watch else { return };
-        let Watch { pinger, driving } = &mut *watch.borrow_mut();
-        if pinger.look(self.active.get() > 0, || None) == Step::Lost {
-            tracing::debug!("an endpoint does not answer pings");
-            self.is_over.set(true);
-            self.is_silent.set(true);
-            driving.abort();
+    fn look(&self, now: Instant) {
+        let Some(kept) = &self.silence else { return };
+        let mut silence = kept.get();
+        let step = silence.look(now, self.sender.take_heard(), self.active.get() > 0);
+        kept.set(silence);
+        match step {
+            Step::Wait => {}
+            Step::Ask => self.sender.ping(),
+            Step::Lost => {
+                tracing::debug!("an endpoint does not answer pings");
+                self.is_over.set(true);
+                self.is_silent.set(true);
+                self.driving.abort();
+            }
         }
     }
 }
@@ -115,24 +104,23 @@ impl Lease {
         Self { conn: Rc::clone(conn), is_reused }
     }
 
-    /// Begins requests.
-    #[must_use]
-    pub fn sender(&self) -> SendRequest {
-        self.conn.sender.clone()
+    /// Begins the request; one that `has_ended` has no body. If the endpoint has no room for it now, it waits there.
+    ///
+    /// # Errors
+    /// If the connection takes no more: nothing was sent.
+    pub fn begin(&self, request: &Request<()>, edit: Edit<'_>, has_ended: bool) -> Result<Stream, Error> {
+        self.conn.sender.begin(request, edit, has_ended)
     }
 
     /// Tells whether the connection was ended because its endpoint said a head that is too long.
     #[must_use]
     pub fn is_too_long(&self) -> bool {
-        self.conn.heard.is_too_long()
+        self.conn.sender.is_head_too_long()
     }
 
     /// Tells whether the endpoint lets a stream become a tunnel of a protocol (RFC 8441, 3); waits until that is known.
     pub async fn takes_protocols(&self) -> bool {
-        if !self.conn.sender.is_extended_connect_protocol_enabled() {
-            self.conn.heard.greeted().await;
-        }
-        self.conn.sender.is_extended_connect_protocol_enabled()
+        self.conn.sender.takes_protocols().await
     }
 
     /// Says that the connection takes no more requests.
@@ -161,7 +149,6 @@ impl Drop for Driven {
     fn drop(&mut self) {
         if let Some(conn) = self.0.upgrade() {
             conn.is_over.set(true);
-            conn.heard.end();
         }
     }
 }
@@ -210,37 +197,28 @@ impl Ticket {
         self.connecting.failure.set(Some(reason));
     }
 
-    /// Takes up the connection and drives it until it ends; the `pinger`, if there is one, asks whether its endpoint is still
-    /// there.
-    pub fn open(
-        self,
-        sender: SendRequest,
-        connection: impl Future<Output = Result<(), h2::Error>> + 'static,
-        pinger: Option<Pinger>,
-        heard: Rc<Heard>,
-        life: Life,
-        tls: Option<Arc<Client>>,
-    ) -> Lease {
-        let is_asked = pinger.is_some();
+    /// Takes up the connection and drives it until it ends; an endpoint that is silent is asked as `pings` say.
+    pub fn open(self, begun: Begun, pings: Pings, life: Life, tls: Option<Arc<Client>>) -> Lease {
+        let Begun { sender, driving } = begun;
+        let now = Instant::now();
+        let silence = pings.endpoints.map(|interval| Cell::new(Silence::new(now, interval, pings.timeout)));
+        let is_asked = silence.is_some();
         let conn = Rc::new_cyclic(|conn| {
             let driven = Driven(Weak::clone(conn));
             let driving = tokio::task::spawn_local(async move {
                 let _driven = driven;
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection to an endpoint ended");
-                }
+                let end = driving.await;
+                tracing::debug!(%end, "connection to an endpoint ended");
             });
-            let driving = driving.abort_handle();
-            let watch = pinger.map(|pinger| RefCell::new(Watch { pinger, driving }));
             Http2Conn {
                 sender,
                 active: Cell::new(0),
                 is_over: Cell::new(false),
                 is_silent: Cell::new(false),
-                used: Cell::new(Instant::now()),
+                used: Cell::new(now),
                 life,
-                watch,
-                heard,
+                silence,
+                driving: driving.abort_handle(),
                 _tls: tls,
             }
         });
@@ -291,7 +269,7 @@ impl Http2Pool {
         let now = Instant::now();
         self.asked.borrow_mut().retain(|conn| {
             conn.upgrade().is_some_and(|conn| {
-                conn.look();
+                conn.look(now);
                 !conn.is_silent.get()
             })
         });

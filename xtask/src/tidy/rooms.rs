@@ -11,7 +11,7 @@ const RULE: &str = "import order";
 /// From the top down. Rooms in one row may import each other, but not in a circle; `graph` sees to that.
 ///
 /// Whatever a lower room needs from a higher one is passed in by the higher one, or its type moves to proxy-core.
-const ORDER: [&[&str]; 13] = [
+const ORDER: [&[&str]; 14] = [
     &[MAIN],
     &["cli"],
     &["app"],
@@ -21,6 +21,7 @@ const ORDER: [&[&str]; 13] = [
     &["connection"],
     &["forward"],
     &["upstream"],
+    &["http2"],
     &["tls"],
     &["pace"],
     &["record", "stats"],

@@ -1,5 +1,6 @@
 //! What ends a client's connection, and what the client is told.
 
+use super::code::Code;
 use super::flood::Flood;
 
 /// Why a connection is to be ended: nothing behind what its peer sent can be trusted, or borne.
@@ -29,10 +30,9 @@ pub enum Breach {
 impl Fault {
     /// The error code that says so (RFC 9113, 7).
     #[must_use]
-    pub fn code(self) -> u32 {
+    pub fn code(self) -> Code {
         match self {
-            // ENHANCE_YOUR_CALM
-            Self::Flood(_) => 0xb,
+            Self::Flood(_) => Code::ENHANCE_YOUR_CALM,
             Self::Breach(breach) => breach.code(),
         }
     }
@@ -50,21 +50,14 @@ impl Fault {
 impl Breach {
     /// The error code that says so (RFC 9113, 7).
     #[must_use]
-    pub fn code(self) -> u32 {
+    pub fn code(self) -> Code {
         match self {
-            Self::Protocol => 0x1,
-            Self::FlowControl => 0x3,
-            Self::StreamClosed => 0x5,
-            Self::FrameSize => 0x6,
-            Self::Compression => 0x9,
+            Self::Protocol => Code::PROTOCOL_ERROR,
+            Self::FlowControl => Code::FLOW_CONTROL_ERROR,
+            Self::StreamClosed => Code::STREAM_CLOSED,
+            Self::FrameSize => Code::FRAME_SIZE_ERROR,
+            Self::Compression => Code::COMPRESSION_ERROR,
         }
-    }
-
-    /// The breach that an error code names; none for codes that are no fault of the peer's frames.
-    #[must_use]
-    pub fn of_code(code: u32) -> Option<Self> {
-        let all = [Self::Protocol, Self::FlowControl, Self::StreamClosed, Self::FrameSize, Self::Compression];
-        all.into_iter().find(|breach| breach.code() == code)
     }
 
     fn as_str(self) -> &'static str {

@@ -42,7 +42,7 @@ impl Flood {
     /// Kinds that have an allowance, in the order of the table.
     pub(super) const METERED: usize = 8;
 
-    /// How much is usual, with room: figures are those of [`FrameMeter`](super::FrameMeter)'s tests of what programs do at full
+    /// How much is usual, with room: figures are those of [`FloodMeter`](super::FloodMeter)'s tests of what programs do at full
     /// speed, and of what nghttp2 (1,000 RST_STREAM at once) and Envoy (10 WINDOW_UPDATE for each DATA) allow.
     pub(super) const ALLOWANCES: [Allowance; Self::METERED] = {
         const NONE: Allowance =

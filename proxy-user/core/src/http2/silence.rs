@@ -49,32 +49,27 @@ pub struct Silence {
     /// When the peer was heard last, or had nothing to answer.
     since: Instant,
     asked: Option<Instant>,
+    interval: Duration,
+    timeout: Duration,
 }
 
 impl Silence {
-    /// Begins with a new connection.
+    /// Begins with a new connection, whose peer is asked after `interval` and has `timeout` to answer.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
-        Self { since: now, asked: None }
+    pub fn new(now: Instant, interval: Duration, timeout: Duration) -> Self {
+        Self { since: now, asked: None, interval, timeout }
     }
 
     /// Looks at the connection: whether anything came since the last look, and whether requests are under way. As exact as the
     /// looks are frequent.
-    pub fn look(
-        &mut self,
-        now: Instant,
-        has_heard: bool,
-        is_busy: bool,
-        interval: Duration,
-        timeout: Duration,
-    ) -> Step {
+    pub fn look(&mut self, now: Instant, has_heard: bool, is_busy: bool) -> Step {
         if has_heard || !is_busy {
-            *self = Self::new(now);
+            (self.since, self.asked) = (now, None);
             return Step::Wait;
         }
         match self.asked {
-            Some(asked) if now.saturating_duration_since(asked) >= timeout => Step::Lost,
-            None if now.saturating_duration_since(self.since) >= interval => {
+            Some(asked) if now.saturating_duration_since(asked) >= self.timeout => Step::Lost,
+            None if now.saturating_duration_since(self.since) >= self.interval => {
                 self.asked = Some(now);
                 Step::Ask
             }
@@ -98,10 +93,10 @@ mod tests {
         is_busy: impl Fn(u64) -> bool,
     ) -> Vec<(u64, Step)> {
         let began = fixture::now();
-        let mut silence = Silence::new(began);
+        let mut silence = Silence::new(began, INTERVAL, TIMEOUT);
         let look = |second| {
             let now = began + Duration::from_secs(second);
-            (second, silence.look(now, has_heard(second), is_busy(second), INTERVAL, TIMEOUT))
+            (second, silence.look(now, has_heard(second), is_busy(second)))
         };
         (1..=seconds).map(look).filter(|(_, step)| *step != Step::Wait).collect()
     }

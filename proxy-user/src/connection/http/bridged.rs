@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::ready;
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderValue, Request};
 use proxy_core::grpc::{Messages, Status};
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::retry::{Failure, Pushback};
@@ -25,15 +25,15 @@ use super::upstream::{Acquired, Reaching, Upstream, acquire, connect};
 use super::{Client, Then, mirror};
 use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
-use crate::forward::bridge::{self, Bound, Bridge, Download, Http1Side, Side, Upload};
+use crate::forward::bridge::{self, Bound, Bridge, Download, GRPC_STATUS, Http1Side, Side, Upload};
 use crate::forward::exchange::Trouble;
 use crate::forward::grpc_web;
 use crate::forward::http1::{Body, Fault, Framing};
 use crate::forward::http2::{self, Tunnel};
 use crate::forward::wire::{HeadBound, Wire};
+use crate::http2::Error;
 use crate::stats::http::Event;
 
-const GRPC_STATUS: &str = "grpc-status";
 const GRPC_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Answers before the answer (1xx) that are passed on; nobody sends more than a few.
 const MOST_INTERIM: u32 = 16;
@@ -269,12 +269,11 @@ async fn exchange(
     if plan.question.tunnel == Some(Tunnel::WebSocket) {
         boxed(|| takes_protocols(reached, deadline)).await?;
     }
-    let Begun { up, response, opening } = begin(client, plan, request, reached, upload.has_body(), deadline)?;
+    let Begun { up, opening } = begin(client, plan, request, reached, upload.has_body(), deadline)?;
     let is_opening = opening.is_some();
     let mut bridge = Bridge {
         down: side,
         up,
-        response,
         upload,
         method: plan.question.method(),
         opening,
@@ -363,7 +362,7 @@ struct Passing {
     /// The endpoint's connection, of HTTP/1.1, can be used again after it.
     is_kept: bool,
     /// Whether it is the last one on the client's connection; or why the client could not get it.
-    is_last: Result<bool, h2::Error>,
+    is_last: Result<bool, Error>,
 }
 
 /// Sends an answer's head to the client.
@@ -403,7 +402,10 @@ fn outcome(
         then: Then::Next,
         reason: RequestReason::Ok,
         status,
-        grpc: is_call.then(|| grpc_status(status, head_status, download.trailers.as_ref())),
+        grpc: is_call.then(|| {
+            let said = download.grpc_status.or(head_status);
+            said.unwrap_or_else(|| Status::of_answer(status, None))
+        }),
         endpoint: Some(endpoint.address.0),
         first_byte: Some(first_byte),
         sent_bytes: bridge.upload.bytes,
@@ -469,11 +471,4 @@ fn failure(plan: &Plan, answer: &bridge::Answer) -> Option<Failure> {
     let status = Status::of_answer(http_status, said.map(HeaderValue::as_bytes));
     let pushback = headers.get(GRPC_PUSHBACK).map(|value| Pushback::from_header(value.as_bytes()));
     Some(Failure::Grpc { status, pushback })
-}
-
-/// How a call ended, by what came behind its answer or, if that was all, by its head.
-fn grpc_status(http_status: u16, head: Option<Status>, trailers: Option<&HeaderMap>) -> Status {
-    let of_trailers = trailers.and_then(|trailers| trailers.get(GRPC_STATUS));
-    let of_trailers = of_trailers.map(|value| Status::from_header(value.as_bytes()));
-    of_trailers.or(head).unwrap_or_else(|| Status::of_answer(http_status, None))
 }

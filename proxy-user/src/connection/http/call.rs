@@ -1,14 +1,12 @@
 //! One request of an HTTP/2 client, from its head to the end of its answer.
 
-use std::rc::Rc;
 use std::time::Instant;
 
-use h2::server::SendResponse;
-use h2::{Reason as Code, RecvStream};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Request};
 use proxy_core::grpc::Status;
 use proxy_core::grpc::web::Dialect;
+use proxy_core::http2::Code;
 use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::Limits;
 
@@ -20,30 +18,29 @@ use super::story::Story;
 use super::{Client, Then};
 use crate::forward::bridge::{Http2Side, Side};
 use crate::forward::http1::Framing;
-use crate::forward::http2::{Meter, Tunnel};
-use crate::upstream::http2::Held;
+use crate::forward::http2::Tunnel;
+use crate::http2::{Piece, Stream};
 
 /// Serves a request.
 ///
 /// No `async fn`: what it begins with would be kept to its end.
 pub(super) fn serve<'a>(
     client: &'a Client<'a>,
-    request: Request<RecvStream>,
-    respond: SendResponse<Held>,
-    meter: Rc<Meter>,
+    request: Request<()>,
+    stream: Stream,
 ) -> impl Future<Output = ()> + 'a {
     let began = Instant::now();
     let guard =
         client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits), None);
     guard.conn.set_pacer(client.conn.pacer());
-    let (parts, recv) = request.into_parts();
-    let framing = framing(&parts.headers, recv.is_end_stream());
+    let (parts, ()) = request.into_parts();
+    let framing = framing(&parts.headers, stream.has_ended());
     let mut story = Story::new(client, began);
     let dialect = Dialect::of(|name| parts.headers.get(name).map(HeaderValue::as_bytes));
     let mut is_grpc = dialect == Some(Dialect::Plain);
     let mut tunnel = None;
     let decided = plan_http2(&Client { conn: &guard.conn, ..*client }, parts, framing, &mut story);
-    let mut side = Side::Http2(Http2Side::of_client(recv, respond, meter));
+    let mut side = Side::Http2(Http2Side::of_client(stream));
     async move {
         let session = client.conn;
         let client = &Client { conn: &guard.conn, ..*client };
@@ -97,18 +94,13 @@ fn framing(headers: &HeaderMap, has_ended: bool) -> Framing {
 
 /// Answers by ourselves; gives the status that the client got, 0 if none.
 fn answer(side: &mut Side<'_>, answer: Answer, is_grpc: bool) -> u16 {
-    let Side::Http2(Http2Side { respond: Some(respond), .. }) = side else { return 0 };
+    let Side::Http2(side) = side else { return 0 };
     let (response, body) = answer.into_http2(is_grpc);
-    let status = response.status().as_u16();
-    match respond.send_response(response, body.is_empty()) {
-        Ok(_) if body.is_empty() => status,
-        Ok(mut send) => {
-            // Small: it waits for room in the stream's window, if there is none.
-            let _ = send.send_data(body.into(), true);
-            status
-        }
-        Err(_) => 0,
-    }
+    let sent = side.stream.respond(&response, body.is_empty()).and_then(|()| {
+        // Small: it waits for room in the stream's window, if there is none.
+        if body.is_empty() { Ok(()) } else { side.stream.give(Piece::Data(body, true)) }
+    });
+    sent.map_or(0, |()| response.status().as_u16())
 }
 
 /// Makes sure that the client does not take what it has for the whole: a call is told how it ended, anything else is reset.
@@ -126,15 +118,10 @@ fn cut(side: &mut Http2Side, reason: RequestReason, grpc: Option<Status>, tunnel
         RequestReason::HeadTooLarge => Code::ENHANCE_YOUR_CALM,
         _ => Code::INTERNAL_ERROR,
     };
-    if let Some(status) = grpc.filter(|_| reason != RequestReason::DownstreamReset)
-        && let Some(send) = &mut side.send
-        && send.send_trailers(Answer::trailers(status, reason)).is_ok()
+    if let Some(status) = grpc.filter(|_| side.has_begun && reason != RequestReason::DownstreamReset)
+        && side.stream.give(Piece::Trailers(Answer::trailers(status, reason))).is_ok()
     {
         return;
     }
-    match (&mut side.send, &mut side.respond) {
-        (Some(send), _) => send.send_reset(code),
-        (None, Some(respond)) => respond.send_reset(code),
-        (None, None) => {}
-    }
+    side.stream.reset(code);
 }

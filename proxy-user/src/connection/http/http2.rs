@@ -6,23 +6,21 @@
 //! ```
 
 use std::future::{Future, poll_fn};
-use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use proxy_core::http2::{Breach, Fault, HeadBounds, Step};
+use proxy_core::http2::{Breach, Code, Fault, Silence, Step};
 use proxy_core::outcome::Reason;
 use tokio::time::Sleep;
 
 use super::{Client, LINGER_TIME, call};
 use crate::connection::{OpenConn, boxed};
-use crate::forward::http2::{self, H2Io, Meter, ServerConnection};
 use crate::forward::l4::{Ending, Watch as _, lost};
 use crate::forward::wire::Wire;
-use crate::upstream::http2::Pinger;
+use crate::http2::{self, End, ServerConnection};
 
 /// Looks at a client's silence before it is asked: the last may come so much of it late.
 const LOOKS: u32 = 4;
@@ -38,22 +36,22 @@ pub(super) fn serve<'a>(
     count: Rc<OpenConn>,
 ) -> impl Future<Output = Ending> + 'a {
     let limits = client.limits();
-    let bounds = HeadBounds::new(limits.head_bytes);
-    let meter = Meter::of_client();
-    let io = H2Io::of_client(down.stream, down.chunk, bounds, Rc::clone(&meter), count);
     let pings = limits.pings;
-    let pinger = pings.clients.map(|interval| Pinger::new(io.heard(), interval, pings.timeout));
+    let silence = pings.clients.map(|interval| Silence::new(Instant::now(), interval, pings.timeout));
     async move {
         // Boxed: it would keep its place for as long as the connection lives.
-        let accepting = boxed(move || tokio::time::timeout(limits.head_timeout, http2::accept(io, limits)));
+        let accepting = boxed(move || {
+            let begun = http2::accept(down.stream, down.chunk, limits, count);
+            tokio::time::timeout(limits.head_timeout, begun)
+        });
         let connection = match accepting.await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Ending::of(reason(&error)),
+            Ok(Err(end)) => return Ending::of(reason(end)),
             Err(_) => return Ending::of(Reason::HeadTimeout),
         };
         client.conn.set_graceful();
         let calls = FuturesUnordered::new();
-        let mut session = Session { client, connection, meter, pinger, calls, leaving: None, grace: None };
+        let mut session = Session { client, connection, silence, calls, leaving: None, grace: None };
         session.set_alarm(Step::Wait);
         session.rest();
         let ended = poll_fn(|cx| session.poll(cx)).await;
@@ -66,9 +64,8 @@ pub(super) fn serve<'a>(
 struct Session<'a> {
     client: &'a Client<'a>,
     connection: ServerConnection,
-    meter: Rc<Meter>,
-    /// Asks the client, if it says nothing, whether it is still there.
-    pinger: Option<Pinger>,
+    /// The client's, if it is asked whether it is still there.
+    silence: Option<Silence>,
     calls: FuturesUnordered<Call<'a>>,
     /// Why the client was asked to go, and until when it may take if nothing is under way.
     leaving: Option<(Reason, Option<Pin<Box<Sleep>>>)>,
@@ -78,80 +75,73 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.connection.begin_turn();
         self.poll_leave(cx);
         if self.client.conn.wants_weight() {
             // The calls say what is theirs.
-            self.client.conn.set_weight(self.meter.left().get() as u64);
+            self.client.conn.set_weight(self.connection.left_bytes() as u64);
         }
         if self.is_heaviest() {
-            self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-            let _ = self.connection.poll_accept(cx);
+            self.connection.give_up(cx, Code::ENHANCE_YOUR_CALM);
             return Poll::Ready(Reason::Overload);
         }
         if self.client.conn.take_alarm()
             && let Some(reason) = self.handle_alarm()
         {
             self.client.conn.kill(reason);
-            self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
             // Its requests hear of it, and the client if it takes what is sent now: nobody waits for that.
-            let _ = self.connection.poll_accept(cx);
+            self.connection.give_up(cx, Code::NO_ERROR);
             return Poll::Ready(reason);
         }
-        loop {
-            let was_busy = !self.calls.is_empty();
-            while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}
-            if was_busy && self.calls.is_empty() {
-                self.rest();
-            }
-            // This also sends what the calls have said.
-            match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    self.client.conn.await_within(None, Reason::IdleTimeout);
-                    let client = self.client;
-                    let meter = Rc::clone(&self.meter);
-                    self.calls.push(boxed(move || call::serve(client, request, respond, meter)));
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.reason(&error)),
-                Poll::Ready(None) => return Poll::Ready(self.leaving.as_ref().map_or(Reason::Fin, |l| l.0)),
-                Poll::Pending => {
-                    // It is told why, and the connection ends with that.
-                    if self.poll_fault().is_break() {
-                        break;
-                    }
-                }
-            }
+        let client = self.client;
+        while let Poll::Ready(Some((request, stream))) = self.connection.poll_accept(cx) {
+            client.conn.await_within(None, Reason::IdleTimeout);
+            self.calls.push(boxed(move || call::serve(client, request, stream)));
         }
-        self.poll_lingered(cx)
+        let was_busy = !self.calls.is_empty();
+        while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}
+        if was_busy && self.calls.is_empty() {
+            self.rest();
+        }
+        self.handle_end();
+        // What the calls have said.
+        match self.connection.poll_flush(cx) {
+            Poll::Ready(end) => {
+                Poll::Ready(self.leaving.as_ref().map_or_else(|| reason(end), |leaving| leaving.0))
+            }
+            Poll::Pending => self.poll_lingered(cx),
+        }
     }
 
-    /// Ends a connection whose client sends what it must not, or too much; says whether there is nothing to do.
-    fn poll_fault(&mut self) -> ControlFlow<()> {
-        let Some(fault) = self.meter.fault() else { return ControlFlow::Break(()) };
-        let reason = reason_of(fault);
-        if self.leaving.as_ref().is_some_and(|leaving| leaving.0 == reason) {
-            return ControlFlow::Break(());
+    /// Notes why the connection ended by itself, and gives its client time to hear it.
+    fn handle_end(&mut self) {
+        if let Some(end) = self.connection.end()
+            && self.leaving.is_none()
+        {
+            tracing::debug!(client = %self.client.accepted.client, %end, "a client's HTTP/2 connection ended");
+            self.leaving = Some((reason(end), None));
         }
-        tracing::debug!(client = %self.client.accepted.client, fault = fault.as_str(), "a wrong frame");
-        self.leaving = Some((reason, None));
-        self.connection.abrupt_shutdown(fault.code().into());
-        ControlFlow::Continue(())
     }
 
     /// Looks at what comes with time: a client that says nothing is asked whether it is there, and one whose connection is old is
     /// asked to make another. Says why the connection has to end at once, if it has to.
     fn handle_alarm(&mut self) -> Option<Reason> {
-        let step = match &mut self.pinger {
-            Some(pinger) => pinger.look(!self.calls.is_empty(), || self.connection.ping_pong()),
-            None => Step::Wait,
-        };
-        if step == Step::Lost {
-            return Some(Reason::UserTimeout);
+        let has_heard = self.connection.take_heard();
+        let is_busy = !self.calls.is_empty();
+        let step = self
+            .silence
+            .as_mut()
+            .map_or(Step::Wait, |silence| silence.look(Instant::now(), has_heard, is_busy));
+        match step {
+            Step::Wait => {}
+            Step::Ask => self.connection.ping(),
+            Step::Lost => return Some(Reason::UserTimeout),
         }
         let limits = self.client.limits();
         let left = self.client.time_left();
         if left == Some(Duration::ZERO) && self.leaving.is_none() {
             self.leaving = Some((Reason::MaxAge, None));
-            self.connection.graceful_shutdown();
+            self.connection.leave();
             self.grace = limits.max_age_grace.map(|grace| Instant::now() + grace);
         }
         if self.grace.is_some_and(|grace| grace <= Instant::now()) {
@@ -189,7 +179,7 @@ impl Session<'_> {
             && self.leaving.is_none()
         {
             self.leaving = Some((reason, None));
-            self.connection.graceful_shutdown();
+            self.connection.leave();
         }
     }
 
@@ -203,28 +193,16 @@ impl Session<'_> {
         let limit = limit.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER_TIME)));
         limit.as_mut().poll(cx).map(|()| *reason)
     }
-
-    fn reason(&self, error: &h2::Error) -> Reason {
-        let leaving = self.leaving.as_ref().map(|leaving| leaving.0);
-        // Of what `h2` found by itself, the meter knows the right name.
-        self.meter.fault().map(reason_of).or(leaving).unwrap_or_else(|| reason(error))
-    }
 }
 
-/// Why a connection ended, by what `h2` says of it.
-fn reason(error: &h2::Error) -> Reason {
-    tracing::debug!(%error, "a client's HTTP/2 connection ended");
-    match error.reason() {
-        _ if error.is_io() => error
-            .get_io()
-            .map_or(Reason::DownstreamReset, |error| lost(error.kind(), Reason::DownstreamReset)),
-        Some(h2::Reason::NO_ERROR) => Reason::Fin,
-        _ if error.is_remote() => Reason::DownstreamReset,
-        Some(h2::Reason::ENHANCE_YOUR_CALM) => Reason::Flood,
-        Some(code) => {
-            Breach::of_code(code.into()).map_or(Reason::Protocol, |breach| reason_of(breach.into()))
-        }
-        None => Reason::Protocol,
+/// What the end of a connection is called.
+fn reason(end: End) -> Reason {
+    match end {
+        End::Died(kind) => lost(kind, Reason::DownstreamReset),
+        End::Fault(fault) => reason_of(fault),
+        End::HeadTooLong => Reason::Flood,
+        End::GoAway(Code::NO_ERROR) | End::Eof | End::Left | End::GivenUp(_) => Reason::Fin,
+        End::GoAway(_) => Reason::DownstreamReset,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::forward::bridge::{self, Side};
 use crate::forward::grpc_web;
 use crate::forward::http1::Framing;
 use crate::forward::http2;
+use crate::http2::Error;
 
 /// Begins an answer to the client; says whether it is the last one on its connection. `is_early` is one that came before the
 /// request was complete.
@@ -22,17 +23,14 @@ pub(super) fn send_head(
     side: &mut Side<'_>,
     answer: bridge::Answer,
     is_early: bool,
-) -> Result<bool, h2::Error> {
+) -> Result<bool, Error> {
     let bridge::Answer { mut response, has_ended, is_tunnel, .. } = answer;
     let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
     http2::edit_response(&mut response, changes.filter(|changes| !changes.is_empty()));
     match side {
         Side::Http2(side) => {
-            *response.version_mut() = http::Version::HTTP_2;
-            if let Some(respond) = &mut side.respond {
-                let send = respond.send_response(response, has_ended)?;
-                side.send = (!has_ended).then_some(send);
-            }
+            side.stream.respond(&response, has_ended)?;
+            side.has_begun = true;
             Ok(false)
         }
         Side::Http1(side) if is_tunnel => {

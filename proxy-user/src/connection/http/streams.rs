@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::ready;
-use h2::client::ResponseFuture;
-use http::Request;
+use http::{HeaderName, HeaderValue, Request};
 use proxy_core::outcome::RequestReason;
 use proxy_core::retry::Failure;
 use proxy_core::service::Protocol;
@@ -20,7 +19,7 @@ use crate::connection::endpoint::Counted;
 use crate::forward::bridge::Http2Side;
 use crate::forward::exchange::Trouble;
 use crate::forward::http1::Fault;
-use crate::forward::http2::{self, Begun};
+use crate::http2::{self, Edit};
 use crate::tls;
 use crate::upstream::http2::{Found, Lease, Ticket};
 use crate::upstream::pool::Key;
@@ -46,20 +45,15 @@ impl Streams {
         }
     }
 
-    /// Begins a request; one that `has_ended` has no body. If the endpoint has no room for it now, it waits there.
+    /// Begins a request, with a field set if one is given; one that `has_ended` has no body. If the endpoint has no room for it now, it waits there.
     pub(super) fn begin(
         &self,
-        mut request: Request<()>,
+        request: &Request<()>,
+        set: Option<(&HeaderName, &HeaderValue)>,
         has_ended: bool,
-    ) -> Result<(Http2Side, ResponseFuture), Broken> {
-        if self.is_tls {
-            http2::set_https(&mut request);
-        }
-        match self.lease.sender().send_request(request, has_ended) {
-            Ok((response, send)) => {
-                let send = (!has_ended).then_some(send);
-                Ok((Http2Side::of_endpoint(send), response))
-            }
+    ) -> Result<Http2Side, Broken> {
+        match self.lease.begin(request, Edit { is_https: self.is_tls, set }, has_ended) {
+            Ok(stream) => Ok(Http2Side::of_endpoint(stream)),
             Err(error) => {
                 tracing::debug!(%error, "no stream");
                 self.lease.set_over();
@@ -138,16 +132,11 @@ async fn connect(
         }
         Ok(stream)
     });
-    let begun = match opened {
+    match opened {
         Ok(stream) => {
-            http2::connect(stream, &plan.service.http).await.map_err(|_| RequestReason::UpstreamClosed)
-        }
-        Err(reason) => Err(reason),
-    };
-    match begun {
-        Ok(Begun { sender, connection, pinger, heard }) => {
+            let limits = &plan.service.http;
             let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
-            Ok(ticket.open(sender, connection, pinger, heard, life, tls))
+            Ok(ticket.open(http2::connect(stream, limits), limits.pings, life, tls))
         }
         Err(reason) => {
             ticket.fail(reason);

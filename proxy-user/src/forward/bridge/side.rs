@@ -1,31 +1,16 @@
 //! The two sides of a bridge: a body comes from each of them, and one goes to each.
 
 use std::io;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
-use http::HeaderMap;
-
 use proxy_io::Chunk;
 
 use crate::forward::http1::{Body, Fault, Framing};
-use crate::forward::http2::{self, Meter};
-use crate::forward::wire::{Count, Wire};
-use crate::upstream::http2::{Held, Waiting};
-
-/// What comes next of a body.
-#[derive(Clone, Debug)]
-pub enum Piece {
-    /// Bytes, and whether they are the last.
-    Data(Bytes, bool),
-    /// The end, with fields behind the body.
-    Trailers(HeaderMap),
-    /// The end.
-    End,
-}
+use crate::forward::http2 as heads;
+use crate::forward::wire::Wire;
+use crate::http2::{self, Piece, Stream};
+use crate::tls::Count;
 
 /// Why a side is of no more use.
 #[derive(Debug)]
@@ -37,7 +22,7 @@ pub enum Failed {
     /// What came is malformed.
     Fault(Fault),
     /// Only the stream, or the connection that it is on, was given up, in HTTP/2.
-    Stream(h2::Error),
+    Stream(http2::Error),
 }
 
 /// One side.
@@ -56,7 +41,7 @@ impl Side<'_> {
     pub fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Failed>> {
         match self {
             Self::Http1(side) => side.poll_take(cx),
-            Self::Http2(side) => side.poll_take(cx),
+            Self::Http2(side) => side.stream.poll_take(cx).map_err(Failed::Stream),
         }
     }
 
@@ -70,7 +55,7 @@ impl Side<'_> {
                 side.give(piece);
                 Ok(())
             }
-            Self::Http2(side) => side.give(piece),
+            Self::Http2(side) => side.stream.give(piece).map_err(Failed::Stream),
         }
     }
 
@@ -81,20 +66,16 @@ impl Side<'_> {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         match self {
             Self::Http1(side) => side.poll_flush(cx),
-            Self::Http2(side) => side.poll_flush(cx),
+            Self::Http2(side) => side.stream.poll_sent(cx).map_err(Failed::Stream),
         }
     }
 
     /// Bytes that are held for it. Of an HTTP/2 connection, which others share, those of this stream.
     #[must_use]
-    pub fn weight(&mut self) -> u64 {
+    pub fn weight(&self) -> u64 {
         match self {
             Self::Http1(side) => side.wire.weight() + side.out.len() as u64,
-            Self::Http2(side) => {
-                let received = side.recv.as_mut().map_or(0, |recv| recv.flow_control().used_capacity());
-                let waiting = side.waiting.as_ref().map_or(0, |(data, _)| data.len());
-                (received + waiting + side.given.0.bytes()) as u64
-            }
+            Self::Http2(side) => side.stream.held_bytes() as u64,
         }
     }
 
@@ -102,7 +83,7 @@ impl Side<'_> {
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failed> {
         match self {
             Self::Http1(side) => side.poll_gone(cx),
-            Self::Http2(side) => side.poll_gone(cx),
+            Self::Http2(side) => side.stream.poll_reset(cx).map(Failed::Stream),
         }
     }
 }
@@ -229,7 +210,7 @@ impl<'a> Http1Side<'a> {
             return Ok(Piece::End);
         }
         lines.extend_from_slice(b"\r\n");
-        http2::trailers(&lines).map(Piece::Trailers).map_err(Failed::Fault)
+        heads::trailers(&lines).map(Piece::Trailers).map_err(Failed::Fault)
     }
 
     fn give(&mut self, piece: Piece) {
@@ -251,7 +232,7 @@ impl<'a> Http1Side<'a> {
                     out.extend_from_slice(b"0\r\n\r\n");
                 }
             }
-            Piece::Trailers(trailers) if is_chunked => http2::write_trailers(&trailers, &mut out),
+            Piece::Trailers(trailers) if is_chunked => heads::write_trailers(&trailers, &mut out),
             Piece::End if is_chunked => out.extend_from_slice(b"0\r\n\r\n"),
             // Only chunks have room for trailers.
             Piece::Trailers(_) | Piece::End => {}
@@ -270,122 +251,24 @@ impl<'a> Http1Side<'a> {
     }
 }
 
-/// What of a stream waits in `h2`, also when the side is gone.
-#[derive(Default)]
-struct Given(Rc<Waiting>);
-
-impl Drop for Given {
-    fn drop(&mut self) {
-        self.0.leave();
-    }
-}
-
 /// A stream of HTTP/2.
-#[derive(Default)]
 pub struct Http2Side {
-    /// What comes from there, once its head is known.
-    pub(super) recv: Option<RecvStream>,
-    /// The way to answer, for a client that was not answered yet.
-    pub respond: Option<SendResponse<Held>>,
-    /// What goes there, once a head was sent.
-    pub send: Option<SendStream<Held>>,
-    /// Given, and there is no room for it yet; and whether it is the last.
-    waiting: Option<(Bytes, bool)>,
-    /// Given to `h2`, and not written yet.
-    given: Given,
-    /// Whom to tell what was sent to a client.
-    meter: Option<Rc<Meter>>,
-    /// Bytes taken that the peer has not been told of: it may send more only when they are on their way.
-    unreleased: usize,
+    /// The stream.
+    pub stream: Stream,
+    /// A head was sent on it.
+    pub has_begun: bool,
 }
 
 impl Http2Side {
     /// A client whose request is to be answered.
     #[must_use]
-    pub fn of_client(recv: RecvStream, respond: SendResponse<Held>, meter: Rc<Meter>) -> Self {
-        let given = Given(Waiting::with_rest(meter.left()));
-        Self { recv: Some(recv), respond: Some(respond), meter: Some(meter), given, ..Self::default() }
+    pub fn of_client(stream: Stream) -> Self {
+        Self { stream, has_begun: false }
     }
 
-    /// An endpoint that a request's head was sent to, and where its body goes if it has one.
+    /// An endpoint that a request's head was sent to.
     #[must_use]
-    pub fn of_endpoint(send: Option<SendStream<Held>>) -> Self {
-        Self { send, ..Self::default() }
-    }
-
-    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Failed>> {
-        let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(Piece::End)) };
-        let unreleased = std::mem::take(&mut self.unreleased);
-        if unreleased > 0 {
-            recv.flow_control().release_capacity(unreleased).map_err(Failed::Stream)?;
-        }
-        match ready!(recv.poll_data(cx)) {
-            Some(Ok(data)) => {
-                self.unreleased = data.len();
-                Poll::Ready(Ok(Piece::Data(data, recv.is_end_stream())))
-            }
-            Some(Err(error)) => Poll::Ready(Err(Failed::Stream(error))),
-            None => {
-                let trailers = ready!(recv.poll_trailers(cx)).map_err(Failed::Stream)?;
-                Poll::Ready(Ok(trailers.map_or(Piece::End, Piece::Trailers)))
-            }
-        }
-    }
-
-    fn give(&mut self, piece: Piece) -> Result<(), Failed> {
-        let Some(send) = &mut self.send else { return Ok(()) };
-        if let Some(meter) = &self.meter {
-            meter.handle_sent(if let Piece::Data(data, _) = &piece { data.len() } else { 0 });
-        }
-        match piece {
-            Piece::Data(data, is_last) => {
-                self.waiting = Some((data, is_last));
-                Ok(())
-            }
-            Piece::Trailers(trailers) => send.send_trailers(trailers).map_err(Failed::Stream),
-            Piece::End => send.send_data(Bytes::new().into(), true).map_err(Failed::Stream),
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        let (Some(send), Some((data, is_last))) = (&mut self.send, &mut self.waiting) else {
-            return Poll::Ready(Ok(()));
-        };
-        let is_last = *is_last;
-        while !data.is_empty() {
-            send.reserve_capacity(data.len());
-            let room = match send.capacity() {
-                0 => match ready!(send.poll_capacity(cx)) {
-                    Some(Ok(room)) => room,
-                    Some(Err(error)) => return Poll::Ready(Err(Failed::Stream(error))),
-                    None => return Poll::Ready(Err(Failed::Cut)),
-                },
-                room => room,
-            };
-            let part = data.split_to(room.min(data.len()));
-            let is_end = is_last && data.is_empty();
-            send.send_data(self.given.0.hold(part), is_end).map_err(Failed::Stream)?;
-            if is_end {
-                self.waiting = None;
-                return Poll::Ready(Ok(()));
-            }
-        }
-        if is_last {
-            send.send_data(Bytes::new().into(), true).map_err(Failed::Stream)?;
-        }
-        self.waiting = None;
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Failed> {
-        let reset = match (&mut self.send, &mut self.respond) {
-            (Some(send), _) => ready!(send.poll_reset(cx)),
-            (None, Some(respond)) => ready!(respond.poll_reset(cx)),
-            (None, None) => return Poll::Pending,
-        };
-        match reset {
-            Ok(reason) => Poll::Ready(Failed::Stream(reason.into())),
-            Err(error) => Poll::Ready(Failed::Stream(error)),
-        }
+    pub fn of_endpoint(stream: Stream) -> Self {
+        Self { stream, has_begun: true }
     }
 }

@@ -6,12 +6,13 @@ use proxy_core::grpc::web::{Form, TextDecoder};
 use proxy_core::grpc::{MessageError, Messages};
 
 use super::of_client;
-use super::side::{Piece, Side};
+use super::side::Side;
 use crate::forward::exchange::{TURN_PIECES, Trouble};
 use crate::forward::grpc_web;
 use crate::forward::http1::Fault;
 use crate::forward::http2;
 use crate::forward::l4::Watch;
+use crate::http2::Piece;
 
 /// Bytes of a request's body that are kept so that it can be sent again.
 const KEPT_BYTES: usize = 64 << 10;

@@ -9,7 +9,7 @@ use proxy_core::route::HeaderChanges;
 use crate::forward::head::Head;
 use crate::forward::http1::{Fault, Framing, MOST_FIELDS, RequestEdits, RequestHead, ResponseHead};
 
-/// Fields that are for one hop only. `h2` refuses most of them; a proxy must not depend on that.
+/// Fields that are for one hop only. Most of them are refused where they come in; a proxy must not depend on that.
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -194,14 +194,6 @@ fn build(
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = headers;
     Ok(request)
-}
-
-/// Says that a request goes to an endpoint inside TLS.
-pub fn set_https(request: &mut Request<()>) {
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    // CONNECT names a host and nothing else.
-    parts.scheme = parts.path_and_query.as_ref().map(|_| Scheme::HTTPS);
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
 /// Writes a head for an HTTP/1.1 endpoint.

@@ -4,13 +4,13 @@
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
 use crate::forward::http1::{Fault, RequestHead, ResponseHead};
+use crate::http2::Protocol;
 
 const WEBSOCKET: &str = "websocket";
 /// What a server proves with that it has read a key (RFC 6455, 1.3).
@@ -42,7 +42,9 @@ impl Tunnel {
     /// `Tunnel` for what else a stream could become.
     pub fn take(parts: &mut request::Parts) -> Result<Option<Self>, Fault> {
         let tunnel = match parts.extensions.remove::<Protocol>() {
-            Some(protocol) if protocol.as_str().eq_ignore_ascii_case(WEBSOCKET) => Self::WebSocket,
+            Some(Protocol(name)) if name.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()) => {
+                Self::WebSocket
+            }
             Some(_) => return Err(Fault::Tunnel),
             None if parts.method == Method::CONNECT => Self::Connect,
             None => return Ok(None),
@@ -85,7 +87,7 @@ impl Tunnel {
         *request.method_mut() = Method::CONNECT;
         if self == Self::WebSocket {
             request.headers_mut().remove(SEC_WEBSOCKET_KEY);
-            request.extensions_mut().insert(Protocol::from_static(WEBSOCKET));
+            request.extensions_mut().insert(Protocol(HeaderValue::from_static(WEBSOCKET)));
         }
         Opening { tunnel: self, accept: None }
     }
@@ -155,16 +157,9 @@ mod tests {
         let asked = |protocol: Option<&'static str>| {
             let mut request =
                 Request::connect("http://a/chat").header("content-length", "5").body(()).unwrap();
-            request.extensions_mut().extend(
-                protocol
-                    .map(Protocol::from_static)
-                    .map(|protocol| {
-                        let mut extensions = http::Extensions::new();
-                        extensions.insert(protocol);
-                        extensions
-                    })
-                    .unwrap_or_default(),
-            );
+            if let Some(protocol) = protocol {
+                request.extensions_mut().insert(Protocol(HeaderValue::from_static(protocol)));
+            }
             request.into_parts().0
         };
         let mut parts = asked(Some("WebSocket"));

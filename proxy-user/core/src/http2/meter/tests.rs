@@ -1,25 +1,23 @@
-//! Programs at full speed, peers that mean harm, and any bytes at all.
-
-use proptest::prelude::*;
+//! Programs at full speed, and peers that mean harm.
 
 use super::*;
 use crate::fixture;
-use crate::http2::frame::{HEAD_BYTES, PADDED};
 
 /// A peer, and what passes between it and us on simulated time.
 struct Peer {
-    meter: FrameMeter,
+    meter: FloodMeter,
     now: Instant,
 }
 
 impl Peer {
     fn new() -> Self {
         let now = fixture::now();
-        Self { meter: FrameMeter::of_server(now), now }
+        Self { meter: FloodMeter::new(now), now }
     }
 
-    fn send(&mut self, kind: u8, flags: u8, payload_bytes: usize) -> Result<(), Fault> {
-        self.meter.follow(&frame(kind, flags, payload_bytes), self.now)
+    fn send(&mut self, kind: u8, flags: u8, payload_bytes: u32) -> Result<(), Flood> {
+        self.meter.refill(self.now);
+        self.meter.take(kind, flags, payload_bytes)
     }
 
     fn wait(&mut self, time: Duration) {
@@ -27,21 +25,14 @@ impl Peer {
     }
 
     /// Sends the same until it is too much; tells after how many.
-    fn flood(&mut self, kind: u8, flags: u8, payload_bytes: usize) -> (usize, Option<Flood>) {
+    fn flood(&mut self, kind: u8, flags: u8, payload_bytes: u32) -> (usize, Option<Flood>) {
         for count in 0..10_000 {
-            if let Err(Fault::Flood(flood)) = self.send(kind, flags, payload_bytes) {
-                // What was behind the head of that one was not followed.
-                self.meter.skip_bytes = 0;
+            if let Err(flood) = self.send(kind, flags, payload_bytes) {
                 return (count, Some(flood));
             }
         }
         (10_000, None)
     }
-}
-
-fn frame(kind: u8, flags: u8, payload_bytes: usize) -> Vec<u8> {
-    let length = u32::try_from(payload_bytes).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, 1], &vec![0; payload_bytes]].concat()
 }
 
 const MICROSECOND: Duration = Duration::from_micros(1);
@@ -140,12 +131,6 @@ fn what_only_costs_is_stopped_soon() {
     for (kind, flags, payload_bytes, flood, most) in floods {
         assert_eq!(Peer::new().flood(kind, flags, payload_bytes), (most, Some(flood)), "{kind:#x} {flood:?}");
     }
-    // Padding is nothing: 255 bytes of it and its length.
-    let mut padded = frame(DATA, PADDED, 256);
-    padded[HEAD_BYTES] = 255;
-    let mut peer = Peer::new();
-    let result = (0..200).try_for_each(|_| peer.meter.follow(&padded, peer.now));
-    assert_eq!(result, Err(Flood::Empty.into()));
 }
 
 /// HEADERS and RST_STREAM in turn, which never has more than one stream open; also if the requests have bodies.
@@ -157,7 +142,7 @@ fn rapid_reset_is_a_flood_whatever_is_sent_beside_it() {
         peer.send(DATA, 0, 16 << 10).unwrap();
         peer.send(RST_STREAM, 0, 4).err().map(|flood| (count, flood))
     });
-    assert_eq!(flood, Some((1000, Flood::Reset.into())));
+    assert_eq!(flood, Some((1000, Flood::Reset)));
 }
 
 #[test]
@@ -190,51 +175,10 @@ fn time_gives_back_what_was_used_and_no_more() {
 }
 
 #[test]
-fn the_preface_of_a_client_is_no_frame() {
-    let now = fixture::now();
-    let mut meter = FrameMeter::of_client(now);
-    let ping = [&[0, 0, 8, PING, 0, 0, 0, 0, 0], b"12345678".as_slice()].concat();
-    let settings = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
-    for byte in [preface, &settings, &ping.repeat(1000)].concat() {
-        meter.follow(&[byte], now).unwrap();
-    }
-    assert_eq!(meter.follow(&ping, now), Err(Flood::Ping.into()));
-}
-
-#[test]
 fn kinds_have_their_place_and_a_word_each() {
     for (index, flood) in Flood::ALL.into_iter().enumerate() {
         assert_eq!(flood as usize, index);
         assert!(Flood::ALL[..index].iter().all(|other| other.as_str() != flood.as_str()));
     }
     assert_eq!(Flood::Continuation as usize, Flood::METERED, "it has no allowance");
-}
-
-proptest! {
-    /// Whatever pieces they come in, frames are found and counted as if at once; and no bytes panic.
-    #[test]
-    fn any_split_gives_the_same(
-        frames in prop::collection::vec((0u8..12, any::<u8>(), 0usize..40), 0..400),
-        noise in prop::collection::vec(any::<u8>(), 0..64),
-        cuts in prop::collection::vec(1usize..30, 1..40),
-    ) {
-        let frames = frames.iter().flat_map(|(kind, flags, bytes)| frame(*kind, *flags, *bytes));
-        let bytes: Vec<u8> = frames.chain(noise).collect();
-        let now = fixture::now();
-        let mut at_once = FrameMeter::of_server(now);
-        let expected = at_once.follow(&bytes, now);
-        let (mut in_pieces, mut rest, mut result) = (FrameMeter::of_server(now), bytes.as_slice(), Ok(()));
-        for cut in cuts.iter().cycle() {
-            let (piece, later) = rest.split_at(rest.len().min(*cut));
-            result = in_pieces.follow(piece, now);
-            rest = later;
-            if result.is_err() || rest.is_empty() {
-                break;
-            }
-        }
-        prop_assert_eq!(result, expected);
-        prop_assert_eq!(in_pieces.tokens, at_once.tokens);
-        prop_assert_eq!((in_pieces.skip_bytes, in_pieces.head_bytes), (at_once.skip_bytes, at_once.head_bytes));
-    }
 }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use h2::client::ResponseFuture;
 use http::header::HeaderName;
 use http::{HeaderValue, Request};
 use proxy_core::grpc;
@@ -17,7 +16,7 @@ use crate::forward::bridge::{Http1Side, Side};
 use crate::forward::http1::Body;
 use crate::forward::http2::{self, Opening};
 
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Time for an endpoint to say what it offers: no more than a connection takes.
 const GREETING_TIME: Duration = Duration::from_secs(5);
 
@@ -36,7 +35,6 @@ pub(super) async fn takes_protocols(
 /// A try that has begun.
 pub(super) struct Begun<'r> {
     pub(super) up: Side<'r>,
-    pub(super) response: Option<ResponseFuture>,
     pub(super) opening: Option<Box<Opening>>,
 }
 
@@ -49,32 +47,35 @@ pub(super) fn begin<'r>(
     has_body: bool,
     deadline: Option<(Instant, RequestReason)>,
 ) -> Result<Begun<'r>, Broken> {
-    let mut head = of_try(plan, request, deadline);
+    let timeout = timeout(plan, deadline);
+    let set = timeout.as_ref().map(|timeout| (&GRPC_TIMEOUT, timeout));
     let tunnel = plan.question.tunnel;
     match reached {
         Reached::Http1(upstream) => {
+            let mut head = request.clone();
+            if let Some(timeout) = timeout {
+                head.headers_mut().insert(&GRPC_TIMEOUT, timeout);
+            }
             let key = || client.local.rng.borrow_mut().random();
             let opening = tunnel.map(|tunnel| Box::new(tunnel.ask_http1(&mut head, key())));
             let mut up = Http1Side::of_endpoint(&mut upstream.wire, Body::Length(0));
             up.begin(http2::write_request(&head, plan.framing), plan.framing);
-            Ok(Begun { up: Side::Http1(up), response: None, opening })
+            Ok(Begun { up: Side::Http1(up), opening })
         }
         Reached::Http2(streams) => {
-            let opening = tunnel.map(|tunnel| Box::new(tunnel.ask_http2(&mut head)));
-            let (side, response) = streams.begin(head, !has_body)?;
-            Ok(Begun { up: Side::Http2(side), response: Some(response), opening })
+            let Some(tunnel) = tunnel else {
+                return Ok(Begun { up: Side::Http2(streams.begin(request, set, !has_body)?), opening: None });
+            };
+            let mut head = request.clone();
+            let opening = Some(Box::new(tunnel.ask_http2(&mut head)));
+            Ok(Begun { up: Side::Http2(streams.begin(&head, set, !has_body)?), opening })
         }
     }
 }
 
-/// The head for one try: of a gRPC call, it says the time that this try has.
-fn of_try(plan: &Plan, request: &Request<()>, deadline: Option<(Instant, RequestReason)>) -> Request<()> {
-    let mut request = request.clone();
-    if let Some((at, _)) = deadline.filter(|_| plan.question.is_grpc) {
-        let left = grpc::format_timeout(at.saturating_duration_since(Instant::now()));
-        if let Ok(left) = HeaderValue::from_bytes(left.as_bytes()) {
-            request.headers_mut().insert(GRPC_TIMEOUT, left);
-        }
-    }
-    request
+/// The time that a try has, which a gRPC call is told.
+fn timeout(plan: &Plan, deadline: Option<(Instant, RequestReason)>) -> Option<HeaderValue> {
+    let (at, _) = deadline.filter(|_| plan.question.is_grpc)?;
+    let left = grpc::format_timeout(at.saturating_duration_since(Instant::now()));
+    HeaderValue::from_bytes(left.as_bytes()).ok()
 }

@@ -1,0 +1,147 @@
+//! Both sides of a connection joined in memory, and a peer of raw frames.
+
+mod fields;
+mod frames;
+mod pair;
+mod scripts;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+use http::{Request, Response};
+use proxy_core::http::HttpLimits;
+
+use super::conn::Conn;
+use super::field::Edit;
+use super::stream::{Piece, Stream};
+use super::{ENDPOINT_WINDOW_BYTES, Error, WINDOW_BYTES};
+
+/// Counts how often somebody was woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A client and a server, and the bytes that are under way between them.
+struct Pair {
+    client: Rc<RefCell<Conn>>,
+    server: Rc<RefCell<Conn>>,
+    to_server: Vec<u8>,
+    to_client: Vec<u8>,
+    now: Instant,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let now = Instant::now();
+        let client = Rc::new(RefCell::new(Conn::of_endpoint(&HttpLimits::DEFAULT)));
+        let server = Rc::new(RefCell::new(Conn::of_client(&HttpLimits::DEFAULT, now)));
+        Self { client, server, to_server: Vec::new(), to_client: Vec::new(), now }
+    }
+
+    /// One that knows the other side's settings.
+    fn greeted() -> Self {
+        let mut pair = Self::new();
+        pair.settle();
+        pair
+    }
+
+    fn collect(&mut self) {
+        for (conn, way) in [(&self.client, &mut self.to_server), (&self.server, &mut self.to_client)] {
+            let mut conn = conn.borrow_mut();
+            conn.push_queued();
+            assert!(conn.out.len() < super::COLLECTED_BYTES + (64 << 10), "{} are collected", conn.out.len());
+            way.extend(conn.take_out());
+        }
+    }
+
+    /// Brings up to so many bytes to the server and to the client.
+    fn carry(&mut self, to_server: usize, to_client: usize) {
+        self.collect();
+        for (conn, way, bytes) in
+            [(&self.server, &mut self.to_server, to_server), (&self.client, &mut self.to_client, to_client)]
+        {
+            let some: Vec<u8> = way.drain(..bytes.min(way.len())).collect();
+            conn.borrow_mut().receive(&some, self.now);
+        }
+    }
+
+    /// Brings all that is said to the other side, until nobody says more.
+    fn settle(&mut self) {
+        loop {
+            self.collect();
+            if self.to_server.is_empty() && self.to_client.is_empty() {
+                return;
+            }
+            self.carry(usize::MAX, usize::MAX);
+        }
+    }
+
+    fn ask(&self, path: &str, has_ended: bool) -> Stream {
+        self.try_ask(path, has_ended).unwrap()
+    }
+
+    fn try_ask(&self, path: &str, has_ended: bool) -> Result<Stream, Error> {
+        let request = Request::get(format!("http://a{path}")).body(()).unwrap();
+        let key = self.client.borrow_mut().begin(&request, Edit::default(), has_ended)?;
+        Ok(Stream::new(Rc::clone(&self.client), key))
+    }
+
+    /// The next request at the server, with its path.
+    fn asked(&self) -> Option<(String, Stream)> {
+        let (key, request) = self.server.borrow_mut().asked.pop_front()?;
+        Some((request.uri().path().to_owned(), Stream::new(Rc::clone(&self.server), key)))
+    }
+
+    /// Nothing is left of streams on either side, and both windows are whole again.
+    fn assert_nothing_is_left(&self) {
+        for (conn, window_bytes) in [(&self.client, ENDPOINT_WINDOW_BYTES), (&self.server, WINDOW_BYTES)] {
+            let conn = conn.borrow();
+            assert_eq!((conn.streams.open(), conn.streams.all.len()), (0, 0), "{:?}", conn.role);
+            assert!(conn.asked.is_empty() && conn.queue.iter().all(|key| !conn.streams.all.contains(*key)));
+            assert_eq!(conn.receive_window + conn.unannounced, window_bytes, "{:?}", conn.role);
+        }
+    }
+}
+
+fn ok() -> Response<()> {
+    Response::new(())
+}
+
+fn data(bytes: &[u8], is_last: bool) -> Piece {
+    Piece::Data(bytes.to_vec().into(), is_last)
+}
+
+/// Polls once, with nobody to wake.
+fn once<T>(poll: impl FnOnce(&Context<'_>) -> Poll<T>) -> Option<T> {
+    match poll(&Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+/// All of a body that is there, and whether it came to its end.
+fn take_all(stream: &mut Stream) -> Result<(Vec<u8>, bool), Error> {
+    let mut all = Vec::new();
+    loop {
+        match once(|cx| stream.poll_take(cx)) {
+            Some(Ok(Piece::Data(data, is_last))) => {
+                all.extend_from_slice(&data);
+                if is_last {
+                    return Ok((all, true));
+                }
+            }
+            Some(Ok(Piece::Trailers(_) | Piece::End)) => return Ok((all, true)),
+            Some(Err(error)) => return Err(error),
+            None => return Ok((all, false)),
+        }
+    }
+}
