@@ -110,7 +110,7 @@ impl Future for Driving {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let io = &mut self.io;
         io.conn.borrow_mut().begin_turn();
-        let is_over = io.poll_receive(cx).is_ready();
+        let (Poll::Ready(()) | Poll::Pending) = io.poll_receive(cx);
         let sent = io.poll_send(cx);
         let mut conn = io.conn.borrow_mut();
         if let Poll::Ready(Err(error)) = &sent {
@@ -125,8 +125,8 @@ impl Future for Driving {
             }
         }
         match conn.end {
-            // The last word may not be taken any more.
-            Some(end) if is_over || sent.is_ready() => {
+            // What was said last may be the end of a request that is answered already.
+            Some(end) if sent.is_ready() => {
                 drop(conn);
                 let (Poll::Ready(_) | Poll::Pending) = io.poll_shutdown(cx);
                 Poll::Ready(end)

@@ -226,12 +226,15 @@ impl Conn {
         inner.failure = Some(error);
         (inner.pending, inner.pending_trailers, inner.unsent) = Default::default();
         inner.wake(DATA | ROOM | RESET);
-        self.streams.close(key);
-        self.handle_close();
+        self.close(key);
     }
 
     /// Looks what a stream that is over leaves room for.
-    pub(super) fn handle_close(&mut self) {
+    pub(super) fn close(&mut self, key: usize) {
+        if self.streams.all.get(key).is_some_and(|inner| inner.is_queued) {
+            self.queue.retain(|queued| *queued != key);
+        }
+        self.streams.close(key);
         if self.role == Role::Client {
             self.begin_unsent();
         }

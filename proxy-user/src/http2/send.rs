@@ -249,8 +249,7 @@ impl Conn {
     fn handle_sent_all(&mut self, key: usize) {
         let Some(inner) = self.streams.all.get(key) else { return };
         if inner.is_over() {
-            self.streams.close(key);
-            self.handle_close();
+            self.close(key);
         } else if !inner.is_held {
             self.abandon(key);
         }
@@ -271,8 +270,10 @@ impl Conn {
         inner.taken = 0;
         let (is_over, has_given_all, has_sent_all) =
             (inner.is_over(), inner.has_given_all, inner.has_sent_all);
-        let is_begun = inner.id != 0;
-        if is_over || !is_begun {
+        if inner.unsent.is_some() {
+            self.unsent.retain(|waiting| *waiting != key);
+            self.streams.remove(key);
+        } else if is_over {
             self.streams.remove(key);
         } else if has_sent_all {
             self.abandon(key);

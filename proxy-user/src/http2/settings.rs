@@ -76,9 +76,17 @@ impl Conn {
         if !rest.is_empty() {
             return Err(Breach::FrameSize);
         }
+        let mut window_bytes = self.peer.window_bytes;
         for [a, b, value @ ..] in settings {
-            self.handle_setting(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
+            let value = u32::from_be_bytes(*value);
+            match u16::from_be_bytes([*a, *b]) {
+                INITIAL_WINDOW_SIZE if value > MOST => return Err(Breach::FlowControl),
+                // The last one counts: to move all windows for each would be much to ask for with few bytes.
+                INITIAL_WINDOW_SIZE => window_bytes = value,
+                name => self.handle_setting(name, value)?,
+            }
         }
+        self.move_windows(window_bytes)?;
         self.write_frame(SETTINGS, ACK, 0, &[]);
         if !std::mem::replace(&mut self.peer.is_greeted, true) {
             self.greeted.drain(..).for_each(std::task::Waker::wake);
@@ -95,12 +103,6 @@ impl Conn {
             // Only a client may want it.
             ENABLE_PUSH => ensure(value == 0 || (value == 1 && self.role == Role::Server))?,
             MAX_CONCURRENT_STREAMS => self.peer.most_streams = value,
-            INITIAL_WINDOW_SIZE => {
-                let change = i64::from(value) - i64::from(self.peer.window_bytes);
-                self.peer.window_bytes = value;
-                let is_possible = value <= MOST && self.move_windows(change);
-                return if is_possible { Ok(()) } else { Err(Breach::FlowControl) };
-            }
             MAX_FRAME_SIZE => ensure((16_384..=16_777_215).contains(&value))?,
             ENABLE_CONNECT_PROTOCOL => {
                 ensure(value <= 1)?;
@@ -111,16 +113,22 @@ impl Conn {
         Ok(())
     }
 
-    /// Changes the windows of all streams (RFC 9113, 6.9.2); says whether none became too large.
-    fn move_windows(&mut self, change: i64) -> bool {
-        let mut is_possible = true;
+    /// Changes the windows of all streams (RFC 9113, 6.9.2).
+    fn move_windows(&mut self, window_bytes: u32) -> Result<(), Breach> {
+        let change = i64::from(window_bytes) - i64::from(self.peer.window_bytes);
+        if change == 0 {
+            return Ok(());
+        }
+        self.peer.window_bytes = window_bytes;
         for key in self.streams.keys() {
             if let Some(inner) = self.streams.all.get_mut(key) {
                 inner.send_window += change;
-                is_possible &= inner.send_window <= i64::from(MOST);
+                if inner.send_window > i64::from(MOST) {
+                    return Err(Breach::FlowControl);
+                }
             }
             self.push(key);
         }
-        is_possible
+        Ok(())
     }
 }

@@ -194,8 +194,7 @@ impl Conn {
     /// Looks whether a stream is over with what has come.
     pub(super) fn handle_received(&mut self, key: usize) {
         if self.streams.all.get(key).is_some_and(Inner::is_over) {
-            self.streams.close(key);
-            self.handle_close();
+            self.close(key);
         }
     }
 }
