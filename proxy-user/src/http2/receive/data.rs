@@ -72,6 +72,8 @@ impl Conn {
         padding: Padding,
         bytes: &'a [u8],
     ) -> Result<&'a [u8], Fault> {
+        // It may be over since the frame began, and another in its place.
+        let key = key.filter(|key| self.streams.all.get(*key).is_some_and(|inner| inner.id == head.stream));
         let padding_bytes = match padding {
             Padding::Bytes(padding_bytes) => padding_bytes,
             Padding::Unknown => {
@@ -89,8 +91,6 @@ impl Conn {
                 return Ok(rest);
             }
         };
-        // It may be over since the frame began, and another in its place.
-        let key = key.filter(|key| self.streams.all.get(*key).is_some_and(|inner| inner.id == head.stream));
         let (some, rest) = bytes.split_at(left_bytes.min(bytes.len()));
         let data = some.get(..some.len().min(left_bytes - padding_bytes.min(left_bytes))).unwrap_or_default();
         let key = key.filter(|key| self.take_data(*key, data));
@@ -140,10 +140,8 @@ impl Conn {
     /// Bytes of a frame that are no data count as used.
     fn release_unused(&mut self, key: Option<usize>, bytes: usize) {
         match key.and_then(|key| self.streams.all.get_mut(key)) {
-            Some(inner) => {
-                inner.taken += u32::try_from(bytes).unwrap_or(0);
-            }
-            None => self.release(bytes),
+            Some(inner) if inner.is_held => inner.taken += u32::try_from(bytes).unwrap_or(0),
+            _ => self.release(bytes),
         }
     }
 

@@ -191,6 +191,28 @@ fn a_window_below_zero_is_paid_back_first() {
     assert_eq!(stream.held_bytes(), 0);
 }
 
+/// An answer that waits for room, of a stream that nobody has any more, while its request still comes.
+#[test]
+fn what_comes_for_nobody_counts_as_used() {
+    let now = Instant::now();
+    let conn = Rc::new(RefCell::new(Conn::of_client(&HttpLimits::DEFAULT, now)));
+    let receive = |bytes: &[u8]| conn.borrow_mut().receive(bytes, now);
+    let none = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    receive(&[PREFACE.as_slice(), &none, &post(1)].concat());
+    let (key, _) = conn.borrow_mut().asked.pop_front().unwrap();
+    let mut stream = Stream::new(Rc::clone(&conn), key);
+    stream.respond(&ok(), false).unwrap();
+    stream.give(data(b"answer", true)).unwrap();
+    drop(stream);
+    assert_eq!(conn.borrow().left_bytes(), 6);
+    receive(&frame(DATA, PADDED, 1, &[3, b'x', 0, 0, 0]));
+    receive(&frame(DATA, 0, 1, b"more"));
+    assert_eq!(conn.borrow().receive_window + conn.borrow().unannounced, WINDOW_BYTES);
+    receive(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 6]));
+    let conn = conn.borrow();
+    assert_eq!((conn.left_bytes(), conn.streams.open(), conn.streams.all.len()), (0, 0, 0));
+}
+
 #[test]
 fn a_client_that_is_refused_streams_begins_none() {
     let mut pair = Pair::new();
