@@ -64,11 +64,13 @@ impl Conn {
     pub(super) fn begin_unsent(&mut self) {
         while !self.unsent.is_empty() && self.end.is_none() {
             if let Some((_, code)) = self.goaway {
-                let Some(key) = self.unsent.pop_front() else { return };
-                if self.streams.all.get(key).is_some_and(|inner| inner.unsent.is_some()) {
-                    self.fail(key, Error::GoAway(code));
+                // All at once: each that fails comes back here.
+                for key in std::mem::take(&mut self.unsent) {
+                    if self.streams.all.get(key).is_some_and(|inner| inner.unsent.is_some()) {
+                        self.fail(key, Error::GoAway(code));
+                    }
                 }
-                continue;
+                return;
             }
             if self.streams.next > MOST {
                 // Numbers are used up: as if the peer had gone away.

@@ -4,6 +4,7 @@ mod fields;
 mod frames;
 mod pair;
 mod scripts;
+mod waiting;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use proxy_core::http::HttpLimits;
 
 use super::conn::Conn;

@@ -17,21 +17,21 @@ const POST: &[u8] = b"\x83\x86\x84\x41\x01x";
 /// `x: y`
 const FIELD: &[u8] = b"\x00\x01x\x01y";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length_bytes = u32::try_from(payload.len()).unwrap();
     [&Head { kind, flags, stream, length_bytes }.to_bytes(), payload].concat()
 }
 
-fn get(stream: u32) -> Vec<u8> {
+pub(super) fn get(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, GET)
 }
 
-fn post(stream: u32) -> Vec<u8> {
+pub(super) fn post(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, POST)
 }
 
 /// A frame: type, stream and payload.
-type Said = (u8, u32, Vec<u8>);
+pub(super) type Said = (u8, u32, Vec<u8>);
 
 /// What a server says to a client's frames that come in such pieces, and how it ends.
 fn said(frames: &[Vec<u8>], piece_bytes: usize) -> (Vec<Said>, Option<End>) {
