@@ -210,10 +210,11 @@ impl Conn {
             return;
         }
         let (id, has_received_all) = (inner.id, inner.has_received_all);
-        self.fail(key, Error::GivenUp(code));
         if id == 0 {
-            return;
+            self.unsent.retain(|waiting| *waiting != key);
+            return self.fail(key, Error::GivenUp(code));
         }
+        self.fail(key, Error::GivenUp(code));
         if !has_received_all {
             self.streams.leave(id);
         }

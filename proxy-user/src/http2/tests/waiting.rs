@@ -1,5 +1,6 @@
 //! Requests that wait until their endpoint allows more.
 
+use proxy_core::http2::Code;
 use proxy_core::http2::frame::{ACK, GOAWAY, HEAD_BYTES, MOST, SETTINGS};
 
 use super::frames::frame;
@@ -65,6 +66,27 @@ fn less_room_than_there_was_ends_nothing() {
     assert_eq!(pair.paths(), ["/3"], "and its end makes room for the next");
     assert_eq!(pair.paths(), ["/4"]);
     drop(waiting);
+}
+
+/// Its place in memory may be another's at once.
+#[test]
+fn whoever_is_given_up_leaves_no_place_behind() {
+    let mut pair = Pair::greeted();
+    pair.allow(0);
+    for _ in 0..100 {
+        let mut stream = pair.ask("/given-up", true);
+        stream.reset(Code::CANCEL);
+    }
+    assert_eq!(pair.client.borrow().unsent.len(), 0);
+    let mut given_up = pair.ask("/given-up", true);
+    let first = pair.ask("/first", true);
+    given_up.reset(Code::CANCEL);
+    assert_eq!(once(|cx| given_up.poll_response(cx)).unwrap().unwrap_err(), Error::GivenUp(Code::CANCEL));
+    drop(given_up);
+    let second = pair.ask("/second", true);
+    pair.allow(9);
+    assert_eq!(pair.paths(), ["/first", "/second"]);
+    drop((first, second));
 }
 
 #[test]
