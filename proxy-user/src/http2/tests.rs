@@ -1,5 +1,6 @@
 //! Both sides of a connection joined in memory, and a peer of raw frames.
 
+mod endpoint;
 mod fields;
 mod frames;
 mod pair;

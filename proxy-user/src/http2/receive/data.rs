@@ -157,7 +157,8 @@ impl Conn {
             return;
         };
         let Some(inner) = self.streams.all.get_mut(key) else { return };
-        if inner.body_left.is_some_and(|left| left > 0) {
+        let is_too_early = self.role == Role::Client && !inner.is_answered;
+        if is_too_early || inner.body_left.is_some_and(|left| left > 0) {
             self.reset(key, Code::PROTOCOL_ERROR);
             self.streams.handle_end(head.stream);
             return;
