@@ -20,7 +20,7 @@ use proxy_core::http::HttpLimits;
 use super::conn::Conn;
 use super::field::Edit;
 use super::stream::{Piece, Stream};
-use super::{ENDPOINT_WINDOW_BYTES, Error, WINDOW_BYTES};
+use super::{COLLECTED_BYTES, ENDPOINT_WINDOW_BYTES, Error, STREAM_WINDOW_BYTES, WINDOW_BYTES};
 
 /// Counts how often somebody was woken.
 #[derive(Default)]
@@ -38,6 +38,8 @@ struct Pair {
     server: Rc<RefCell<Conn>>,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
+    /// Whoever moves the bytes of client and server.
+    drivers: [Arc<Woken>; 2],
     now: Instant,
 }
 
@@ -46,7 +48,16 @@ impl Pair {
         let now = Instant::now();
         let client = Rc::new(RefCell::new(Conn::of_endpoint(&HttpLimits::DEFAULT)));
         let server = Rc::new(RefCell::new(Conn::of_client(&HttpLimits::DEFAULT, now)));
-        Self { client, server, to_server: Vec::new(), to_client: Vec::new(), now }
+        let mut pair = Self {
+            client,
+            server,
+            to_server: Vec::new(),
+            to_client: Vec::new(),
+            drivers: Default::default(),
+            now,
+        };
+        pair.collect();
+        pair
     }
 
     /// One that knows the other side's settings.
@@ -56,12 +67,32 @@ impl Pair {
         pair
     }
 
+    /// Has both drivers send what there is to send, as if they were woken.
     fn collect(&mut self) {
-        for (conn, way) in [(&self.client, &mut self.to_server), (&self.server, &mut self.to_client)] {
+        let ways = [(&self.client, &mut self.to_server), (&self.server, &mut self.to_client)];
+        for ((conn, way), driver) in ways.into_iter().zip(&self.drivers) {
             let mut conn = conn.borrow_mut();
-            conn.push_queued();
-            assert!(conn.out.len() < super::COLLECTED_BYTES + (64 << 10), "{} are collected", conn.out.len());
-            way.extend(conn.take_out());
+            conn.begin_turn();
+            loop {
+                conn.push_queued();
+                if conn.out.is_empty() {
+                    break;
+                }
+                assert!(conn.out.len() < COLLECTED_BYTES + (64 << 10), "{} are collected", conn.out.len());
+                way.extend(conn.take_out());
+            }
+            conn.end_turn(&Context::from_waker(&Waker::from(Arc::clone(driver))));
+            driver.0.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whoever has something to send has woken its driver.
+    fn assert_drivers_know(&self) {
+        for (conn, driver) in [&self.client, &self.server].into_iter().zip(&self.drivers) {
+            let conn = conn.borrow();
+            let has_more = !conn.queue.is_empty() && conn.send_window > 0 && conn.has_room();
+            let is_woken = driver.0.load(Ordering::Relaxed) > 0;
+            assert!(is_woken || (conn.out.is_empty() && !has_more), "{:?}", conn.role);
         }
     }
 
@@ -72,8 +103,11 @@ impl Pair {
             [(&self.server, &mut self.to_server, to_server), (&self.client, &mut self.to_client, to_client)]
         {
             let some: Vec<u8> = way.drain(..bytes.min(way.len())).collect();
-            conn.borrow_mut().receive(&some, self.now);
+            let mut conn = conn.borrow_mut();
+            conn.begin_turn();
+            conn.receive(&some, self.now);
         }
+        self.collect();
     }
 
     /// Brings all that is said to the other side, until nobody says more.

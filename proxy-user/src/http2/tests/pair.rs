@@ -1,10 +1,10 @@
 //! Requests and answers, and every way in which they end.
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use proxy_core::http2::Code;
 
+use super::super::MOST_STREAMS;
 use super::super::error::End;
-use super::super::{MOST_STREAMS, STREAM_WINDOW_BYTES};
 use super::*;
 
 const WINDOW: usize = STREAM_WINDOW_BYTES as usize;

@@ -1,205 +1,115 @@
-//! Random scripts: whatever both sides do in whatever order, bytes arrive as they were given or not at all, and nothing is left.
+//! Random scripts: whatever both sides do in whatever order, bytes arrive as they were given or not at all, whoever waits is woken, and
+//! nothing is left.
 
-use std::collections::HashMap;
+mod world;
 
 use proptest::prelude::*;
 
+use self::world::World;
+use super::super::error::End;
 use super::*;
 
+/// Which side of a connection does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// One thing that somebody does; streams by their index among those that a side has.
 #[derive(Clone, Debug)]
 enum Step {
     Ask {
         has_body: bool,
     },
-    /// The client's stream of that index gives so many bytes.
+    /// Gives so many bytes, and trailers behind them or not; a server answers first.
     Give {
+        side: Side,
         index: usize,
         bytes: usize,
-        is_last: bool,
+        end: Option<Last>,
     },
-    /// The server's stream answers, if it has not, and gives.
-    Answer {
-        index: usize,
-        bytes: usize,
-        is_last: bool,
-    },
-    TakeThere {
+    Take {
+        side: Side,
         index: usize,
     },
-    TakeHere {
+    Drop {
+        side: Side,
         index: usize,
     },
-    DropHere {
+    Reset {
+        side: Side,
         index: usize,
     },
-    DropThere {
-        index: usize,
+    /// The other side changes the window of every stream.
+    Window {
+        side: Side,
+        bytes: u32,
     },
+    /// The server changes how many streams it takes.
+    Allow {
+        count: u32,
+    },
+    Ping {
+        side: Side,
+    },
+    Leave,
     Carry {
         to_server: usize,
         to_client: usize,
     },
 }
 
+/// How a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Data,
+    Trailers,
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let (index, bytes) = (0..8_usize, prop_oneof![0..300_usize, 0..100_000_usize]);
+    let side = || prop_oneof![Just(Side::Client), Just(Side::Server)];
+    let stream = || (side(), 0..8_usize);
+    let bytes = || prop_oneof![0..300_usize, 0..100_000_usize];
+    let last = prop_oneof![4 => Just(None), 1 => Just(Some(Last::Data)), 1 => Just(Some(Last::Trailers))];
+    let window = prop_oneof![Just(0), 0..1000_u32, 0..=STREAM_WINDOW_BYTES];
     prop_oneof![
-        2 => any::<bool>().prop_map(|has_body| Step::Ask { has_body }),
-        4 => (index.clone(), bytes.clone(), prop::bool::weighted(0.3))
-            .prop_map(|(index, bytes, is_last)| Step::Give { index, bytes, is_last }),
-        4 => (index.clone(), bytes, prop::bool::weighted(0.3))
-            .prop_map(|(index, bytes, is_last)| Step::Answer { index, bytes, is_last }),
-        4 => index.clone().prop_map(|index| Step::TakeThere { index }),
-        4 => index.clone().prop_map(|index| Step::TakeHere { index }),
-        1 => index.clone().prop_map(|index| Step::DropHere { index }),
-        1 => index.prop_map(|index| Step::DropThere { index }),
-        6 => (0..80_000_usize, 0..80_000_usize)
+        8 => any::<bool>().prop_map(|has_body| Step::Ask { has_body }),
+        32 => (stream(), bytes(), last)
+            .prop_map(|((side, index), bytes, end)| Step::Give { side, index, bytes, end }),
+        32 => stream().prop_map(|(side, index)| Step::Take { side, index }),
+        6 => stream().prop_map(|(side, index)| Step::Drop { side, index }),
+        3 => stream().prop_map(|(side, index)| Step::Reset { side, index }),
+        3 => (side(), window).prop_map(|(side, bytes)| Step::Window { side, bytes }),
+        3 => (0..6_u32).prop_map(|count| Step::Allow { count }),
+        2 => side().prop_map(|side| Step::Ping { side }),
+        1 => Just(Step::Leave),
+        24 => (0..80_000_usize, 0..80_000_usize)
             .prop_map(|(to_server, to_client)| Step::Carry { to_server, to_client }),
     ]
 }
 
-/// One direction of a stream: bytes count up from a begin of their own.
-#[derive(Default)]
-struct Flow {
-    given: usize,
-    taken: usize,
-    is_over: bool,
-}
-
-fn byte(number: usize, at: usize) -> u8 {
-    u8::try_from((number * 31 + at) % 251).unwrap()
-}
-
-impl Flow {
-    fn next(&mut self, number: usize, bytes: usize, is_last: bool) -> Piece {
-        let all: Vec<u8> = (self.given..self.given + bytes).map(|at| byte(number, at)).collect();
-        self.given += bytes;
-        self.is_over = is_last;
-        data(&all, is_last)
-    }
-
-    fn check(&mut self, number: usize, some: &[u8]) {
-        for byte_taken in some {
-            assert_eq!(*byte_taken, byte(number, self.taken), "stream {number} at {}", self.taken);
-            self.taken += 1;
-        }
-        assert!(self.taken <= self.given);
-    }
-}
-
-#[derive(Default)]
-struct World {
-    here: Vec<(usize, Stream)>,
-    there: Vec<(usize, Stream, bool)>,
-    up: HashMap<usize, Flow>,
-    down: HashMap<usize, Flow>,
-    count: usize,
-}
-
-impl World {
-    fn run(&mut self, pair: &mut Pair, step: &Step) {
-        match *step {
-            Step::Ask { has_body } => {
-                self.count += 1;
-                let stream = pair.ask(&format!("/{}", self.count), !has_body);
-                self.here.push((self.count, stream));
-                self.up.insert(self.count, Flow { is_over: !has_body, ..Flow::default() });
-                self.down.insert(self.count, Flow::default());
-            }
-            Step::Give { index, bytes, is_last } => {
-                let Some((number, stream)) = self.here.get_mut(index) else { return };
-                let flow = self.up.get_mut(number).unwrap();
-                if !flow.is_over && once(|cx| stream.poll_sent(cx)) == Some(Ok(())) {
-                    let _ = stream.give(flow.next(*number, bytes, is_last));
-                }
-            }
-            Step::Answer { index, bytes, is_last } => {
-                let Some((number, stream, is_answered)) = self.there.get_mut(index) else { return };
-                if !std::mem::replace(is_answered, true) {
-                    let _ = stream.respond(&ok(), false);
-                }
-                let flow = self.down.get_mut(number).unwrap();
-                if !flow.is_over && once(|cx| stream.poll_sent(cx)) == Some(Ok(())) {
-                    let _ = stream.give(flow.next(*number, bytes, is_last));
-                }
-            }
-            Step::TakeThere { index } => {
-                let Some((number, stream, _)) = self.there.get_mut(index) else { return };
-                if let Ok((some, _)) = take_all(stream) {
-                    self.up.get_mut(number).unwrap().check(*number, &some);
-                }
-            }
-            Step::TakeHere { index } => {
-                let Some((number, stream)) = self.here.get_mut(index) else { return };
-                let _ = once(|cx| stream.poll_response(cx));
-                if let Ok((some, _)) = take_all(stream) {
-                    self.down.get_mut(number).unwrap().check(*number, &some);
-                }
-            }
-            Step::DropHere { index } => {
-                if index < self.here.len() {
-                    self.here.remove(index);
-                }
-            }
-            Step::DropThere { index } => {
-                if index < self.there.len() {
-                    self.there.remove(index);
-                }
-            }
-            Step::Carry { to_server, to_client } => {
-                pair.carry(to_server, to_client);
-                while let Some((path, stream)) = pair.asked() {
-                    self.there.push((path[1..].parse().unwrap(), stream, false));
-                }
-            }
-        }
-    }
-
-    /// Everybody says and takes all; whoever is not given up arrives at its end with every byte.
-    fn finish(mut self, pair: &mut Pair) {
-        for round in 0.. {
-            pair.settle();
-            self.run(pair, &Step::Carry { to_server: 0, to_client: 0 });
-            let mut is_moving = false;
-            for index in 0..self.here.len() {
-                self.run(pair, &Step::Give { index, bytes: 1, is_last: true });
-                let before = self.down[&self.here[index].0].taken;
-                self.run(pair, &Step::TakeHere { index });
-                is_moving |= self.down[&self.here[index].0].taken > before;
-            }
-            for index in 0..self.there.len() {
-                self.run(pair, &Step::Answer { index, bytes: 1, is_last: true });
-                let before = self.up[&self.there[index].0].taken;
-                self.run(pair, &Step::TakeThere { index });
-                is_moving |= self.up[&self.there[index].0].taken > before;
-            }
-            if !is_moving && round > 2 {
-                break;
-            }
-        }
-        for (number, stream) in &mut self.here {
-            if once(|cx| stream.poll_reset(cx)).is_none() {
-                let flow = &self.down[number];
-                assert_eq!((flow.taken, flow.is_over), (flow.given, true), "answer {number}");
-                let flow = &self.up[number];
-                let is_there = self.there.iter().any(|(there, ..)| there == number);
-                assert!(!is_there || flow.taken == flow.given, "request {number}");
-            }
-        }
-        drop(self);
-        pair.settle();
-        pair.assert_nothing_is_left();
-    }
+fn ends() -> impl Strategy<Value = End> {
+    prop_oneof![
+        Just(End::Eof),
+        Just(End::Died(std::io::ErrorKind::ConnectionReset)),
+        Just(End::GivenUp(proxy_core::http2::Code::CANCEL)),
+    ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn bytes_arrive_as_they_were_given_and_nothing_is_left(steps in prop::collection::vec(step(), 1..120)) {
-        let (mut pair, mut world) = (Pair::new(), World::default());
-        for step in &steps {
-            world.run(&mut pair, step);
-        }
-        world.finish(&mut pair);
+        let mut world = World::default();
+        steps.iter().for_each(|step| world.run(step));
+        world.finish();
+    }
+
+    #[test]
+    fn an_end_at_any_time_reaches_everybody(steps in prop::collection::vec(step(), 1..60), end in ends()) {
+        let mut world = World::default();
+        steps.iter().for_each(|step| world.run(step));
+        world.end(end);
     }
 }
