@@ -40,6 +40,8 @@ struct Pair {
     to_client: Vec<u8>,
     /// Whoever moves the bytes of client and server.
     drivers: [Arc<Woken>; 2],
+    /// Of what the whole connection may bring to client and server.
+    windows: [u32; 2],
     now: Instant,
 }
 
@@ -54,6 +56,7 @@ impl Pair {
             to_server: Vec::new(),
             to_client: Vec::new(),
             drivers: Default::default(),
+            windows: [ENDPOINT_WINDOW_BYTES, WINDOW_BYTES],
             now,
         };
         pair.collect();
@@ -64,6 +67,17 @@ impl Pair {
     fn greeted() -> Self {
         let mut pair = Self::new();
         pair.settle();
+        pair
+    }
+
+    /// One whose window is so much smaller.
+    fn narrow(window_bytes: u32) -> Self {
+        let mut pair = Self::greeted();
+        for conn in [&pair.client, &pair.server] {
+            let mut conn = conn.borrow_mut();
+            (conn.send_window, conn.receive_window) = (i64::from(window_bytes), window_bytes);
+        }
+        pair.windows = [window_bytes; 2];
         pair
     }
 
@@ -139,7 +153,7 @@ impl Pair {
 
     /// Nothing is left of streams on either side, and both windows are whole again.
     fn assert_nothing_is_left(&self) {
-        for (conn, window_bytes) in [(&self.client, ENDPOINT_WINDOW_BYTES), (&self.server, WINDOW_BYTES)] {
+        for (conn, window_bytes) in [&self.client, &self.server].into_iter().zip(self.windows) {
             let conn = conn.borrow();
             assert_eq!((conn.streams.open(), conn.streams.all.len()), (0, 0), "{:?}", conn.role);
             assert!(conn.asked.is_empty() && conn.queue.iter().all(|key| !conn.streams.all.contains(*key)));

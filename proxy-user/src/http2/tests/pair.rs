@@ -275,3 +275,30 @@ fn heads_larger_than_a_frame_pass_both_ways() {
     assert_eq!(once(|cx| asking.poll_response(cx)).unwrap().unwrap().headers()["x-long"], long);
     assert!(asking.has_ended());
 }
+
+#[test]
+fn streams_take_turns_in_a_narrow_window() {
+    const NARROW: usize = 10_000;
+    let mut pair = Pair::narrow(10_000);
+    let mut asking: Vec<Stream> = (0..4).map(|_| pair.ask("/", false)).collect();
+    for stream in &mut asking {
+        stream.give(data(&[0; 6 * NARROW], true)).unwrap();
+    }
+    pair.settle();
+    let mut answering: Vec<Stream> = std::iter::from_fn(|| pair.asked()).map(|(_, stream)| stream).collect();
+    let mut all = [0; 4];
+    while all.iter().sum::<usize>() < 4 * 6 * NARROW {
+        let before = all;
+        for (taken, stream) in all.iter_mut().zip(&mut answering) {
+            *taken += take_all(stream).unwrap().0.len();
+            // What was last is used when the end is taken.
+            if *taken == 6 * NARROW {
+                assert!(matches!(once(|cx| stream.poll_take(cx)), Some(Ok(Piece::End))));
+            }
+        }
+        assert_ne!(all, before);
+        let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+        assert!(most - least <= 2 * NARROW, "{all:?}");
+        pair.settle();
+    }
+}

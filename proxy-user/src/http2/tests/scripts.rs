@@ -70,7 +70,7 @@ enum Last {
 fn step() -> impl Strategy<Value = Step> {
     let side = || prop_oneof![Just(Side::Client), Just(Side::Server)];
     let stream = || (side(), 0..8_usize);
-    let bytes = || prop_oneof![0..300_usize, 0..100_000_usize];
+    let bytes = || prop_oneof![Just(0), 0..300_usize, 0..100_000_usize];
     let last = prop_oneof![4 => Just(None), 1 => Just(Some(Last::Data)), 1 => Just(Some(Last::Trailers))];
     let window = prop_oneof![Just(0), 0..1000_u32, 0..=STREAM_WINDOW_BYTES];
     prop_oneof![
@@ -89,6 +89,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Of the whole connection, if not the usual one.
+fn window() -> impl Strategy<Value = Option<u32>> {
+    prop_oneof![Just(None), (1000..4000_u32).prop_map(Some), (1000..100_000_u32).prop_map(Some)]
+}
+
+fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..most)
+}
+
 fn ends() -> impl Strategy<Value = End> {
     prop_oneof![
         Just(End::Eof),
@@ -100,15 +109,15 @@ fn ends() -> impl Strategy<Value = End> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn bytes_arrive_as_they_were_given_and_nothing_is_left(steps in prop::collection::vec(step(), 1..120)) {
-        let mut world = World::default();
+    fn bytes_arrive_as_they_were_given_and_nothing_is_left(window in window(), steps in steps(120)) {
+        let mut world = World::new(window);
         steps.iter().for_each(|step| world.run(step));
         world.finish();
     }
 
     #[test]
-    fn an_end_at_any_time_reaches_everybody(steps in prop::collection::vec(step(), 1..60), end in ends()) {
-        let mut world = World::default();
+    fn an_end_at_any_time_reaches_everybody(window in window(), steps in steps(60), end in ends()) {
+        let mut world = World::new(window);
         steps.iter().for_each(|step| world.run(step));
         world.end(end);
     }

@@ -108,13 +108,13 @@ pub(super) struct World {
     count: usize,
 }
 
-impl Default for World {
-    fn default() -> Self {
-        Self { pair: Pair::new(), owners: Default::default(), flows: Default::default(), count: 0 }
-    }
-}
-
 impl World {
+    /// Begins, with a narrow window or not.
+    pub(super) fn new(window_bytes: Option<u32>) -> Self {
+        let pair = window_bytes.map_or_else(Pair::new, Pair::narrow);
+        Self { pair, owners: Default::default(), flows: Default::default(), count: 0 }
+    }
+
     pub(super) fn run(&mut self, step: &Step) {
         self.act(step);
         self.owners.iter_mut().flatten().for_each(Owner::check);
@@ -191,8 +191,10 @@ impl World {
         }
         let flow = self.flows[1 - side as usize].get_mut(&owner.number).unwrap();
         while let Some(Ok(Some(piece))) = owner.poll(Wait::Take) {
+            let is_over = flow.has_arrived;
             flow.check(owner.number, piece);
-            if flow.has_arrived {
+            if is_over {
+                // What was last is used when the end is taken.
                 return;
             }
         }
@@ -222,8 +224,7 @@ impl World {
 
     /// What may come, what came and what was used are the windows; of the frame that comes some is yet to come.
     fn assert_windows(&self) {
-        for (conn, window) in [(&self.pair.client, ENDPOINT_WINDOW_BYTES), (&self.pair.server, WINDOW_BYTES)]
-        {
+        for (conn, window) in [&self.pair.client, &self.pair.server].into_iter().zip(self.pair.windows) {
             let conn = conn.borrow();
             assert_eq!(conn.end, None, "{:?}", conn.role);
             let is_whole = |known: usize, whole: u32| {
