@@ -140,7 +140,11 @@ impl Conn {
     /// Bytes of a frame that are no data count as used.
     fn release_unused(&mut self, key: Option<usize>, bytes: usize) {
         match key.and_then(|key| self.streams.all.get_mut(key)) {
-            Some(inner) if inner.is_held => inner.taken += u32::try_from(bytes).unwrap_or(0),
+            Some(inner) if inner.is_held => {
+                inner.taken += u32::try_from(bytes).unwrap_or(0);
+                // There may be nothing else in the frame, and its owner gives it back.
+                inner.wake(DATA);
+            }
             _ => self.release(bytes),
         }
     }

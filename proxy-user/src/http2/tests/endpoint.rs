@@ -168,3 +168,25 @@ fn what_endpoints_may_say_is_no_error() {
         assert_eq!((end, errors), (None, [None, None]), "{frames:?}");
     }
 }
+
+/// Padding takes of windows what its owner gives back, who must know of it.
+#[test]
+fn padding_alone_fills_no_window() {
+    let conn = Rc::new(RefCell::new(Conn::of_endpoint(&HttpLimits::DEFAULT)));
+    let key = conn.borrow_mut().begin(&Request::new(()), Edit::default(), true).unwrap();
+    let mut stream = Stream::new(Rc::clone(&conn), key);
+    let receive = |bytes: &[u8]| conn.borrow_mut().receive(bytes, Instant::now());
+    receive(&[frame(SETTINGS, 0, 0, &[]), frame(HEADERS, END_HEADERS, 1, OK)].concat());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    for padding in (0..=255_u8).cycle().take(2000) {
+        assert!(stream.poll_take(&Context::from_waker(&waker)).is_pending());
+        woken.0.store(0, Ordering::Relaxed);
+        let payload = [vec![padding], vec![0; padding.into()]].concat();
+        receive(&frame(DATA, PADDED, 1, &payload));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "{padding}");
+    }
+    assert_eq!(once(|cx| stream.poll_reset(cx)), None);
+    drop(stream);
+    assert_eq!(conn.borrow().receive_window + conn.borrow().unannounced, ENDPOINT_WINDOW_BYTES);
+}
