@@ -149,7 +149,8 @@ impl Fields {
             ensure(uri.authority.is_some() && scheme.is_none() && path.is_none())?;
         } else {
             let (scheme, path) = (scheme.ok_or(Malformed)?, path.ok_or(Malformed)?);
-            ensure(!path.bytes().is_empty())?;
+            let is_of_server = method == Method::OPTIONS && path.bytes() == b"*";
+            ensure(path.bytes().starts_with(b"/") || is_of_server)?;
             ensure(protocol.is_none() || (method == Method::CONNECT && uri.authority.is_some()))?;
             uri.path_and_query = Some(PathAndQuery::from_maybe_shared(path.share()).map_err(|_| Malformed)?);
             let scheme = Scheme::try_from(scheme.bytes()).map_err(|_| Malformed)?;

@@ -45,6 +45,9 @@ fn a_request_is_read_as_it_is_said() {
 fn a_request_that_is_malformed_is_none() {
     let with = |more: &[(&'static str, &'static str)]| [&HEAD[..], more].concat();
     let without = |name: &str| HEAD.into_iter().filter(|(of, _)| *of != name).collect::<Vec<_>>();
+    let with_path = |method: &'static str, path: &'static str| {
+        vec![(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)]
+    };
     let wrong = [
         without(":method"),
         without(":scheme"),
@@ -65,7 +68,13 @@ fn a_request_that_is_malformed_is_none() {
         with(&[("proxy-connection", "close")]),
         with(&[("te", "gzip")]),
         with(&[(":protocol", "websocket")]),
-        vec![(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "")],
+        with_path("GET", ""),
+        with_path("GET", "b"),
+        with_path("GET", "?b"),
+        with_path("GET", "*"),
+        with_path("GET", "http://a/b"),
+        with_path("GET", "/a b"),
+        with_path("G T", "/"),
         vec![(":method", "CONNECT"), (":authority", "a"), (":path", "/")],
         vec![(":method", "CONNECT")],
     ];
@@ -73,6 +82,7 @@ fn a_request_that_is_malformed_is_none() {
         assert_eq!(fields(&list).request().err(), Some(Malformed), "{list:?}");
     }
     assert!(fields(&without(":authority")).request().is_ok(), "the host may stand in its field");
+    assert!(fields(&with_path("OPTIONS", "*")).request().is_ok());
 }
 
 #[test]
@@ -111,5 +121,36 @@ fn a_length_is_digits_and_once() {
         [&["1", "1"][..], &["+1"], &["-1"], &[" 1"], &["1 "], &[""], &["0x1"], &["99999999999999999999"]]
     {
         assert_eq!(of(wrong), Err(Malformed), "{wrong:?}");
+    }
+}
+
+#[test]
+fn an_answer_is_a_status_and_trailers_are_fields_only() {
+    let answer = fields(&[(":status", "299"), ("x-secret", "s"), ("grpc-status", "0")]).response().unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["grpc-status"]), (299, &"0".parse().unwrap()));
+    let (mut encoder, mut block) = (Encoder::new(), Vec::new());
+    field::write_response(&mut encoder, &answer, &mut block);
+    let mut read = Fields::default();
+    read.decode(&mut Decoder::new(4096), &block, 1 << 10).unwrap();
+    let again = read.response().unwrap();
+    assert_eq!((again.status(), again.headers()), (answer.status(), answer.headers()));
+    assert!(again.headers()["x-secret"].is_sensitive());
+    let wrong: [&[(&str, &str)]; 8] = [
+        &[],
+        &[("x", "y"), (":status", "200")],
+        &[(":status", "200"), (":status", "200")],
+        &[(":status", "20")],
+        &[(":status", "0200")],
+        &[(":status", "200"), (":path", "/")],
+        &[(":status", "200"), ("transfer-encoding", "chunked")],
+        &[(":status", "200"), ("x", "a\nb")],
+    ];
+    for list in wrong {
+        assert_eq!(fields(list).response().err(), Some(Malformed), "{list:?}");
+    }
+    let trailers = [("x", "1"), ("x", "2"), ("x-secret", "s")];
+    assert_eq!(fields(&trailers).trailers().unwrap().get_all("x").iter().count(), 2);
+    for name in [":status", ":path", "connection", "X", ""] {
+        assert_eq!(fields(&[(name, "200")]).trailers().err(), Some(Malformed), "{name:?}");
     }
 }
