@@ -1,5 +1,5 @@
-//! Raw frames, right and wrong, in any pieces: each violation has the error that RFC 9113 names. `tests/tests/node_http2_attacks.rs` has
-//! more of them, over sockets.
+//! Raw frames, right and wrong, in any pieces: each violation has the error that RFC 9113 names. `tests/tests/node_http2_attacks.rs` sends
+//! the same over sockets.
 
 use proxy_core::http2::frame::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Head, PADDED, PING, PREFACE, PRIORITY,
@@ -52,7 +52,7 @@ fn said(frames: &[Vec<u8>], piece_bytes: usize) -> (Vec<Said>, Option<End>) {
 /// The error that ends the connection, or a stream of it.
 fn error(frames: &[Vec<u8>]) -> (u8, u32) {
     let (at_once, end) = said(frames, usize::MAX);
-    for piece_bytes in [1, 7] {
+    for piece_bytes in (1..12).chain([100, 1000]) {
         assert_eq!(said(frames, piece_bytes), (at_once.clone(), end));
     }
     let last = at_once.iter().rev().find(|(kind, ..)| [GOAWAY, RST_STREAM].contains(kind));
@@ -64,7 +64,11 @@ fn error(frames: &[Vec<u8>]) -> (u8, u32) {
 
 #[test]
 fn each_violation_ends_what_it_must_with_its_code() {
-    let wrong: [(&str, Breach, Vec<Vec<u8>>); 26] = [
+    let settings =
+        |name: u8, value: u32| frame(SETTINGS, 0, 0, &[&[0, name], value.to_be_bytes().as_slice()].concat());
+    let head = |parts: &[&[u8]]| frame(HEADERS, END_HEADERS | END_STREAM, 1, &parts.concat());
+    let most = (16 << 10) + 1;
+    let wrong = [
         ("data on idle", Breach::Protocol, vec![frame(DATA, 0, 1, b"x")]),
         ("data on zero", Breach::Protocol, vec![frame(DATA, 0, 0, b"x")]),
         ("head on zero", Breach::Protocol, vec![frame(HEADERS, 4, 0, GET)]),
@@ -94,13 +98,64 @@ fn each_violation_ends_what_it_must_with_its_code() {
         ("window of zero", Breach::Protocol, vec![frame(WINDOW_UPDATE, 0, 0, &[0; 4])]),
         ("window", Breach::FlowControl, vec![frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff])]),
         ("continuation", Breach::Protocol, vec![frame(CONTINUATION, 4, 1, GET)]),
-        ("index", Breach::Compression, vec![frame(HEADERS, 5, 1, b"\x80")]),
+        ("too large", Breach::FrameSize, vec![post(1), frame(DATA, 0, 1, &vec![0; most])]),
+        ("head too large", Breach::FrameSize, vec![frame(HEADERS, END_HEADERS, 1, &vec![0x82; most])]),
+        ("unknown too large", Breach::FrameSize, vec![frame(0x42, 0, 0, &vec![0; most])]),
+        ("data on even", Breach::Protocol, vec![get(3), frame(DATA, 0, 2, b"x")]),
+        ("data on passed", Breach::StreamClosed, vec![get(3), frame(DATA, 0, 1, b"x")]),
+        ("window on idle", Breach::Protocol, vec![frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])]),
+        ("reset on zero", Breach::Protocol, vec![frame(RST_STREAM, 0, 0, &[0; 4])]),
+        (
+            "head after trailers",
+            Breach::StreamClosed,
+            vec![post(1), frame(HEADERS, END_HEADERS | END_STREAM, 1, FIELD), get(1)],
+        ),
+        ("head after reset", Breach::StreamClosed, vec![post(1), frame(RST_STREAM, 0, 1, &[0; 4]), get(1)]),
+        ("no padding of a head", Breach::FrameSize, vec![frame(HEADERS, PADDED | 5, 1, b"")]),
+        ("ack with payload", Breach::FrameSize, vec![frame(SETTINGS, ACK, 0, &[0; 6])]),
+        ("push is no bool", Breach::Protocol, vec![settings(2, 2)]),
+        ("protocols is no bool", Breach::Protocol, vec![settings(8, 2)]),
+        ("frame too small", Breach::Protocol, vec![settings(5, 16_383)]),
+        ("frame too large", Breach::Protocol, vec![settings(5, 1 << 24)]),
+        ("ping on stream", Breach::Protocol, vec![frame(PING, 0, 1, &[0; 8])]),
+        ("goaway on stream", Breach::Protocol, vec![frame(GOAWAY, 0, 1, &[0; 8])]),
+        ("goaway", Breach::FrameSize, vec![frame(GOAWAY, 0, 0, &[0; 4])]),
+        ("window length", Breach::FrameSize, vec![frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1])]),
+        ("window of zero of stream", Breach::Protocol, vec![post(1), frame(WINDOW_UPDATE, 0, 1, &[0; 4])]),
+        (
+            "window by settings",
+            Breach::FlowControl,
+            vec![post(1), frame(WINDOW_UPDATE, 0, 1, &[0x40, 0, 0, 0]), settings(4, 0x7fff_ffff)],
+        ),
+        ("continuation behind the end", Breach::Protocol, vec![get(1), frame(CONTINUATION, 4, 1, GET)]),
+        (
+            "continuation of another",
+            Breach::Protocol,
+            vec![frame(HEADERS, 0, 1, GET), frame(CONTINUATION, 4, 3, FIELD)],
+        ),
+        ("between", Breach::Protocol, vec![frame(HEADERS, 0, 1, GET), frame(PING, 0, 0, &[0; 8])]),
+        ("unknown between", Breach::Protocol, vec![frame(HEADERS, 0, 1, GET), frame(0x42, 0, 0, &[])]),
+        ("index", Breach::Compression, vec![head(&[b"\x80"])]),
+        ("no such index", Breach::Compression, vec![head(&[GET, b"\xbf"])]),
+        ("integer without end", Breach::Compression, vec![head(&[&[0xff; 10]])]),
+        ("string too long", Breach::Compression, vec![head(&[GET, b"\x40\x7f\x20x"])]),
+        ("huffman", Breach::Compression, vec![head(&[GET, b"\x40\x01y\x84\xff\xff\xff\xff"])]),
+        ("table too large", Breach::Compression, vec![head(&[b"\x3f\xff\x7f", GET])]),
+        ("table size behind", Breach::Compression, vec![head(&[GET, b"\x20"])]),
+        ("cut off", Breach::Compression, vec![head(&[GET, b"\x40"])]),
+        (
+            "index in continuation",
+            Breach::Compression,
+            vec![frame(HEADERS, 1, 1, GET), frame(CONTINUATION, 4, 1, b"\x80")],
+        ),
+        ("index in trailers", Breach::Compression, vec![post(1), head(&[b"\x80"])]),
+        ("index behind another", Breach::Compression, vec![get(1), frame(HEADERS, 5, 3, b"\x80"), get(5)]),
     ];
     for (name, breach, frames) in wrong {
         assert_eq!(error(&frames), (GOAWAY, breach.code().0), "{name}");
         assert_eq!(said(&frames, 3).1, Some(End::Fault(Fault::Breach(breach))), "{name}");
     }
-    let of_stream: [(&str, Code, Vec<Vec<u8>>); 7] = [
+    let of_stream = [
         (
             "window",
             Code::FLOW_CONTROL_ERROR,
@@ -119,7 +174,19 @@ fn each_violation_ends_what_it_must_with_its_code() {
             Code::PROTOCOL_ERROR,
             vec![frame(HEADERS, 5, 1, &[GET, b"\x00\x0aconnection\x01x"].concat())],
         ),
-        ("length", Code::PROTOCOL_ERROR, vec![frame(HEADERS, 5, 1, &[POST, b"\x0f\x0d\x013"].concat())]),
+        ("length", Code::PROTOCOL_ERROR, vec![head(&[POST, b"\x0f\x0d\x013"])]),
+        ("two lengths", Code::PROTOCOL_ERROR, vec![head(&[POST, b"\x0f\x0d\x010\x0f\x0d\x010"])]),
+        (
+            "more than said",
+            Code::PROTOCOL_ERROR,
+            vec![frame(HEADERS, 4, 1, &[POST, b"\x0f\x0d\x011"].concat()), frame(DATA, 1, 1, b"xy")],
+        ),
+        (
+            "less than said",
+            Code::PROTOCOL_ERROR,
+            vec![frame(HEADERS, 4, 1, &[POST, b"\x0f\x0d\x013"].concat()), frame(DATA, 1, 1, b"xy")],
+        ),
+        ("status of a client", Code::PROTOCOL_ERROR, vec![head(&[GET, b"\x88"])]),
     ];
     for (name, code, frames) in of_stream {
         assert_eq!(error(&frames), (RST_STREAM, 1 << 16 | code.0), "{name}");
@@ -131,6 +198,25 @@ fn each_violation_ends_what_it_must_with_its_code() {
     let long =
         [vec![frame(HEADERS, 0, 1, GET)], vec![frame(CONTINUATION, 0, 1, &[0; 16 << 10]); 20]].concat();
     assert_eq!(said(&long, 1000).1, Some(End::Fault(Fault::Flood(Flood::Continuation))));
+}
+
+#[test]
+fn what_is_no_preface_is_told_so() {
+    let wrong = [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        [&PREFACE[..23], b"x"].concat(),
+        [PREFACE.as_slice(), &get(1)].concat(),
+    ];
+    for bytes in wrong {
+        for piece_bytes in (1..24).chain([usize::MAX]) {
+            let now = Instant::now();
+            let mut conn = Conn::of_client(&HttpLimits::DEFAULT, now);
+            bytes.chunks(piece_bytes).for_each(|piece| conn.receive(piece, now));
+            assert_eq!(conn.end(), Some(End::Fault(Fault::Breach(Breach::Protocol))));
+            let goaway = frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 1]);
+            assert!(conn.take_out().ends_with(&goaway));
+        }
+    }
 }
 
 #[test]
