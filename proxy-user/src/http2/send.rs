@@ -16,13 +16,11 @@ use super::streams::{Inner, ROOM};
 use super::{MOST_ENDPOINT_STREAMS, STREAM_WINDOW_BYTES};
 
 impl Conn {
-    /// Begins a request, now or when the peer allows one more stream; gives its stream.
-    pub(super) fn begin(
-        &mut self,
-        request: &Request<()>,
-        edit: Edit<'_>,
-        has_ended: bool,
-    ) -> Result<usize, Error> {
+    /// Begins a request, now or when the peer allows one more stream; gives the key of its stream.
+    ///
+    /// # Errors
+    /// If the connection is over, or its peer goes away: nothing was sent.
+    pub fn begin(&mut self, request: &Request<()>, edit: Edit<'_>, has_ended: bool) -> Result<usize, Error> {
         if let Some(end) = self.end {
             return Err(end.of_stream());
         }
