@@ -21,6 +21,7 @@ mod server;
 mod settings;
 mod stream;
 mod streams;
+mod window;
 
 pub use self::client::{Begun, Driving, Sender, connect};
 pub use self::conn::Conn;

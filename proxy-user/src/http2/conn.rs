@@ -14,7 +14,8 @@ use super::error::{End, Error};
 use super::field::Fields;
 use super::receive::Reader;
 use super::settings::{Peer, TABLE_BYTES};
-use super::streams::{DATA, RESET, ROOM, Streams};
+use super::streams::{DATA, RESET, ROOM, Streams, keep_waker};
+use super::window::Window;
 use super::{COLLECTED_BYTES, ENDPOINT_WINDOW_BYTES, WINDOW_BYTES};
 
 /// Room for what is collected, from the first byte, so that nothing is copied as it becomes more: as much as there was last time,
@@ -65,10 +66,7 @@ pub struct Conn {
     pub(super) out: Vec<u8>,
     last_out_bytes: usize,
     pub(super) send_window: i64,
-    /// Bytes that the peer may still send.
-    pub(super) receive_window: u32,
-    /// Bytes that were used and that the peer has not been told of.
-    pub(super) unannounced: u32,
+    pub(super) receive_window: Window,
     pub(super) peer: Peer,
     pub(super) leaving: Leaving,
     /// The last stream that the peer takes, and why it goes.
@@ -125,8 +123,7 @@ impl Conn {
             out: Vec::new(),
             last_out_bytes: 0,
             send_window: i64::from(Peer::FIRST_WINDOW_BYTES),
-            receive_window: window_bytes,
-            unannounced: 0,
+            receive_window: Window::new(window_bytes),
             peer: Peer::default(),
             leaving: Leaving::No,
             goaway: None,
@@ -150,10 +147,7 @@ impl Conn {
     /// The driver rests until it is woken.
     pub(super) fn end_turn(&mut self, cx: &Context<'_>) {
         self.is_driving = false;
-        match &mut self.driver {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => self.driver = Some(cx.waker().clone()),
-        }
+        keep_waker(&mut self.driver, cx);
     }
 
     /// Has the driver look.
@@ -167,16 +161,13 @@ impl Conn {
 
     /// So many bytes of bodies are used: the peer may send others.
     pub(super) fn release(&mut self, bytes: usize) {
-        self.unannounced += u32::try_from(bytes).unwrap_or(0);
+        self.receive_window.release(u32::try_from(bytes).unwrap_or(0));
         self.announce();
     }
 
-    /// Tells the peer of what was used, once that is as much as it may still send: half of the window, or less if much of it waits
-    /// to be used.
+    /// Tells the peer of what was used, if it is time.
     pub(super) fn announce(&mut self) {
-        if self.unannounced > 0 && self.unannounced >= self.receive_window {
-            let bytes = std::mem::take(&mut self.unannounced);
-            self.receive_window += bytes;
+        if let Some(bytes) = self.receive_window.announce() {
             self.write_window(0, bytes);
             self.wake();
         }
@@ -189,14 +180,12 @@ impl Conn {
         if taken == 0 {
             return;
         }
-        inner.unannounced += taken;
-        let mut announced = None;
-        if !inner.has_received_all && !inner.is_over() && inner.unannounced >= inner.receive_window {
-            let bytes = std::mem::take(&mut inner.unannounced);
-            inner.receive_window += bytes;
-            announced = Some((inner.id, bytes));
-        }
-        if let Some((id, bytes)) = announced {
+        inner.receive_window.release(taken);
+        if !inner.has_received_all
+            && !inner.is_over()
+            && let Some(bytes) = inner.receive_window.announce()
+        {
+            let id = inner.id;
             self.write_window(id, bytes);
             self.wake();
         }

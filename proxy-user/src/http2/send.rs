@@ -1,7 +1,7 @@
 //! What goes to the peer: heads at once, bodies as far as there is room.
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use proxy_core::http2::Code;
 use proxy_core::http2::frame::{
     CONTINUATION, DATA as DATA_FRAME, END_HEADERS, END_STREAM, HEAD_BYTES, HEADERS, Head, MOST,
@@ -12,7 +12,9 @@ use proxy_core::http2::hpack::Encoder;
 use super::conn::{Conn, Role};
 use super::error::Error;
 use super::field::{self, Edit};
-use super::streams::{Inner, ROOM};
+use super::stream::Piece;
+use super::streams::{Inner, ROOM, Unsent};
+use super::window::Window;
 use super::{MOST_ENDPOINT_STREAMS, STREAM_WINDOW_BYTES};
 
 impl Conn {
@@ -29,8 +31,7 @@ impl Conn {
         }
         let is_head = request.method() == http::Method::HEAD;
         let inner = Inner {
-            receive_window: STREAM_WINDOW_BYTES,
-            is_https: edit.is_https,
+            receive_window: Window::new(STREAM_WINDOW_BYTES),
             is_held: true,
             is_head,
             has_given_all: has_ended,
@@ -41,7 +42,7 @@ impl Conn {
             self.begin_now(key, request, edit);
         } else {
             if let Some(inner) = self.streams.all.get_mut(key) {
-                inner.unsent = Some(Box::new(edit.apply(request)));
+                inner.unsent = Some(Box::new(Unsent { request: edit.apply(request), is_https: edit.is_https }));
             }
             self.unsent.push_back(key);
             self.begin_unsent();
@@ -80,9 +81,9 @@ impl Conn {
             }
             let Some(key) = self.unsent.pop_front() else { return };
             let Some(inner) = self.streams.all.get_mut(key) else { continue };
-            let edit = Edit { is_https: inner.is_https, set: None };
-            if let Some(request) = inner.unsent.take() {
-                self.begin_now(key, &request, edit);
+            if let Some(unsent) = inner.unsent.take() {
+                let edit = Edit { is_https: unsent.is_https, set: None };
+                self.begin_now(key, &unsent.request, edit);
             }
         }
     }
@@ -108,10 +109,7 @@ impl Conn {
         response: &Response<()>,
         has_ended: bool,
     ) -> Result<(), Error> {
-        let inner = self.streams.all.get_mut(key).ok_or(Error::Ended(Code::NO_ERROR))?;
-        if let Some(error) = inner.failure {
-            return Err(error);
-        }
+        let inner = self.streams.sending(key)?;
         let is_interim = response.status().is_informational();
         let has_ended = has_ended && !is_interim;
         (inner.has_given_all, inner.has_sent_all) = (has_ended, has_ended);
@@ -124,38 +122,20 @@ impl Conn {
         Ok(())
     }
 
-    /// Sends a part of a body, or as much of it as there is room for; the rest waits.
-    pub(super) fn give(&mut self, key: usize, data: Bytes, has_ended: bool) -> Result<(), Error> {
-        let inner = self.streams.all.get_mut(key).ok_or(Error::Ended(Code::NO_ERROR))?;
-        if let Some(error) = inner.failure {
-            return Err(error);
-        }
+    /// Sends a piece of a body, or as much of it as there is room for; the rest waits.
+    pub(super) fn give(&mut self, key: usize, piece: Piece) -> Result<(), Error> {
+        let inner = self.streams.sending(key)?;
         if inner.has_given_all {
             return Ok(());
         }
-        inner.has_given_all = has_ended;
-        inner.pending = if inner.pending.is_empty() {
-            data
-        } else {
+        inner.has_given_all = !matches!(piece, Piece::Data(_, false));
+        match piece {
+            Piece::Data(data, _) if inner.pending.is_empty() => inner.pending = data,
             // Whoever gives waits until all before it is on its way, as a rule.
-            [&inner.pending[..], &data[..]].concat().into()
-        };
-        self.push(key);
-        self.wake();
-        Ok(())
-    }
-
-    /// Sends trailers behind all that was given.
-    pub(super) fn give_trailers(&mut self, key: usize, trailers: HeaderMap) -> Result<(), Error> {
-        let inner = self.streams.all.get_mut(key).ok_or(Error::Ended(Code::NO_ERROR))?;
-        if let Some(error) = inner.failure {
-            return Err(error);
+            Piece::Data(data, _) => inner.pending = [&inner.pending[..], &data[..]].concat().into(),
+            Piece::Trailers(trailers) => inner.pending_trailers = Some(Box::new(trailers)),
+            Piece::End => {}
         }
-        if inner.has_given_all {
-            return Ok(());
-        }
-        inner.has_given_all = true;
-        inner.pending_trailers = Some(Box::new(trailers));
         self.push(key);
         self.wake();
         Ok(())
@@ -163,12 +143,13 @@ impl Conn {
 
     /// Sends of a stream what there is room for.
     pub(super) fn push(&mut self, key: usize) {
+        let Some(inner) = self.streams.all.get(key) else { return };
+        if inner.id == 0 || inner.has_sent_all || inner.failure.is_some() {
+            return;
+        }
         loop {
             let has_room = self.has_room();
             let Some(inner) = self.streams.all.get_mut(key) else { return };
-            if inner.id == 0 || inner.has_sent_all || inner.failure.is_some() {
-                return;
-            }
             if inner.pending.is_empty() {
                 break;
             }
@@ -190,12 +171,13 @@ impl Conn {
             return;
         }
         let (id, trailers) = (inner.id, inner.pending_trailers.take());
-        inner.has_sent_all = true;
+        let is_told = std::mem::replace(&mut inner.has_sent_all, true);
         match trailers {
             Some(trailers) => {
                 self.write_head(id, true, |encoder, out| field::write_trailers(encoder, &trailers, out));
             }
-            None => self.write_frame(DATA_FRAME, END_STREAM, id, &[]),
+            None if !is_told => self.write_frame(DATA_FRAME, END_STREAM, id, &[]),
+            None => {}
         }
         self.handle_sent_all(key);
     }
@@ -219,12 +201,6 @@ impl Conn {
         self.write_frame(DATA_FRAME, if is_last { END_STREAM } else { 0 }, id, data.chunk());
         if let Some(meter) = &mut self.meter {
             meter.handle_sent(bytes);
-        }
-        if is_last {
-            if let Some(inner) = self.streams.all.get_mut(key) {
-                inner.wake(ROOM);
-            }
-            self.handle_sent_all(key);
         }
     }
 

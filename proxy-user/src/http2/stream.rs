@@ -108,12 +108,7 @@ impl Stream {
     /// # Errors
     /// If the stream is over.
     pub fn give(&mut self, piece: Piece) -> Result<(), Error> {
-        let mut conn = self.conn.borrow_mut();
-        match piece {
-            Piece::Data(data, is_last) => conn.give(self.key, data, is_last),
-            Piece::Trailers(trailers) => conn.give_trailers(self.key, trailers),
-            Piece::End => conn.give(self.key, Bytes::new(), true),
-        }
+        self.conn.borrow_mut().give(self.key, piece)
     }
 
     /// Waits until what was given is on its way, and so there is room for more.

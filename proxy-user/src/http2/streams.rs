@@ -5,11 +5,12 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use proxy_core::http2::Breach;
+use proxy_core::http2::{Breach, Code};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use super::error::Error;
+use super::window::Window;
 
 /// Streams that were ended here and not by the peer which are remembered: twice what a client may have at a time.
 const LEFT_STREAMS: usize = 512;
@@ -28,10 +29,7 @@ pub(super) struct Inner {
     pub(super) id: u32,
     /// Bytes that may be sent; less than none if settings took some back (RFC 9113, 6.9.2).
     pub(super) send_window: i64,
-    /// Bytes that the peer may still send.
-    pub(super) receive_window: u32,
-    /// Bytes that were used and that the peer has not been told of.
-    pub(super) unannounced: u32,
+    pub(super) receive_window: Window,
     /// Bytes that the owner has: used when it takes the next.
     pub(super) taken: u32,
     pub(super) received: Vec<u8>,
@@ -40,14 +38,12 @@ pub(super) struct Inner {
     pub(super) responses: VecDeque<Response<()>>,
     pub(super) trailers: Option<Box<HeaderMap>>,
     /// A head that waits until the peer allows one more stream.
-    pub(super) unsent: Option<Box<Request<()>>>,
+    pub(super) unsent: Option<Box<Unsent>>,
     /// What waits for room, and the trailers behind it.
     pub(super) pending: Bytes,
     pub(super) pending_trailers: Option<Box<HeaderMap>>,
     pub(super) failure: Option<Error>,
     pub(super) is_held: bool,
-    /// A head that waits is to say so.
-    pub(super) is_https: bool,
     /// The answer to a HEAD, whose length is that of no body.
     pub(super) is_head: bool,
     /// The head of the answer has come.
@@ -67,10 +63,7 @@ impl Inner {
     /// Notes what its owner waits for.
     pub(super) fn wait(&mut self, what: u8, cx: &Context<'_>) {
         self.waits |= what;
-        match &mut self.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => self.waker = Some(cx.waker().clone()),
-        }
+        keep_waker(&mut self.waker, cx);
     }
 
     /// Wakes the owner if it waits for that.
@@ -86,6 +79,20 @@ impl Inner {
     /// Both sides have said all, or it was given up.
     pub(super) fn is_over(&self) -> bool {
         self.failure.is_some() || (self.has_received_all && self.has_sent_all)
+    }
+}
+
+/// The head of a request that waits.
+pub(super) struct Unsent {
+    pub(super) request: Request<()>,
+    pub(super) is_https: bool,
+}
+
+/// Keeps whom to wake.
+pub(super) fn keep_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
     }
 }
 
@@ -178,6 +185,12 @@ impl Streams {
                 self.left = VecDeque::new();
             }
         }
+    }
+
+    /// A stream on which something is to be sent.
+    pub(super) fn sending(&mut self, key: usize) -> Result<&mut Inner, Error> {
+        let inner = self.all.get_mut(key).ok_or(Error::Ended(Code::NO_ERROR))?;
+        inner.failure.map_or(Ok(inner), Err)
     }
 
     /// Forgets a stream's number, once it is over.

@@ -20,6 +20,7 @@ use proxy_core::http::HttpLimits;
 use super::conn::Conn;
 use super::field::Edit;
 use super::stream::{Piece, Stream};
+use super::window::Window;
 use super::{COLLECTED_BYTES, ENDPOINT_WINDOW_BYTES, Error, STREAM_WINDOW_BYTES, WINDOW_BYTES};
 
 /// Counts how often somebody was woken.
@@ -75,7 +76,7 @@ impl Pair {
         let mut pair = Self::greeted();
         for conn in [&pair.client, &pair.server] {
             let mut conn = conn.borrow_mut();
-            (conn.send_window, conn.receive_window) = (i64::from(window_bytes), window_bytes);
+            (conn.send_window, conn.receive_window) = (i64::from(window_bytes), Window::new(window_bytes));
         }
         pair.windows = [window_bytes; 2];
         pair
@@ -157,7 +158,7 @@ impl Pair {
             let conn = conn.borrow();
             assert_eq!((conn.streams.open(), conn.streams.all.len()), (0, 0), "{:?}", conn.role);
             assert!(conn.asked.is_empty() && conn.queue.iter().all(|key| !conn.streams.all.contains(*key)));
-            assert_eq!(conn.receive_window + conn.unannounced, window_bytes, "{:?}", conn.role);
+            assert_eq!(conn.receive_window.whole_bytes(), window_bytes, "{:?}", conn.role);
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{Block, MOST_RESPONSES, PRIORITY_BYTES, ensure};
 use crate::http2::conn::{Conn, Leaving, Role};
 use crate::http2::field::{self, Malformed};
 use crate::http2::streams::{DATA, Found, Inner};
+use crate::http2::window::Window;
 use crate::http2::{MOST_STREAMS, STREAM_WINDOW_BYTES};
 
 impl Conn {
@@ -109,7 +110,7 @@ impl Conn {
         let inner = Inner {
             id,
             send_window: i64::from(self.peer.window_bytes),
-            receive_window: STREAM_WINDOW_BYTES,
+            receive_window: Window::new(STREAM_WINDOW_BYTES),
             body_left,
             has_received_all: has_ended,
             is_held: true,

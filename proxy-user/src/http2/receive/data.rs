@@ -34,8 +34,7 @@ impl Conn {
             found => return Err(found.breach().into()),
         };
         // Padding counts, too (RFC 9113, 6.9.1).
-        self.receive_window =
-            self.receive_window.checked_sub(head.length_bytes).ok_or(Breach::FlowControl)?;
+        ensure(self.receive_window.take(head.length_bytes), Breach::FlowControl)?;
         self.announce();
         let key = key.filter(|key| self.take_window(*key, head));
         self.reader.state = State::Data { head, key, left_bytes: length, padding };
@@ -48,19 +47,14 @@ impl Conn {
     /// Takes a frame's bytes out of its stream's window; says whether there is still a stream for them.
     fn take_window(&mut self, key: usize, head: Head) -> bool {
         let Some(inner) = self.streams.all.get_mut(key) else { return false };
-        match inner.receive_window.checked_sub(head.length_bytes) {
-            Some(left) => {
-                inner.receive_window = left;
-                true
-            }
-            None => {
-                self.reset(key, Code::FLOW_CONTROL_ERROR);
-                if head.has(END_STREAM) {
-                    self.streams.handle_end(head.stream);
-                }
-                false
+        let is_allowed = inner.receive_window.take(head.length_bytes);
+        if !is_allowed {
+            self.reset(key, Code::FLOW_CONTROL_ERROR);
+            if head.has(END_STREAM) {
+                self.streams.handle_end(head.stream);
             }
         }
+        is_allowed
     }
 
     /// Takes the next bytes of a body; gives those behind it.

@@ -230,11 +230,11 @@ impl World {
             let is_whole = |known: usize, whole: u32| {
                 (known..=known + MOST_PAYLOAD_BYTES).contains(&usize::try_from(whole).unwrap())
             };
-            let mut known = conn.receive_window + conn.unannounced;
+            let mut known = conn.receive_window.whole_bytes();
             for (_, inner) in &conn.streams.all {
                 let held = inner.taken + u32::try_from(inner.received.len()).unwrap();
                 known += held;
-                let of_stream = inner.receive_window + inner.unannounced + held;
+                let of_stream = inner.receive_window.whole_bytes() + held;
                 let is_gone = inner.failure.is_some() || !inner.is_held;
                 let is_whole = is_whole(of_stream as usize, STREAM_WINDOW_BYTES);
                 assert!(is_gone || is_whole, "{:?} {}: {of_stream}", conn.role, inner.id);
@@ -287,7 +287,7 @@ impl World {
         self.pair.assert_nothing_is_left();
         let (client, server) = (self.pair.client.borrow(), self.pair.server.borrow());
         for (sender, receiver) in [(&client, &server), (&server, &client)] {
-            assert_eq!(sender.send_window, i64::from(receiver.receive_window), "{:?}", sender.role);
+            assert_eq!(sender.send_window, i64::from(receiver.receive_window.open_bytes), "{:?}", sender.role);
         }
     }
 
