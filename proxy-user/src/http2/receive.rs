@@ -27,8 +27,6 @@ pub(super) struct Reader {
     partial: Vec<u8>,
     /// The head of a message whose fields go on in the next frame.
     open: Option<Block>,
-    /// The next frame must be SETTINGS (RFC 9113, 3.4).
-    is_first: bool,
 }
 
 enum State {
@@ -66,7 +64,7 @@ struct Block {
 impl Reader {
     pub(super) fn new(role: Role) -> Self {
         let state = if role == Role::Server { State::Preface(PREFACE.len()) } else { State::Head };
-        Self { state, partial: Vec::new(), open: None, is_first: true }
+        Self { state, partial: Vec::new(), open: None }
     }
 
     /// Moves bytes until there are so many of a head or payload; says whether there are.
@@ -158,7 +156,8 @@ impl Conn {
     fn handle_head(&mut self, head: Head) -> Result<(), Fault> {
         let length = length_of(head);
         ensure(length <= MOST_PAYLOAD_BYTES, Breach::FrameSize)?;
-        if std::mem::take(&mut self.reader.is_first) {
+        if !self.peer.is_greeted {
+            // The first frame (RFC 9113, 3.4).
             ensure(head.kind == SETTINGS && !head.has(ACK), Breach::Protocol)?;
         }
         if let Some(open) = &self.reader.open {

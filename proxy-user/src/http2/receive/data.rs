@@ -25,18 +25,13 @@ impl Conn {
                 Some(key)
             }
             Found::Closed if self.role == Role::Client => None,
-            Found::Left => {
-                if head.has(END_STREAM) {
-                    self.streams.handle_end(head.stream);
-                }
-                None
-            }
+            Found::Left => None,
             found => return Err(found.breach().into()),
         };
         // Padding counts, too (RFC 9113, 6.9.1).
         ensure(self.receive_window.take(head.length_bytes), Breach::FlowControl)?;
         self.announce();
-        let key = key.filter(|key| self.take_window(*key, head));
+        let key = key.filter(|key| self.admit_data(*key, head));
         self.reader.state = State::Data { head, key, left_bytes: length, padding };
         if length == 0 {
             self.end_data(head, key);
@@ -45,16 +40,17 @@ impl Conn {
     }
 
     /// Takes a frame's bytes out of its stream's window; says whether there is still a stream for them.
-    fn take_window(&mut self, key: usize, head: Head) -> bool {
+    fn admit_data(&mut self, key: usize, head: Head) -> bool {
         let Some(inner) = self.streams.all.get_mut(key) else { return false };
-        let is_allowed = inner.receive_window.take(head.length_bytes);
-        if !is_allowed {
-            self.reset(key, Code::FLOW_CONTROL_ERROR);
-            if head.has(END_STREAM) {
-                self.streams.handle_end(head.stream);
-            }
-        }
-        is_allowed
+        let code = if !inner.receive_window.take(head.length_bytes) {
+            Code::FLOW_CONTROL_ERROR
+        } else if self.role == Role::Client && !inner.is_answered {
+            Code::PROTOCOL_ERROR
+        } else {
+            return true;
+        };
+        self.reset(key, code);
+        false
     }
 
     /// Takes the next bytes of a body; gives those behind it.
@@ -108,14 +104,9 @@ impl Conn {
             return false;
         }
         let bytes = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        let is_too_early = self.role == Role::Client && !inner.is_answered;
         match inner.body_left.map(|left| left.checked_sub(bytes)) {
             // More than was said (RFC 9113, 8.1.1).
             Some(None) => {
-                self.reset(key, Code::PROTOCOL_ERROR);
-                return false;
-            }
-            _ if is_too_early => {
                 self.reset(key, Code::PROTOCOL_ERROR);
                 return false;
             }
@@ -155,8 +146,7 @@ impl Conn {
             return;
         };
         let Some(inner) = self.streams.all.get_mut(key) else { return };
-        let is_too_early = self.role == Role::Client && !inner.is_answered;
-        if is_too_early || inner.body_left.is_some_and(|left| left > 0) {
+        if inner.body_left.is_some_and(|left| left > 0) {
             self.reset(key, Code::PROTOCOL_ERROR);
             self.streams.handle_end(head.stream);
             return;
