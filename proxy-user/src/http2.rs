@@ -13,7 +13,6 @@
 mod client;
 mod conn;
 mod error;
-mod field;
 mod io;
 mod receive;
 mod send;
@@ -26,7 +25,6 @@ mod window;
 pub use self::client::{Begun, Driving, Sender, connect};
 pub use self::conn::Conn;
 pub use self::error::{End, Error};
-pub use self::field::{Edit, Protocol};
 pub use self::server::{ServerConnection, accept};
 pub use self::stream::{Piece, Stream};
 

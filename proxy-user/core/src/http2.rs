@@ -2,6 +2,7 @@
 
 mod code;
 mod fault;
+mod fields;
 mod flood;
 pub mod frame;
 mod heads;
@@ -11,6 +12,7 @@ mod silence;
 
 pub use self::code::Code;
 pub use self::fault::{Breach, Fault};
+pub use self::fields::{Edit, FieldList, Malformed, is_hop_by_hop};
 pub use self::flood::Flood;
 pub use self::heads::{FIELD_BYTES, HeadBounds};
 pub use self::meter::{FloodMeter, MAX_CONTINUATIONS, TINY_BYTES};

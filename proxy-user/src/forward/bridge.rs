@@ -16,9 +16,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderName, Response};
 use proxy_core::grpc::web::Form;
 use proxy_core::grpc::{Messages, Status};
+use proxy_core::http2::FieldList;
 use tokio::time::Sleep;
 
 pub use self::side::{Failed, Http1Side, Http2Side, Side};
@@ -32,7 +32,7 @@ use super::wire::HeadBound;
 use crate::http2::{Error, Piece};
 
 /// The field in which gRPC says how a call ended.
-pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub const GRPC_STATUS: &str = "grpc-status";
 
 /// The answer's way to the client.
 pub struct Download {
@@ -85,10 +85,9 @@ impl Download {
                     self.bound.check(data, self.bytes).map_err(Trouble::UpstreamFault)?;
                 }
                 Piece::Trailers(trailers) => {
-                    let checked = http2::check_size(trailers, 0, self.bound.trailer_bytes);
+                    let checked = http2::check_size(trailers, self.bound.trailer_bytes);
                     checked.map_err(Trouble::UpstreamFault)?;
-                    let said = trailers.get(GRPC_STATUS);
-                    self.grpc_status = said.map(|value| Status::from_header(value.as_bytes()));
+                    self.grpc_status = trailers.find(GRPC_STATUS).map(Status::from_header);
                     self.is_over = true;
                 }
                 Piece::End => self.is_over = true,
@@ -108,7 +107,7 @@ impl Download {
 /// The head of an answer.
 pub struct Answer {
     /// Status and fields, those for one hop taken out.
-    pub response: Response<()>,
+    pub head: FieldList,
     /// It is not the answer yet (1xx).
     pub is_interim: bool,
     /// No body follows.
@@ -170,24 +169,25 @@ impl<W: Watch> Bridge<'_, '_, W> {
         match &mut self.up {
             Side::Http2(side) => {
                 let answer = ready!(side.stream.poll_response(cx));
-                let mut response = answer.map_err(|error| of_endpoint(Failed::Stream(error)))?;
-                if response.status().is_informational() {
+                let mut head = answer.map_err(|error| of_endpoint(Failed::Stream(error)))?;
+                let status = head.status();
+                if status < 200 {
                     return Poll::Ready(Ok(Answer {
-                        response,
+                        head,
                         is_interim: true,
                         has_ended: false,
                         is_kept: true,
                         is_tunnel: false,
                     }));
                 }
-                let checked = http2::check_size(response.headers(), 0, self.bound.bytes);
+                let checked = http2::check_size(&head, self.bound.bytes);
                 checked.map_err(Trouble::UpstreamFault)?;
                 let has_ended = side.stream.has_ended();
-                let is_tunnel = self.opening.is_some() && response.status().is_success();
+                let is_tunnel = self.opening.is_some() && status < 300;
                 if is_tunnel {
-                    http2::set_opened(&mut response);
+                    http2::set_opened(&mut head);
                 }
-                Poll::Ready(Ok(Answer { response, is_interim: false, has_ended, is_kept: true, is_tunnel }))
+                Poll::Ready(Ok(Answer { head, is_interim: false, has_ended, is_kept: true, is_tunnel }))
             }
             Side::Http1(side) => {
                 let bytes = match ready!(side.wire.poll_head(cx, scan, self.bound, &())) {
@@ -205,14 +205,13 @@ impl<W: Watch> Bridge<'_, '_, W> {
     ///
     /// # Errors
     /// If the client is gone.
-    pub async fn interim(&mut self, response: Response<()>) -> Result<(), Trouble> {
+    pub async fn interim(&mut self, head: &FieldList) -> Result<(), Trouble> {
         match &mut *self.down {
             Side::Http1(side) => {
-                let head = http2::write_response(&response.into_parts().0, Framing::Length(0), None);
-                side.begin(head, Framing::Length(0));
+                side.begin(http2::write_answer(head, Framing::Length(0), None), Framing::Length(0));
             }
             Side::Http2(side) => {
-                let sent = side.stream.respond(&response, false);
+                let sent = side.stream.respond(head, false);
                 sent.map_err(|error| of_client(Failed::Stream(error)))?;
             }
         }
@@ -330,12 +329,12 @@ fn read(
     let framing = head.body(method);
     let has_ended = framing == Framing::Length(0);
     let is_kept = head.is_keep_alive && framing != Framing::UntilClose;
-    let mut response = http2::response_of_http1(&head)?;
+    let mut head = http2::answer_of_http1(&head);
     side.wire.chunk.advance(bytes);
     if is_tunnel {
-        http2::set_opened(&mut response);
+        http2::set_opened(&mut head);
         side.begin_tunnel();
-        return Ok(Answer { response, is_interim: false, has_ended: false, is_kept: false, is_tunnel });
+        return Ok(Answer { head, is_interim: false, has_ended: false, is_kept: false, is_tunnel });
     }
     if !is_interim {
         side.incoming = match Body::new(framing, bound.fields, bound.bytes) {
@@ -343,7 +342,7 @@ fn read(
             body => body,
         };
     }
-    Ok(Answer { response, is_interim, has_ended, is_kept, is_tunnel })
+    Ok(Answer { head, is_interim, has_ended, is_kept, is_tunnel })
 }
 
 fn of_client(failed: Failed) -> Trouble {

@@ -11,47 +11,43 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TE};
-use http::{HeaderMap, HeaderValue, Request, Response};
 use proxy_core::grpc::is_grpc;
 use proxy_core::grpc::web::{Form, TextDecoder, Web, trailers_frame};
+use proxy_core::http2::FieldList;
 
 use super::bridge::{Failed, Side};
 use super::http1::Fault;
 use crate::http2::Piece;
 
+const CONTENT_TYPE: &str = "content-type";
 const GRPC: &str = "application/grpc";
 /// Time for a client to take the frame that says how a broken call ended; it is small, and whoever reads takes it at once.
 const LAST_FRAME_TIME: Duration = Duration::from_secs(1);
 
 /// Makes a call in gRPC-Web one in gRPC.
-pub fn ask_in_grpc(request: &mut Request<()>, web: Web) {
-    let headers = request.headers_mut();
-    rename(headers, web.asks.content_type(), GRPC);
-    headers.insert(TE, HeaderValue::from_static("trailers"));
+pub fn ask_in_grpc(request: &mut FieldList, web: Web) {
+    rename(request, web.asks.content_type(), GRPC);
+    request.set("te", b"trailers");
     if web.asks == Form::Text {
-        headers.remove(CONTENT_LENGTH);
+        request.remove("content-length");
     }
 }
 
 /// Makes the head of an answer in gRPC one in gRPC-Web; says whether it was one.
-pub fn answer_in_web(response: &mut Response<()>, form: Form) -> bool {
-    let headers = response.headers_mut();
-    if !headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes())) {
+pub fn answer_in_web(answer: &mut FieldList, form: Form) -> bool {
+    if !answer.find(CONTENT_TYPE).is_some_and(is_grpc) {
         return false;
     }
-    rename(headers, GRPC, form.content_type());
-    headers.remove(CONTENT_LENGTH);
+    rename(answer, GRPC, form.content_type());
+    answer.remove("content-length");
     true
 }
 
 /// Puts one content type in the place of another; the format of messages behind it stays.
-fn rename(headers: &mut HeaderMap, from: &str, to: &str) {
-    let format = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().get(from.len()..));
-    let renamed = HeaderValue::from_bytes(&[to.as_bytes(), format.unwrap_or_default()].concat());
-    if let Ok(renamed) = renamed {
-        headers.insert(CONTENT_TYPE, renamed);
-    }
+fn rename(head: &mut FieldList, from: &str, to: &str) {
+    let format = head.find(CONTENT_TYPE).and_then(|value| value.get(from.len()..));
+    let renamed = [to.as_bytes(), format.unwrap_or_default()].concat();
+    head.set(CONTENT_TYPE, &renamed);
 }
 
 /// Reads a piece of a request's text; none if only the next one makes something of it.
@@ -73,10 +69,7 @@ pub fn decode(text: &mut TextDecoder, piece: Piece) -> Result<Option<Piece>, Fau
 pub fn encode(form: Form, piece: Piece) -> Piece {
     let (data, is_last) = match piece {
         Piece::Data(data, is_last) => (data, is_last),
-        Piece::Trailers(trailers) => {
-            let fields = trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-            (trailers_frame(fields).unwrap_or_default().into(), true)
-        }
+        Piece::Trailers(trailers) => (trailers_frame(trailers.plain()).unwrap_or_default().into(), true),
         Piece::End => return Piece::End,
     };
     Piece::Data(form.encode(&data).map_or(data, Bytes::from), is_last)
@@ -86,7 +79,7 @@ pub fn encode(form: Form, piece: Piece) -> Piece {
 ///
 /// # Errors
 /// If the client does not take it.
-pub async fn end(side: &mut Side<'_>, form: Form, trailers: HeaderMap) -> Result<(), Failed> {
+pub async fn end(side: &mut Side<'_>, form: Form, trailers: FieldList) -> Result<(), Failed> {
     let ending = async {
         poll_fn(|cx| side.poll_flush(cx)).await?;
         side.give(encode(form, Piece::Trailers(trailers)))?;

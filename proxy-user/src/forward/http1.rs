@@ -14,9 +14,9 @@ mod scan;
 pub use self::body::{Body, Framing};
 pub use self::chunked::Chunked;
 pub use self::fault::Fault;
-pub use self::field::{Fields, MOST_FIELDS, Slots, slots};
-pub use self::request::{RequestEdits, RequestHead, Target};
-pub use self::response::{ResponseEdits, ResponseHead};
+pub use self::field::{Fields, MOST_FIELDS, Slots, put, slots};
+pub use self::request::{RequestEdits, RequestHead, Target, is_authority};
+pub use self::response::{ResponseEdits, ResponseHead, put_status};
 pub use self::scan::Scan;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ mod head;
 mod tunnel;
 
 pub use self::head::{
-    Asked, check_size, edit_response, of_http1, of_http2, response_of_http1, trailers, write_request,
-    write_response, write_trailers,
+    Asked, answer_of_http1, check_size, edit_answer, of_http1, of_http2, trailers, write_answer,
+    write_request, write_trailers,
 };
 pub use self::tunnel::{Opening, Tunnel, set_opened, set_switched};

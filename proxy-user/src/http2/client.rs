@@ -6,14 +6,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::Request;
 use proxy_core::http::HttpLimits;
-use proxy_core::http2::Code;
+use proxy_core::http2::{Code, Edit, FieldList};
 use proxy_io::Chunk;
 
 use super::conn::Conn;
 use super::error::{End, Error};
-use super::field::Edit;
 use super::io::Io;
 use super::stream::Stream;
 use crate::tls;
@@ -39,12 +37,12 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Begins a request; one that `has_ended` has no body. If the endpoint has no room for it now, it waits.
+    /// Begins a request, edited; one that `has_ended` has no body. If the endpoint has no room for it now, it waits.
     ///
     /// # Errors
     /// If the connection is over, or its endpoint goes away: nothing was sent.
-    pub fn begin(&self, request: &Request<()>, edit: Edit<'_>, has_ended: bool) -> Result<Stream, Error> {
-        let key = self.conn.borrow_mut().begin(request, edit, has_ended)?;
+    pub fn begin(&self, request: &FieldList, edits: &[Edit<'_>], has_ended: bool) -> Result<Stream, Error> {
+        let key = self.conn.borrow_mut().begin(request, edits, has_ended)?;
         Ok(Stream::new(Rc::clone(&self.conn), key))
     }
 

@@ -4,14 +4,12 @@ use std::collections::VecDeque;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use http::Request;
 use proxy_core::http::HttpLimits;
 use proxy_core::http2::frame::{self, GOAWAY, Head, PING, RST_STREAM, WINDOW_UPDATE};
 use proxy_core::http2::hpack::{Decoder, Encoder};
-use proxy_core::http2::{Code, FloodMeter, HeadBounds};
+use proxy_core::http2::{Code, FieldList, FloodMeter, HeadBounds};
 
 use super::error::{End, Error};
-use super::field::Fields;
 use super::receive::Reader;
 use super::settings::{Peer, TABLE_BYTES};
 use super::streams::{DATA, RESET, ROOM, Streams, keep_waker};
@@ -54,10 +52,11 @@ pub struct Conn {
     pub(super) meter: Option<FloodMeter>,
     pub(super) decoder: Decoder,
     pub(super) encoder: Encoder,
-    pub(super) fields: Fields,
+    /// Of the block that was decoded last, in memory that the next one uses again.
+    pub(super) fields: FieldList,
     pub(super) streams: Streams,
     /// Requests that nobody has taken up yet, each with its stream.
-    pub(super) asked: VecDeque<(usize, Request<()>)>,
+    pub(super) asked: VecDeque<(usize, FieldList)>,
     /// Streams that wait until the peer allows more.
     pub(super) unsent: VecDeque<usize>,
     /// Streams that have something to send and wait for room in the connection's window, or in what is collected.
@@ -115,7 +114,7 @@ impl Conn {
             meter,
             decoder: Decoder::new(TABLE_BYTES),
             encoder: Encoder::new(),
-            fields: Fields::default(),
+            fields: FieldList::default(),
             streams: Streams::new(if role == Role::Server { CLIENT_ROOM } else { ENDPOINT_ROOM }),
             asked: VecDeque::new(),
             unsent: VecDeque::new(),

@@ -1,48 +1,52 @@
 //! What goes to the peer: heads at once, bodies as far as there is room.
 
 use bytes::{Buf as _, Bytes};
-use http::{Request, Response};
-use proxy_core::http2::Code;
 use proxy_core::http2::frame::{
     CONTINUATION, DATA as DATA_FRAME, END_HEADERS, END_STREAM, HEAD_BYTES, HEADERS, Head, MOST,
     MOST_PAYLOAD_BYTES,
 };
-use proxy_core::http2::hpack::Encoder;
+use proxy_core::http2::{Code, Edit, FieldList};
 
 use super::conn::{Conn, Role};
 use super::error::Error;
-use super::field::{self, Edit};
 use super::stream::Piece;
-use super::streams::{Inner, ROOM, Unsent};
+use super::streams::{Inner, ROOM};
 use super::window::Window;
 use super::{MOST_ENDPOINT_STREAMS, STREAM_WINDOW_BYTES};
 
 impl Conn {
-    /// Begins a request, now or when the peer allows one more stream; gives the key of its stream.
+    /// Begins a request, edited, now or when the peer allows one more stream; gives the key of its stream.
     ///
     /// # Errors
     /// If the connection is over, or its peer goes away: nothing was sent.
-    pub fn begin(&mut self, request: &Request<()>, edit: Edit<'_>, has_ended: bool) -> Result<usize, Error> {
+    pub fn begin(
+        &mut self,
+        request: &FieldList,
+        edits: &[Edit<'_>],
+        has_ended: bool,
+    ) -> Result<usize, Error> {
         if let Some(end) = self.end {
             return Err(end.of_stream());
         }
         if let Some((_, code)) = self.goaway {
             return Err(Error::GoAway(code));
         }
-        let is_head = request.method() == http::Method::HEAD;
         let inner = Inner {
             receive_window: Window::new(STREAM_WINDOW_BYTES),
             is_held: true,
-            is_head,
+            is_head: request.method() == "HEAD",
+            is_connect: request.method() == "CONNECT",
             has_given_all: has_ended,
             ..Inner::default()
         };
         let key = self.streams.all.insert(inner);
         if self.unsent.is_empty() && self.has_room_for_one() && self.streams.next <= MOST {
-            self.begin_now(key, request, edit);
+            self.begin_now(key, request, edits);
         } else {
+            let mut request = request.clone();
+            edits.iter().for_each(|edit| request.apply(*edit));
             if let Some(inner) = self.streams.all.get_mut(key) {
-                inner.unsent = Some(Box::new(Unsent { request: edit.apply(request), is_https: edit.is_https }));
+                inner.unsent = Some(Box::new(request));
             }
             self.unsent.push_back(key);
             self.begin_unsent();
@@ -81,14 +85,13 @@ impl Conn {
             }
             let Some(key) = self.unsent.pop_front() else { return };
             let Some(inner) = self.streams.all.get_mut(key) else { continue };
-            if let Some(unsent) = inner.unsent.take() {
-                let edit = Edit { is_https: unsent.is_https, set: None };
-                self.begin_now(key, &unsent.request, edit);
+            if let Some(request) = inner.unsent.take() {
+                self.begin_now(key, &request, &[]);
             }
         }
     }
 
-    fn begin_now(&mut self, key: usize, request: &Request<()>, edit: Edit<'_>) {
+    fn begin_now(&mut self, key: usize, request: &FieldList, edits: &[Edit<'_>]) {
         let id = self.streams.next;
         let Some(inner) = self.streams.all.get_mut(key) else { return };
         self.streams.next += 2;
@@ -97,24 +100,19 @@ impl Conn {
         let has_ended = inner.has_given_all && inner.pending.is_empty() && inner.pending_trailers.is_none();
         inner.has_sent_all = has_ended;
         self.streams.open_as(id, key);
-        self.write_head(id, has_ended, |encoder, out| field::write_request(encoder, request, edit, out));
+        self.write_fields(id, has_ended, request, edits);
         self.push(key);
         self.wake();
     }
 
     /// Sends the head of an answer.
-    pub(super) fn respond(
-        &mut self,
-        key: usize,
-        response: &Response<()>,
-        has_ended: bool,
-    ) -> Result<(), Error> {
+    pub(super) fn respond(&mut self, key: usize, head: &FieldList, has_ended: bool) -> Result<(), Error> {
         let inner = self.streams.sending(key)?;
-        let is_interim = response.status().is_informational();
+        let is_interim = (100..200).contains(&head.status());
         let has_ended = has_ended && !is_interim;
         (inner.has_given_all, inner.has_sent_all) = (has_ended, has_ended);
         let id = inner.id;
-        self.write_head(id, has_ended, |encoder, out| field::write_response(encoder, response, out));
+        self.write_fields(id, has_ended, head, &[]);
         if has_ended {
             self.handle_sent_all(key);
         }
@@ -173,9 +171,7 @@ impl Conn {
         let (id, trailers) = (inner.id, inner.pending_trailers.take());
         let is_told = std::mem::replace(&mut inner.has_sent_all, true);
         match trailers {
-            Some(trailers) => {
-                self.write_head(id, true, |encoder, out| field::write_trailers(encoder, &trailers, out));
-            }
+            Some(trailers) => self.write_fields(id, true, &trailers, &[]),
             None if !is_told => self.write_frame(DATA_FRAME, END_STREAM, id, &[]),
             None => {}
         }
@@ -266,10 +262,10 @@ impl Conn {
     }
 
     /// Writes a block of fields: HEADERS, and CONTINUATION if that is not enough.
-    fn write_head(&mut self, id: u32, has_ended: bool, write: impl FnOnce(&mut Encoder, &mut Vec<u8>)) {
+    fn write_fields(&mut self, id: u32, has_ended: bool, fields: &FieldList, edits: &[Edit<'_>]) {
         let begin = self.out().len();
         self.out.extend_from_slice(&[0; HEAD_BYTES]);
-        write(&mut self.encoder, &mut self.out);
+        fields.encode(&mut self.encoder, edits, &mut self.out);
         let block_bytes = self.out.len() - begin - HEAD_BYTES;
         if let Some(meter) = &mut self.meter {
             meter.handle_sent(block_bytes);

@@ -6,9 +6,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::Request;
 use proxy_core::http::HttpLimits;
-use proxy_core::http2::Code;
+use proxy_core::http2::{Code, FieldList};
 use proxy_io::Chunk;
 
 use super::conn::{Conn, Leaving};
@@ -58,7 +57,7 @@ impl ServerConnection {
     }
 
     /// Waits for the next request; none comes any more once the connection has ended.
-    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Request<()>, Stream)>> {
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<(FieldList, Stream)>> {
         loop {
             if let Some(asked) = self.next() {
                 return Poll::Ready(Some(asked));
@@ -100,7 +99,7 @@ impl ServerConnection {
     }
 
     /// The next request that its client has not given up.
-    fn next(&mut self) -> Option<(Request<()>, Stream)> {
+    fn next(&mut self) -> Option<(FieldList, Stream)> {
         loop {
             let asked = self.conn().borrow_mut().asked.pop_front();
             let (key, request) = asked?;

@@ -5,8 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
-use proxy_core::http2::Code;
+use proxy_core::http2::{Code, FieldList};
 
 use super::conn::Conn;
 use super::error::Error;
@@ -18,7 +17,7 @@ pub enum Piece {
     /// Bytes, and whether they are the last.
     Data(Bytes, bool),
     /// The end, with fields behind the body.
-    Trailers(HeaderMap),
+    Trailers(FieldList),
     /// The end.
     End,
 }
@@ -43,13 +42,13 @@ impl Stream {
     ///
     /// # Errors
     /// If there is none to come.
-    pub fn poll_response(&mut self, cx: &Context<'_>) -> Poll<Result<Response<()>, Error>> {
+    pub fn poll_response(&mut self, cx: &Context<'_>) -> Poll<Result<FieldList, Error>> {
         let found = self.with(|inner| match (inner.responses.pop_front(), inner.failure) {
-            (Some(response), _) => {
+            (Some(head), _) => {
                 if inner.responses.is_empty() {
                     inner.responses = std::collections::VecDeque::new();
                 }
-                Poll::Ready(Ok(response))
+                Poll::Ready(Ok(head))
             }
             (None, Some(error)) => Poll::Ready(Err(error)),
             (None, None) => {
@@ -98,8 +97,8 @@ impl Stream {
     ///
     /// # Errors
     /// If the stream is over.
-    pub fn respond(&mut self, response: &Response<()>, has_ended: bool) -> Result<(), Error> {
-        self.conn.borrow_mut().respond(self.key, response, has_ended)
+    pub fn respond(&mut self, head: &FieldList, has_ended: bool) -> Result<(), Error> {
+        self.conn.borrow_mut().respond(self.key, head, has_ended)
     }
 
     /// Sends a piece of a body. Only after [`Stream::poll_sent`] was ready, or once: what has no room waits. Behind the last one

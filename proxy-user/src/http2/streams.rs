@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
-use proxy_core::http2::{Breach, Code};
+use proxy_core::http2::{Breach, Code, FieldList};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
@@ -35,17 +34,19 @@ pub(super) struct Inner {
     pub(super) received: Vec<u8>,
     /// What of a body is to come, if that was said.
     pub(super) body_left: Option<u64>,
-    pub(super) responses: VecDeque<Response<()>>,
-    pub(super) trailers: Option<Box<HeaderMap>>,
+    pub(super) responses: VecDeque<FieldList>,
+    pub(super) trailers: Option<Box<FieldList>>,
     /// A head that waits until the peer allows one more stream.
-    pub(super) unsent: Option<Box<Unsent>>,
+    pub(super) unsent: Option<Box<FieldList>>,
     /// What waits for room, and the trailers behind it.
     pub(super) pending: Bytes,
-    pub(super) pending_trailers: Option<Box<HeaderMap>>,
+    pub(super) pending_trailers: Option<Box<FieldList>>,
     pub(super) failure: Option<Error>,
     pub(super) is_held: bool,
     /// The answer to a HEAD, whose length is that of no body.
     pub(super) is_head: bool,
+    /// The answer to a CONNECT, which may be a tunnel and no body.
+    pub(super) is_connect: bool,
     /// The head of the answer has come.
     pub(super) is_answered: bool,
     pub(super) has_received_all: bool,
@@ -80,12 +81,6 @@ impl Inner {
     pub(super) fn is_over(&self) -> bool {
         self.failure.is_some() || (self.has_received_all && self.has_sent_all)
     }
-}
-
-/// The head of a request that waits.
-pub(super) struct Unsent {
-    pub(super) request: Request<()>,
-    pub(super) is_https: bool,
 }
 
 /// Keeps whom to wake.

@@ -1,7 +1,6 @@
 //! Both sides of a connection joined in memory, and a peer of raw frames.
 
 mod endpoint;
-mod fields;
 mod frames;
 mod pair;
 mod scripts;
@@ -14,11 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use http::{HeaderMap, Request, Response};
 use proxy_core::http::HttpLimits;
+use proxy_core::http2::FieldList;
 
 use super::conn::Conn;
-use super::field::Edit;
 use super::stream::{Piece, Stream};
 use super::window::Window;
 use super::{COLLECTED_BYTES, ENDPOINT_WINDOW_BYTES, Error, STREAM_WINDOW_BYTES, WINDOW_BYTES};
@@ -141,15 +139,15 @@ impl Pair {
     }
 
     fn try_ask(&self, path: &str, has_ended: bool) -> Result<Stream, Error> {
-        let request = Request::get(format!("http://a{path}")).body(()).unwrap();
-        let key = self.client.borrow_mut().begin(&request, Edit::default(), has_ended)?;
+        let request = FieldList::of_request("GET", Some("a"), path);
+        let key = self.client.borrow_mut().begin(&request, &[], has_ended)?;
         Ok(Stream::new(Rc::clone(&self.client), key))
     }
 
     /// The next request at the server, with its path.
     fn asked(&self) -> Option<(String, Stream)> {
         let (key, request) = self.server.borrow_mut().asked.pop_front()?;
-        Some((request.uri().path().to_owned(), Stream::new(Rc::clone(&self.server), key)))
+        Some((request.path_and_query().to_owned(), Stream::new(Rc::clone(&self.server), key)))
     }
 
     /// Nothing is left of streams on either side, and both windows are whole again.
@@ -163,8 +161,8 @@ impl Pair {
     }
 }
 
-fn ok() -> Response<()> {
-    Response::new(())
+fn ok() -> FieldList {
+    FieldList::of_answer(200)
 }
 
 fn data(bytes: &[u8], is_last: bool) -> Piece {

@@ -14,8 +14,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Request;
-use proxy_core::http2::{Pings, Silence, Step};
+use proxy_core::http2::{Edit, FieldList, Pings, Silence, Step};
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::RequestReason;
 use proxy_core::pool::Life;
@@ -24,7 +23,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::pool::Key;
-use crate::http2::{Begun, Edit, Error, Sender, Stream};
+use crate::http2::{Begun, Error, Sender, Stream};
 use crate::tls::Client;
 
 /// Time that a connection without requests is kept. Servers of HTTP/2 wait longer than those of HTTP/1.1 (gRPC for ever, nginx
@@ -108,8 +107,8 @@ impl Lease {
     ///
     /// # Errors
     /// If the connection takes no more: nothing was sent.
-    pub fn begin(&self, request: &Request<()>, edit: Edit<'_>, has_ended: bool) -> Result<Stream, Error> {
-        self.conn.sender.begin(request, edit, has_ended)
+    pub fn begin(&self, request: &FieldList, edits: &[Edit<'_>], has_ended: bool) -> Result<Stream, Error> {
+        self.conn.sender.begin(request, edits, has_ended)
     }
 
     /// Tells whether the connection was ended because its endpoint said a head that is too long.

@@ -4,11 +4,10 @@
 
 use std::time::Instant;
 
-use http::Request;
 use libfuzzer_sys::fuzz_target;
 use proxy_core::http::HttpLimits;
-use proxy_core::http2::frame;
-use proxy_user::http2::{Conn, Edit};
+use proxy_core::http2::{FieldList, frame};
+use proxy_user::http2::Conn;
 
 /// Both sides' first settings.
 const SETTINGS: [u8; frame::HEAD_BYTES] = [0, 0, 0, frame::SETTINGS, 0, 0, 0, 0, 0];
@@ -25,9 +24,8 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
             conn.receive(frame::PREFACE, now);
         } else {
             for (method, has_ended) in [("GET", true), ("HEAD", true), ("POST", false)] {
-                let mut request = Request::new(());
-                *request.method_mut() = method.parse().expect("a method");
-                conn.begin(&request, Edit::default(), has_ended).expect("there is room for it");
+                let request = FieldList::of_request(method, None, "/");
+                conn.begin(&request, &[], has_ended).expect("there is room for it");
             }
         }
         conn.receive(&SETTINGS, now);

@@ -6,10 +6,9 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use proxy_core::grpc::Status;
 use proxy_core::grpc::web::Web;
+use proxy_core::http2::FieldList;
 use proxy_core::outcome::RequestReason;
 use proxy_core::rate::TooEarly;
 use proxy_core::route::fault::{FaultAnswer, FaultEnd};
@@ -18,7 +17,7 @@ use rand::Rng as _;
 use rand::rngs::SmallRng;
 
 use super::Client;
-use crate::forward::http1::Framing;
+use crate::forward::http1::{Framing, put_status};
 use crate::forward::http2;
 use crate::forward::l4::Watch as _;
 use crate::forward::wire::Wire;
@@ -31,7 +30,7 @@ const OVERLOADED_SECONDS: std::ops::RangeInclusive<u64> = 2..=5;
 const BUSY_TIME: Duration = Duration::from_secs(1);
 
 /// Says why Weir answers itself.
-const X_WEIR_REASON: HeaderName = HeaderName::from_static("x-weir-reason");
+const X_WEIR_REASON: &str = "x-weir-reason";
 
 /// An answer. Its body says the reason in the word of the access log and metrics; so does the header `x-weir-reason`.
 pub(super) struct Answer {
@@ -123,55 +122,46 @@ impl Answer {
 
     /// The answer in HTTP/2: head and body. To a gRPC call it is in gRPC's words, which are a head and nothing else
     /// ("Trailers-Only").
-    pub(super) fn into_http2(self, is_grpc: bool) -> (Response<()>, Bytes) {
+    pub(super) fn into_http2(self, is_grpc: bool) -> (FieldList, Bytes) {
         if is_grpc && let Some(status) = self.grpc_status() {
             return (self.in_grpc(status), Bytes::new());
         }
         let (content_type, body) = self.content();
-        let mut response = Response::new(());
-        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or_default();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        let mut set = |name: HeaderName, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(name, value);
-            }
-        };
+        let mut head = FieldList::of_answer(self.status);
+        head.append("content-length", body.len().to_string().as_bytes());
         if !content_type.is_empty() {
-            set(header::CONTENT_TYPE, content_type);
+            head.append("content-type", content_type.as_bytes());
         }
         if !self.is_asked_for() {
-            set(X_WEIR_REASON, self.reason.as_str());
+            head.append(X_WEIR_REASON, self.reason.as_str().as_bytes());
         }
         if let Some(early) = self.early {
-            set(header::RETRY_AFTER, &early.retry_after_seconds().to_string());
+            head.append("retry-after", early.retry_after_seconds().to_string().as_bytes());
         }
         if let Some(location) = &self.location {
-            set(header::LOCATION, location);
+            head.append("location", location.as_bytes());
         }
         let body = if self.is_head { Bytes::new() } else { Bytes::from(body.into_owned()) };
-        (response, body)
+        (head, body)
     }
 
-    fn in_grpc(&self, status: Status) -> Response<()> {
-        let mut response = Response::new(());
-        *response.headers_mut() = Self::trailers(status, self.reason);
+    fn in_grpc(&self, status: Status) -> FieldList {
+        let mut head = FieldList::of_answer(200);
         let content_type = self.web.map_or("application/grpc", |web| web.answers.content_type());
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        head.append("content-type", content_type.as_bytes());
+        Self::trailers(status, self.reason).plain().for_each(|(name, value)| head.append(name, value));
         if let Some(early) = self.early {
-            response.headers_mut().insert("grpc-retry-pushback-ms", early.pushback_ms().into());
+            head.append("grpc-retry-pushback-ms", early.pushback_ms().to_string().as_bytes());
         }
-        response
+        head
     }
 
     /// What tells a call how it ended.
-    pub(super) fn trailers(status: Status, reason: RequestReason) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        let reason = HeaderValue::from_static(reason.as_str());
-        headers.insert("grpc-status", HeaderValue::from_static(status.header_value()));
-        headers.insert("grpc-message", reason.clone());
-        headers.insert(X_WEIR_REASON, reason);
-        headers
+    pub(super) fn trailers(status: Status, reason: RequestReason) -> FieldList {
+        let reason = reason.as_str();
+        [("grpc-status", status.header_value()), ("grpc-message", reason), (X_WEIR_REASON, reason)]
+            .into_iter()
+            .collect()
     }
 
     /// What it is called in a call, if it is written in gRPC-Web.
@@ -182,20 +172,15 @@ impl Answer {
     fn write(&self, is_last: bool) -> Vec<u8> {
         use std::io::Write as _;
         if let Some(status) = self.web_status() {
-            let (mut head, ()) = self.in_grpc(status).into_parts();
-            head.headers.insert(header::CONTENT_LENGTH, 0.into());
-            return http2::write_response(&head, Framing::Length(0), is_last.then_some("close"));
+            let mut head = self.in_grpc(status);
+            head.append("content-length", b"0");
+            return http2::write_answer(&head, Framing::Length(0), is_last.then_some("close"));
         }
         let (content_type, body) = self.content();
         let mut out = Vec::with_capacity(192 + body.len());
+        put_status(&mut out, self.status);
         // Writing to a Vec does not fail.
-        let _ = write!(
-            out,
-            "HTTP/1.1 {} {}\r\ncontent-length: {}\r\n",
-            self.status,
-            phrase(self.status),
-            body.len()
-        );
+        let _ = write!(out, "content-length: {}\r\n", body.len());
         if !content_type.is_empty() {
             let _ = write!(out, "content-type: {content_type}\r\n");
         }
@@ -234,34 +219,4 @@ pub(super) async fn send(
         down.poll_send(cx, &mut out, client.conn)
     })
     .await
-}
-
-/// Words for a status (RFC 9110, 15); they mean nothing to anybody but people.
-fn phrase(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        204 => "No Content",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        417 => "Expectation Failed",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "",
-    }
 }

@@ -5,9 +5,8 @@ mod begin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::ready;
-use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderValue, Request};
 use proxy_core::grpc::{Messages, Status};
+use proxy_core::http2::FieldList;
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
 use proxy_core::retry::{Failure, Pushback};
 use proxy_core::service::Endpoint;
@@ -95,7 +94,7 @@ pub(super) async fn forward(
     story: &Story,
     began: Instant,
 ) -> Result<Outcome, Over> {
-    let Outgoing::Request(request) = std::mem::take(&mut plan.head) else {
+    let Outgoing::Fields(request) = std::mem::take(&mut plan.head) else {
         return Err(Over { reason: RequestReason::Internal, tries: 0 });
     };
     let plan = &*plan;
@@ -149,7 +148,7 @@ fn messages(client: &Client<'_>, plan: &Plan) -> Option<Messages> {
 /// What is asked, and by whom.
 struct Asked<'a, 's> {
     side: &'a mut Side<'s>,
-    request: &'a Request<()>,
+    request: &'a FieldList,
     upload: Upload,
 }
 
@@ -317,7 +316,7 @@ async fn exchange(
     }
     if is_tunnel {
         if matches!(bridge.down, Side::Http1(_)) {
-            http2::set_switched(&mut answer.response, request);
+            http2::set_switched(&mut answer.head, request);
         }
         client.conn.await_within(plan.service.limits.idle_timeout, Reason::IdleTimeout);
     }
@@ -373,16 +372,15 @@ fn pass_on(
     mut answer: bridge::Answer,
     first_byte: Duration,
 ) -> Passing {
-    let said = answer.response.headers().get(GRPC_STATUS);
-    let head_status = said.map(|value| Status::from_header(value.as_bytes()));
+    let head_status = answer.head.find(GRPC_STATUS).map(Status::from_header);
     let most = client.limits().response_bytes.filter(|_| !answer.is_tunnel).unwrap_or(u64::MAX);
     let web = plan.question.bridged_web().map(|web| web.answers);
-    let web = web.filter(|form| grpc_web::answer_in_web(&mut answer.response, *form));
+    let web = web.filter(|form| grpc_web::answer_in_web(&mut answer.head, *form));
     // Only between two messages is there room for the frame that tells how a call ended.
     let messages = messages(client, plan).or_else(|| web.map(|_| Messages::new(None)));
     let download =
         Download::new(answer.has_ended, Bound::new(most, bridge.bound.bytes, messages)).in_web(web);
-    let (status, is_kept) = (answer.response.status().as_u16(), answer.is_kept);
+    let (status, is_kept) = (answer.head.status(), answer.is_kept);
     let is_early = !bridge.upload.is_sent();
     let is_last = send_head(client, plan, bridge.down, answer, is_early);
     Passing { status, head_status, first_byte, download, is_kept, is_last }
@@ -416,10 +414,10 @@ fn outcome(
 }
 
 /// The whole request in HTTP/1.1, for somebody who answers it and closes.
-fn copy(request: &Request<()>, body: &[u8]) -> Vec<u8> {
+fn copy(request: &FieldList, body: &[u8]) -> Vec<u8> {
     let mut head = request.clone();
-    head.headers_mut().insert(CONTENT_LENGTH, body.len().into());
-    head.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    head.set("content-length", body.len().to_string().as_bytes());
+    head.set("connection", b"close");
     let mut out = http2::write_request(&head, Framing::Length(body.len() as u64));
     out.extend_from_slice(body);
     out
@@ -444,7 +442,7 @@ async fn answered(
         if answer.is_interim {
             if !plan.question.is_version_1_0 {
                 // Boxed: most answers are the first.
-                boxed(|| bridge.interim(answer.response)).await?;
+                boxed(|| bridge.interim(&answer.head)).await?;
             }
             continue;
         }
@@ -462,13 +460,12 @@ async fn answered(
 
 /// What an answer would be called if its request were to be tried again because of it; none for a call that goes on.
 fn failure(plan: &Plan, answer: &bridge::Answer) -> Option<Failure> {
-    let http_status = answer.response.status().as_u16();
-    let headers = answer.response.headers();
-    let said = headers.get(GRPC_STATUS).filter(|_| answer.has_ended);
+    let http_status = answer.head.status();
+    let said = answer.head.find(GRPC_STATUS).filter(|_| answer.has_ended);
     if !plan.question.is_grpc || (said.is_none() && http_status == 200) {
         return (!plan.question.is_grpc).then_some(Failure::Status(http_status));
     }
-    let status = Status::of_answer(http_status, said.map(HeaderValue::as_bytes));
-    let pushback = headers.get(GRPC_PUSHBACK).map(|value| Pushback::from_header(value.as_bytes()));
+    let status = Status::of_answer(http_status, said);
+    let pushback = answer.head.find(GRPC_PUSHBACK).map(Pushback::from_header);
     Some(Failure::Grpc { status, pushback })
 }

@@ -2,11 +2,9 @@
 
 use std::time::Instant;
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Request};
 use proxy_core::grpc::Status;
 use proxy_core::grpc::web::Dialect;
-use proxy_core::http2::Code;
+use proxy_core::http2::{Code, FieldList};
 use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::Limits;
 
@@ -26,20 +24,19 @@ use crate::http2::{Piece, Stream};
 /// No `async fn`: what it begins with would be kept to its end.
 pub(super) fn serve<'a>(
     client: &'a Client<'a>,
-    request: Request<()>,
+    head: FieldList,
     stream: Stream,
 ) -> impl Future<Output = ()> + 'a {
     let began = Instant::now();
     let guard =
         client.local.open.add(client.service.map_or(&Limits::DEFAULT, |service| &service.limits), None);
     guard.conn.set_pacer(client.conn.pacer());
-    let (parts, ()) = request.into_parts();
-    let framing = framing(&parts.headers, stream.has_ended());
+    let framing = framing(&head, stream.has_ended());
     let mut story = Story::new(client, began);
-    let dialect = Dialect::of(|name| parts.headers.get(name).map(HeaderValue::as_bytes));
+    let dialect = Dialect::of(|name| head.find(name));
     let mut is_grpc = dialect == Some(Dialect::Plain);
     let mut tunnel = None;
-    let decided = plan_http2(&Client { conn: &guard.conn, ..*client }, parts, framing, &mut story);
+    let decided = plan_http2(&Client { conn: &guard.conn, ..*client }, head, framing, &mut story);
     let mut side = Side::Http2(Http2Side::of_client(stream));
     async move {
         let session = client.conn;
@@ -83,24 +80,23 @@ pub(super) fn serve<'a>(
 }
 
 /// How the body of a request is framed for HTTP/1.1.
-fn framing(headers: &HeaderMap, has_ended: bool) -> Framing {
+fn framing(head: &FieldList, has_ended: bool) -> Framing {
     if has_ended {
         return Framing::Length(0);
     }
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     // A length that the body does not have ends the stream (RFC 9113, 8.1.1).
-    length.map_or(Framing::Chunked, Framing::Length)
+    head.content_length().ok().flatten().map_or(Framing::Chunked, Framing::Length)
 }
 
 /// Answers by ourselves; gives the status that the client got, 0 if none.
 fn answer(side: &mut Side<'_>, answer: Answer, is_grpc: bool) -> u16 {
     let Side::Http2(side) = side else { return 0 };
-    let (response, body) = answer.into_http2(is_grpc);
-    let sent = side.stream.respond(&response, body.is_empty()).and_then(|()| {
+    let (head, body) = answer.into_http2(is_grpc);
+    let sent = side.stream.respond(&head, body.is_empty()).and_then(|()| {
         // Small: it waits for room in the stream's window, if there is none.
         if body.is_empty() { Ok(()) } else { side.stream.give(Piece::Data(body, true)) }
     });
-    sent.map_or(0, |()| response.status().as_u16())
+    sent.map_or(0, |()| head.status())
 }
 
 /// Makes sure that the client does not take what it has for the whole: a call is told how it ended, anything else is reset.

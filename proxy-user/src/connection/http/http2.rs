@@ -94,9 +94,9 @@ impl Session<'_> {
             return Poll::Ready(reason);
         }
         let client = self.client;
-        while let Poll::Ready(Some((request, stream))) = self.connection.poll_accept(cx) {
+        while let Poll::Ready(Some((head, stream))) = self.connection.poll_accept(cx) {
             client.conn.await_within(None, Reason::IdleTimeout);
-            self.calls.push(boxed(move || call::serve(client, request, stream)));
+            self.calls.push(boxed(move || call::serve(client, head, stream)));
         }
         let was_busy = !self.calls.is_empty();
         while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(cx) {}

@@ -4,9 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::request::Parts;
-use http::{HeaderName, Request};
 use proxy_core::grpc;
+use proxy_core::http2::FieldList;
 use proxy_core::id::ServiceId;
 use proxy_core::identity::{RequestId, is_kept_request_id};
 use proxy_core::load::{self, Load, RequestLimits};
@@ -31,10 +30,10 @@ use crate::forward::http2::{self, Tunnel};
 use crate::stats::conn::ServiceStats;
 
 /// The header in which Envoy says how many milliseconds a request has left.
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const EXPECTED_TIMEOUT: &str = "x-envoy-expected-rq-timeout-ms";
+const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
+const REQUEST_ID: &str = "x-request-id";
 
 /// A request that goes to a service.
 pub(super) struct Plan {
@@ -81,7 +80,7 @@ pub(super) enum Outgoing {
     /// Written already: client and endpoint both speak HTTP/1.1.
     Bytes(Vec<u8>),
     /// One of them speaks HTTP/2.
-    Request(Box<Request<()>>),
+    Fields(FieldList),
 }
 
 impl Default for Outgoing {
@@ -136,7 +135,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
             Ok(Outgoing::Bytes(out))
         }
         Version::Http2 if question.is_connect => Err(Fault::Target),
-        Version::Http2 => Ok(Outgoing::Request(Box::new(http2::of_http1(&head, edits)?))),
+        Version::Http2 => Ok(Outgoing::Fields(http2::of_http1(&head, edits))),
     })?;
     Ok(Decided::Forward(Box::new(chosen.plan(out, framing, question, version))))
 }
@@ -147,14 +146,14 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
 /// What is wrong with it.
 pub(super) fn plan_http2(
     client: &Client<'_>,
-    mut parts: Parts,
+    mut list: FieldList,
     framing: Framing,
     story: &mut Story,
 ) -> Result<Decided, Fault> {
-    let tunnel = Tunnel::take(&mut parts);
-    let head = http2::Asked::of(&parts)?;
+    let tunnel = Tunnel::take(&mut list);
+    let head = http2::Asked::of(&list)?;
     let id = begin(client, &head, framing, story)?;
-    head.check_size(client.bound().bytes)?;
+    http2::check_size(&list, client.bound().bytes)?;
     let question = Question::of(&head).opening(tunnel?);
     // What goes through a tunnel is no body.
     let framing = if question.tunnel.is_some() { Framing::Length(0) } else { framing };
@@ -167,9 +166,8 @@ pub(super) fn plan_http2(
     };
     let version = chosen.version(client);
     let edited = Edited::new(client, &head, id, chosen.found.as_ref());
-    let host = head.host().to_owned();
-    let out = edited.with(|edits| http2::of_http2(parts, &host, edits))?;
-    Ok(Decided::Forward(Box::new(chosen.plan(Outgoing::Request(Box::new(out)), framing, question, version))))
+    let out = edited.with(|edits| http2::of_http2(list, edits));
+    Ok(Decided::Forward(Box::new(chosen.plan(Outgoing::Fields(out), framing, question, version))))
 }
 
 /// Begins the story of a request; gives the number that it gets, unless it has one.
@@ -179,7 +177,7 @@ fn begin(
     framing: Framing,
     story: &mut Story,
 ) -> Result<Option<RequestId>, Fault> {
-    let is_named = head.find("x-request-id").is_some_and(is_kept_request_id);
+    let is_named = head.find(REQUEST_ID).is_some_and(is_kept_request_id);
     let id = (!is_named).then(|| RequestId::new(client.local.rng.borrow_mut().random()));
     story.read(client, head, id.as_ref().map(RequestId::as_bytes));
     match (framing, client.limits().request_bytes) {
@@ -210,7 +208,7 @@ impl Chosen {
         let Self { service, stats, found, time_left } = self;
         // Who says HTTP/2 in the config may be one that speaks nothing but gRPC. Others get what their client says.
         if service.protocol == Protocol::Http2
-            && let (Some(web), Outgoing::Request(request)) = (question.web, &mut head)
+            && let (Some(web), Outgoing::Fields(request)) = (question.web, &mut head)
         {
             question.is_grpc = true;
             grpc_web::ask_in_grpc(request, web);
@@ -286,7 +284,7 @@ fn pace(client: &Client<'_>, rates: &RateLimits) -> Result<(), Box<Answer>> {
 fn time_left(head: &impl Head) -> Option<Duration> {
     let grpc = head.find("grpc-timeout").and_then(grpc::parse_timeout);
     grpc.or_else(|| {
-        let millis = std::str::from_utf8(head.find(EXPECTED_TIMEOUT.as_str())?).ok()?.parse().ok()?;
+        let millis = std::str::from_utf8(head.find(EXPECTED_TIMEOUT)?).ok()?.parse().ok()?;
         // Zero is none in Envoy's.
         (millis > 0).then(|| Duration::from_millis(millis))
     })
@@ -358,7 +356,7 @@ impl<'a> Edited<'a> {
             Action::Forward { rewrite, .. } => rewrite.target(head.path(), head.query(), found.prefix_bytes),
             Action::Redirect(_) | Action::Respond { .. } => None,
         });
-        let given = head.find(EXPECTED_TIMEOUT.as_str()).and_then(|_| time_left(head));
+        let given = head.find(EXPECTED_TIMEOUT).and_then(|_| time_left(head));
         let own = found.and_then(|found| found.rule.timeout.request);
         let left = given.map(|given| own.map_or(given, |own| own.min(given)));
         let expected_timeout = left.map(|left| left.as_millis().max(1).to_string());
@@ -395,7 +393,7 @@ fn forwarded_for(client: &Client<'_>, head: &impl Head) -> Option<Vec<u8>> {
         return None;
     }
     let mut value = Vec::with_capacity(48);
-    for before in head.find_all(FORWARDED_FOR.as_str()) {
+    for before in head.find_all(FORWARDED_FOR) {
         value.extend_from_slice(before);
         value.extend_from_slice(b", ");
     }

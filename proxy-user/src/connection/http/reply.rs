@@ -1,9 +1,8 @@
 //! What a client gets of an answer that passes a bridge: its head, and word of an end before its end.
 
-use http::header::{CONTENT_LENGTH, UPGRADE};
-use http::{HeaderValue, Response};
 use proxy_core::grpc::Status;
 use proxy_core::grpc::web::Form;
+use proxy_core::http2::FieldList;
 use proxy_core::outcome::RequestReason;
 
 use super::Client;
@@ -24,27 +23,24 @@ pub(super) fn send_head(
     answer: bridge::Answer,
     is_early: bool,
 ) -> Result<bool, Error> {
-    let bridge::Answer { mut response, has_ended, is_tunnel, .. } = answer;
+    let bridge::Answer { mut head, has_ended, is_tunnel, .. } = answer;
     let changes = plan.rule.as_deref().map(|rule| &rule.response_headers);
-    http2::edit_response(&mut response, changes.filter(|changes| !changes.is_empty()));
+    http2::edit_answer(&mut head, changes.filter(|changes| !changes.is_empty()));
     match side {
         Side::Http2(side) => {
-            side.stream.respond(&response, has_ended)?;
+            side.stream.respond(&head, has_ended)?;
             side.has_begun = true;
             Ok(false)
         }
         Side::Http1(side) if is_tunnel => {
-            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-            let (parts, ()) = response.into_parts();
-            side.begin(
-                http2::write_response(&parts, Framing::Length(0), Some("upgrade")),
-                Framing::Length(0),
-            );
+            head.set("upgrade", b"websocket");
+            let none = Framing::Length(0);
+            side.begin(http2::write_answer(&head, none, Some("upgrade")), none);
             side.begin_tunnel();
             Ok(true)
         }
         Side::Http1(side) => {
-            let framing = framing(plan, &mut response, has_ended);
+            let framing = framing(plan, &mut head, has_ended);
             let question = plan.question;
             let is_last =
                 !question.is_keep_alive || framing == Framing::UntilClose || client.is_leaving() || is_early;
@@ -53,20 +49,18 @@ pub(super) fn send_head(
                 (false, true) => Some("keep-alive"),
                 (false, false) => None,
             };
-            let (parts, ()) = response.into_parts();
-            side.begin(http2::write_response(&parts, framing, connection), framing);
+            side.begin(http2::write_answer(&head, framing, connection), framing);
             Ok(is_last)
         }
     }
 }
 
 /// How an answer's body is framed for a client that speaks HTTP/1.1; says so where a head must.
-fn framing(plan: &Plan, response: &mut Response<()>, has_ended: bool) -> Framing {
-    let status = response.status().as_u16();
-    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+fn framing(plan: &Plan, head: &mut FieldList, has_ended: bool) -> Framing {
+    let length = head.find("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     match (has_ended, length) {
-        (true, None) if !plan.question.is_head && !matches!(status, 204 | 304) => {
-            response.headers_mut().insert(CONTENT_LENGTH, 0.into());
+        (true, None) if !plan.question.is_head && !matches!(head.status(), 204 | 304) => {
+            head.set("content-length", b"0");
             Framing::Length(0)
         }
         (true, _) => Framing::Length(0),

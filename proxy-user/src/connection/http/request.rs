@@ -71,7 +71,7 @@ pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usiz
         boxed(|| tokio::time::sleep(delay)).await;
     }
     let outcome = match decided {
-        Ok(Decided::Forward(plan)) if matches!(plan.head, Outgoing::Request(_)) => {
+        Ok(Decided::Forward(plan)) if matches!(plan.head, Outgoing::Fields(_)) => {
             boxed(|| bridged::serve_http1(client, down, plan, &story, began)).await
         }
         Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
@@ -151,7 +151,7 @@ impl Sending {
         let mut head = match std::mem::take(&mut plan.head) {
             Outgoing::Bytes(head) => head,
             // Goes another way.
-            Outgoing::Request(_) => Vec::new(),
+            Outgoing::Fields(_) => Vec::new(),
         };
         let (head_bytes, early_bytes) = (head.len() as u64, early.len() as u64);
         let mut first = if early.len() <= COPIED_BYTES {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::ready;
-use http::{HeaderName, HeaderValue, Request};
+use proxy_core::http2::{Edit, FieldList};
 use proxy_core::outcome::RequestReason;
 use proxy_core::retry::Failure;
 use proxy_core::service::Protocol;
@@ -19,7 +19,7 @@ use crate::connection::endpoint::Counted;
 use crate::forward::bridge::Http2Side;
 use crate::forward::exchange::Trouble;
 use crate::forward::http1::Fault;
-use crate::http2::{self, Edit};
+use crate::http2;
 use crate::tls;
 use crate::upstream::http2::{Found, Lease, Ticket};
 use crate::upstream::pool::Key;
@@ -45,14 +45,19 @@ impl Streams {
         }
     }
 
-    /// Begins a request, with a field set if one is given; one that `has_ended` has no body. If the endpoint has no room for it now, it waits there.
+    /// Begins a request, with a field edited if one is given; one that `has_ended` has no body. If the endpoint has no room for it now, it waits there.
     pub(super) fn begin(
         &self,
-        request: &Request<()>,
-        set: Option<(&HeaderName, &HeaderValue)>,
+        request: &FieldList,
+        edit: Option<Edit<'_>>,
         has_ended: bool,
     ) -> Result<Http2Side, Broken> {
-        match self.lease.begin(request, Edit { is_https: self.is_tls, set }, has_ended) {
+        let scheme: Edit<'_> = (":scheme", if self.is_tls { b"https" } else { b"http" });
+        let begun = match edit {
+            Some(edit) => self.lease.begin(request, &[scheme, edit], has_ended),
+            None => self.lease.begin(request, &[scheme], has_ended),
+        };
+        match begun {
             Ok(stream) => Ok(Http2Side::of_endpoint(stream)),
             Err(error) => {
                 tracing::debug!(%error, "no stream");

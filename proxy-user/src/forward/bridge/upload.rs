@@ -192,7 +192,7 @@ impl Upload {
             }
             Piece::Trailers(trailers) => {
                 self.is_taken = true;
-                let checked = http2::check_size(trailers, 0, self.bound.trailer_bytes);
+                let checked = http2::check_size(trailers, self.bound.trailer_bytes);
                 checked.map_err(Trouble::ClientFault)?;
             }
             Piece::End => self.is_taken = true,

@@ -209,7 +209,7 @@ impl<'h, 'b> Fields<'h, 'b> {
 }
 
 /// Writes one field.
-pub(super) fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

@@ -1,6 +1,5 @@
 //! Heads of requests: read, and written anew for the endpoint.
 
-use http::HeaderName;
 use httparse::ParserConfig;
 use proxy_core::route::HeaderChanges;
 
@@ -50,7 +49,7 @@ pub struct RequestEdits<'a> {
     /// What the rule says about headers.
     pub changes: Option<&'a HeaderChanges>,
     /// Headers of ours, in place of what came under their names.
-    pub set: &'a [Option<(HeaderName, &'a [u8])>],
+    pub set: &'a [Option<(&'static str, &'a [u8])>],
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
@@ -131,7 +130,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             self.fields.drop_named("host");
         }
         for (name, _) in edits.set.iter().flatten() {
-            self.fields.drop_named(name.as_str());
+            self.fields.drop_named(name);
         }
         if let Some(changes) = edits.changes {
             let names = changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name));
@@ -146,7 +145,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             put(out, "host", host.as_bytes());
         }
         self.fields.write(out);
-        edits.set.iter().flatten().for_each(|(name, value)| put(out, name.as_str(), value));
+        edits.set.iter().flatten().for_each(|(name, value)| put(out, name, value));
         if let Some(changes) = edits.changes {
             changes.set.iter().chain(&changes.add).for_each(|(name, value)| put(out, name, value.as_bytes()));
         }
@@ -283,7 +282,8 @@ fn text(bytes: &[u8]) -> Option<&str> {
 }
 
 /// Bytes that a host and port may have (RFC 3986, 3.2.2 and 3.2.3), user information excluded.
-fn is_authority(host: &str) -> bool {
+#[must_use]
+pub fn is_authority(host: &str) -> bool {
     host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b))
 }
 

@@ -110,11 +110,7 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         if has_none {
             self.fields.drop_named("content-length");
         }
-        out.extend_from_slice(b"HTTP/1.1 ");
-        put_number(out, self.status);
-        out.push(b' ');
-        out.extend_from_slice(self.reason.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        put_line(out, self.status, self.reason);
         self.fields.write(out);
         if let Some(changes) = edits.changes {
             changes.set.iter().chain(&changes.add).for_each(|(name, value)| put(out, name, value.as_bytes()));
@@ -137,7 +133,20 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
     }
 }
 
-/// Writes a status.
+/// Writes the first line of an answer, with words that mean nothing to anybody but people.
+pub fn put_status(out: &mut Vec<u8>, status: u16) {
+    let known = http::StatusCode::from_u16(status).ok();
+    put_line(out, status, known.and_then(|status| status.canonical_reason()).unwrap_or_default());
+}
+
+fn put_line(out: &mut Vec<u8>, status: u16, reason: &str) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    put_number(out, status);
+    out.push(b' ');
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 fn put_number(out: &mut Vec<u8>, status: u16) {
     let digit = |n: u16| b'0' + u8::try_from(n % 10).unwrap_or_default();
     out.extend_from_slice(&[digit(status / 100), digit(status / 10), digit(status)]);

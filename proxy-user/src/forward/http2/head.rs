@@ -1,29 +1,19 @@
 //! Heads as HTTP/2 has them, and their way to and from HTTP/1.1.
 
-use http::header::{self, HeaderName};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, request, response};
-use proxy_core::http2::FIELD_BYTES;
+use proxy_core::http2::{FieldList, Malformed, is_hop_by_hop};
 use proxy_core::route::HeaderChanges;
 
 use crate::forward::head::Head;
-use crate::forward::http1::{Fault, Framing, MOST_FIELDS, RequestEdits, RequestHead, ResponseHead};
+use crate::forward::http1::{
+    Fault, Framing, MOST_FIELDS, RequestEdits, RequestHead, ResponseHead, is_authority, put, put_status,
+};
 
-/// Fields that are for one hop only. Most of them are refused where they come in; a proxy must not depend on that.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::TE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-];
-
-/// A request of an HTTP/2 client.
+/// A request of an HTTP/2 client, well-formed line by line.
 pub struct Asked<'a> {
-    parts: &'a request::Parts,
+    list: &'a FieldList,
     host: &'a str,
+    path: &'a str,
+    query: &'a str,
 }
 
 impl<'a> Asked<'a> {
@@ -31,13 +21,13 @@ impl<'a> Asked<'a> {
     ///
     /// # Errors
     /// What a server must not serve although each line of it is well-formed.
-    pub fn of(parts: &'a request::Parts) -> Result<Self, Fault> {
-        let mut hosts = parts.headers.get_all(header::HOST).iter();
-        let named = hosts.next().map(|host| host.to_str().map_err(|_| Fault::Host)).transpose()?;
-        let authority = parts.uri.authority().map(Authority::as_str);
+    pub fn of(list: &'a FieldList) -> Result<Self, Fault> {
+        let mut hosts = list.find_all("host");
+        let named =
+            hosts.next().map(|host| std::str::from_utf8(host).map_err(|_| Fault::Host)).transpose()?;
         let is_several = hosts.next().is_some();
         // RFC 9113, 8.3.1: both must say the same.
-        let host = match (authority, named) {
+        let host = match (list.authority(), named) {
             _ if is_several => return Err(Fault::Host),
             (Some(authority), Some(named)) if !authority.eq_ignore_ascii_case(named) => {
                 return Err(Fault::Host);
@@ -45,29 +35,23 @@ impl<'a> Asked<'a> {
             (Some(host), _) | (None, Some(host)) => host,
             (None, None) => return Err(Fault::Host),
         };
-        if host.is_empty() || host.contains('@') {
+        if host.is_empty() || !is_authority(host) {
             return Err(Fault::Host);
         }
-        if parts.uri.path().is_empty() && parts.method != Method::CONNECT {
-            return Err(Fault::Target);
-        }
         // One, and digits: what goes on to HTTP/1.1 must not be read in two ways there.
-        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
-        let is_number =
-            |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-        if lengths.next().is_some_and(|length| !is_number(length)) || lengths.next().is_some() {
-            return Err(Fault::ContentLength);
-        }
-        if parts.headers.get(header::EXPECT).is_some_and(|value| value != "100-continue") {
+        list.content_length().map_err(|Malformed| Fault::ContentLength)?;
+        if list.find("expect").is_some_and(|value| value != b"100-continue") {
             return Err(Fault::Expectation);
         }
-        Ok(Self { parts, host })
+        let target = list.path_and_query();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        Ok(Self { list, host, path, query })
     }
 }
 
 impl Head for Asked<'_> {
     fn method(&self) -> &str {
-        self.parts.method.as_str()
+        self.list.method()
     }
 
     fn host(&self) -> &str {
@@ -75,23 +59,23 @@ impl Head for Asked<'_> {
     }
 
     fn path(&self) -> &str {
-        self.parts.uri.path()
+        self.path
     }
 
     fn query(&self) -> &str {
-        self.parts.uri.query().unwrap_or_default()
+        self.query
     }
 
     fn path_and_query(&self) -> &str {
-        self.parts.uri.path_and_query().map_or("", PathAndQuery::as_str)
+        self.list.path_and_query()
     }
 
     fn find(&self, name: &str) -> Option<&[u8]> {
-        self.parts.headers.get(name).map(HeaderValue::as_bytes)
+        self.list.find(name)
     }
 
     fn find_all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s [u8]> {
-        self.parts.headers.get_all(name).iter().map(HeaderValue::as_bytes)
+        self.list.find_all(name)
     }
 
     fn version(&self) -> &'static str {
@@ -99,119 +83,78 @@ impl Head for Asked<'_> {
     }
 }
 
-impl Asked<'_> {
-    /// Compares the head with what is allowed.
-    ///
-    /// # Errors
-    /// If it is too large.
-    pub fn check_size(&self, most_bytes: usize) -> Result<(), Fault> {
-        let uri = &self.parts.uri;
-        let said = [
-            (":method", self.parts.method.as_str()),
-            (":scheme", uri.scheme_str().unwrap_or_default()),
-            (":authority", uri.authority().map_or("", Authority::as_str)),
-            (":path", uri.path_and_query().map_or("", PathAndQuery::as_str)),
-        ];
-        let pseudo = said.iter().filter(|(_, value)| !value.is_empty());
-        let beside = pseudo.map(|(name, value)| name.len() + value.len() + FIELD_BYTES).sum();
-        check_size(&self.parts.headers, beside, most_bytes)
-    }
-}
-
-/// Compares the fields of a head or of trailers, as HTTP/2 counts them, with what is allowed. So many bytes stand beside them.
+/// Compares a head or trailers, as HTTP/2 counts them, with what is allowed.
 ///
 /// # Errors
 /// If they are too large.
-pub fn check_size(fields: &HeaderMap, beside: usize, most_bytes: usize) -> Result<(), Fault> {
-    let count = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + FIELD_BYTES;
-    let bytes = beside + fields.iter().map(count).sum::<usize>();
-    if bytes > most_bytes { Err(Fault::HeadTooLarge) } else { Ok(()) }
+pub fn check_size(list: &FieldList, most_bytes: usize) -> Result<(), Fault> {
+    if list.list_bytes() > most_bytes { Err(Fault::HeadTooLarge) } else { Ok(()) }
 }
 
 /// Makes the head that an endpoint gets of one that came in HTTP/2.
-///
-/// # Errors
-/// `Target` if a rewritten path is none.
-pub fn of_http2(parts: request::Parts, host: &str, edits: &RequestEdits<'_>) -> Result<Request<()>, Fault> {
-    let mut headers = parts.headers;
-    let takes_trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
-    strip(&mut headers);
-    join_cookies(&mut headers);
-    let uri = parts.uri.into_parts();
-    // What stands in Host alone is no authority yet.
-    let authority = uri.authority.map_or_else(|| authority(host), Ok)?;
-    build(parts.method, uri.path_and_query, authority, headers, takes_trailers, edits)
+#[must_use]
+pub fn of_http2(mut list: FieldList, edits: &RequestEdits<'_>) -> FieldList {
+    join_cookies(&mut list);
+    let is_dropped = |name: &[u8]| match name.len() {
+        // It says what the authority says.
+        4 => name == b"host",
+        14 => name == b"http2-settings",
+        _ => false,
+    };
+    // Most of what is for one hop is refused where it comes in; a proxy must not depend on that.
+    if list.authority().is_none()
+        && let Some(host) = list.find("host").map(<[u8]>::to_vec)
+    {
+        list.set(":authority", &host);
+    }
+    list.retain(|field| !is_hop_by_hop(field) && !is_dropped(field.name));
+    edit_request(&mut list, edits);
+    list
 }
 
 /// Makes the head that an HTTP/2 endpoint gets of one that came in HTTP/1.1.
-///
-/// # Errors
-/// What HTTP/2 has no words for.
-pub fn of_http1(head: &RequestHead<'_, '_>, edits: &RequestEdits<'_>) -> Result<Request<()>, Fault> {
-    let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| Fault::StartLine)?;
-    let target = PathAndQuery::try_from(head.target.path_and_query).map_err(|_| Fault::Target)?;
-    let takes_trailers = head.fields.find_all("te").any(|te| te.eq_ignore_ascii_case(b"trailers"));
-    let headers = map(head.fields.kept())?;
-    build(method, Some(target), authority(head.host)?, headers, takes_trailers, edits)
-}
-
-fn authority(host: &str) -> Result<Authority, Fault> {
-    Authority::try_from(host).map_err(|_| Fault::Host)
-}
-
-fn build(
-    method: Method,
-    target: Option<PathAndQuery>,
-    authority: Authority,
-    mut headers: HeaderMap,
-    takes_trailers: bool,
-    edits: &RequestEdits<'_>,
-) -> Result<Request<()>, Fault> {
-    headers.remove(header::HOST);
-    if takes_trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+#[must_use]
+pub fn of_http1(head: &RequestHead<'_, '_>, edits: &RequestEdits<'_>) -> FieldList {
+    let host = Some(head.host).filter(|host| !host.is_empty());
+    let mut list = FieldList::of_request(head.method, host, head.target.path_and_query);
+    let kept = head.fields.kept().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
+    append(&mut list, kept);
+    if head.fields.find_all("te").any(|te| te.eq_ignore_ascii_case(b"trailers")) {
+        list.append("te", b"trailers");
     }
+    edit_request(&mut list, edits);
+    list
+}
+
+fn edit_request(list: &mut FieldList, edits: &RequestEdits<'_>) {
     for (name, value) in edits.set.iter().flatten() {
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            headers.insert(name, value);
-        }
+        list.set(name, value);
     }
     if let Some(changes) = edits.changes {
-        change(&mut headers, changes);
+        change(list, changes);
     }
-    let mut uri = http::uri::Parts::default();
-    uri.authority = Some(edits.host.map_or(Ok(authority), self::authority)?);
-    if method != Method::CONNECT {
-        uri.scheme = Some(Scheme::HTTP);
-        uri.path_and_query = match edits.path_and_query {
-            Some(rewritten) => Some(PathAndQuery::try_from(rewritten).map_err(|_| Fault::Target)?),
-            None => Some(target.ok_or(Fault::Target)?),
-        };
+    if let Some(host) = edits.host {
+        list.set(":authority", host.as_bytes());
     }
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Fault::Target)?;
-    *request.version_mut() = http::Version::HTTP_2;
-    *request.headers_mut() = headers;
-    Ok(request)
+    if let Some(target) = edits.path_and_query
+        && list.find(":path").is_some()
+    {
+        list.set(":path", target.as_bytes());
+    }
 }
 
 /// Writes a head for an HTTP/1.1 endpoint.
-pub fn write_request(request: &Request<()>, framing: Framing) -> Vec<u8> {
+#[must_use]
+pub fn write_request(list: &FieldList, framing: Framing) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
-    let authority = request.uri().authority().map_or("", Authority::as_str);
-    let path = || request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    let target = if request.method() == Method::CONNECT { authority } else { path() };
-    out.extend_from_slice(request.method().as_str().as_bytes());
+    let (method, authority) = (list.method(), list.authority().unwrap_or_default());
+    let target = if method == "CONNECT" { authority } else { list.path_and_query() };
+    out.extend_from_slice(method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     put(&mut out, "host", authority.as_bytes());
-    for (name, value) in request.headers() {
-        if *name != header::TE {
-            put(&mut out, name.as_str(), value.as_bytes());
-        }
-    }
+    list.plain().filter(|(name, _)| *name != "te").for_each(|(name, value)| put(&mut out, name, value));
     if framing == Framing::Chunked {
         put(&mut out, "transfer-encoding", b"chunked");
     }
@@ -220,37 +163,27 @@ pub fn write_request(request: &Request<()>, framing: Framing) -> Vec<u8> {
 }
 
 /// Makes an answer of HTTP/1.1 one of HTTP/2.
-///
-/// # Errors
-/// What HTTP/2 has no words for.
-pub fn response_of_http1(head: &ResponseHead<'_, '_>) -> Result<Response<()>, Fault> {
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| Fault::StartLine)?;
-    *response.headers_mut() = map(head.fields.kept())?;
-    Ok(response)
+#[must_use]
+pub fn answer_of_http1(head: &ResponseHead<'_, '_>) -> FieldList {
+    let mut list = FieldList::of_answer(head.status);
+    append(&mut list, head.fields.kept());
+    list
 }
 
 /// Takes out of an answer of HTTP/2 what is for one hop, and changes what a rule says.
-pub fn edit_response(response: &mut Response<()>, changes: Option<&HeaderChanges>) {
-    let headers = response.headers_mut();
-    strip(headers);
+pub fn edit_answer(list: &mut FieldList, changes: Option<&HeaderChanges>) {
+    list.retain(|field| !is_hop_by_hop(field) && field.name != b"te");
     if let Some(changes) = changes {
-        change(headers, changes);
+        change(list, changes);
     }
 }
 
 /// Writes the head of an answer for an HTTP/1.1 client.
-pub fn write_response(response: &response::Parts, framing: Framing, connection: Option<&str>) -> Vec<u8> {
+#[must_use]
+pub fn write_answer(list: &FieldList, framing: Framing, connection: Option<&str>) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
-    let status = response.status;
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for (name, value) in &response.headers {
-        put(&mut out, name.as_str(), value.as_bytes());
-    }
+    put_status(&mut out, list.status());
+    list.plain().for_each(|(name, value)| put(&mut out, name, value));
     if framing == Framing::Chunked {
         put(&mut out, "transfer-encoding", b"chunked");
     }
@@ -262,9 +195,9 @@ pub fn write_response(response: &response::Parts, framing: Framing, connection: 
 }
 
 /// Writes the trailers of a chunked body, and its end.
-pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
+pub fn write_trailers(trailers: &FieldList, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
-    trailers.iter().for_each(|(name, value)| put(out, name.as_str(), value.as_bytes()));
+    trailers.plain().for_each(|(name, value)| put(out, name, value));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -272,78 +205,35 @@ pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// What HTTP/2 has no words for.
-pub fn trailers(lines: &[u8]) -> Result<HeaderMap, Fault> {
+pub fn trailers(lines: &[u8]) -> Result<FieldList, Fault> {
     let mut slots = [httparse::EMPTY_HEADER; MOST_FIELDS];
     match httparse::parse_headers(lines, &mut slots) {
-        Ok(httparse::Status::Complete((_, fields))) => map(fields.iter().map(|f| (f.name, f.value))),
+        Ok(httparse::Status::Complete((_, fields))) => {
+            let mut list = FieldList::default();
+            append(&mut list, fields.iter().map(|field| (field.name, field.value)));
+            Ok(list)
+        }
         _ => Err(Fault::Trailer),
     }
 }
 
-fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Fields of HTTP/1.1 in the form of `http`, without Host.
-fn map<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<HeaderMap, Fault> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Field)?;
-        let value = HeaderValue::from_bytes(value).map_err(|_| Fault::Field)?;
-        headers.try_append(name, value).map_err(|_| Fault::TooManyFields)?;
-    }
-    Ok(headers)
-}
-
-fn strip(headers: &mut HeaderMap) {
-    // Hardly any has one: to look at the few names costs less than to look each of these up.
-    let is_for_one_hop =
-        |(name, value): (&HeaderName, &HeaderValue)| HOP_BY_HOP.contains(name) && !is_trailers(name, value);
-    if headers.iter().any(is_for_one_hop) {
-        for name in &HOP_BY_HOP {
-            headers.remove(name);
-        }
-    }
-}
-
-/// `te: trailers`, which each call of gRPC has.
-fn is_trailers(name: &HeaderName, value: &HeaderValue) -> bool {
-    *name == header::TE && value == "trailers"
+/// Adds fields of HTTP/1.1, whose names may have capitals.
+fn append<'a>(list: &mut FieldList, fields: impl Iterator<Item = (&'a str, &'a [u8])>) {
+    fields.for_each(|(name, value)| list.append(&name.to_ascii_lowercase(), value));
 }
 
 /// HTTP/2 may send cookies one by one, so that they compress better; nobody else understands that (RFC 9113, 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(header::COOKIE).iter();
-    if cookies.next().is_none() || cookies.next().is_none() {
-        return;
-    }
-    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
-        headers.insert(header::COOKIE, joined);
+fn join_cookies(list: &mut FieldList) {
+    if list.find_all("cookie").nth(1).is_some() {
+        let joined = list.find_all("cookie").collect::<Vec<_>>().join(&b"; "[..]);
+        list.set("cookie", &joined);
     }
 }
 
-fn change(headers: &mut HeaderMap, changes: &HeaderChanges) {
-    for name in &changes.remove {
-        headers.remove(&**name);
-    }
-    for (name, value) in &changes.set {
-        set(headers, name, value.as_bytes());
-    }
-    for (name, value) in &changes.add {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(&**name), HeaderValue::try_from(&**value)) {
-            headers.append(name, value);
-        }
-    }
-}
-
-fn set(headers: &mut HeaderMap, name: &str, value: &[u8]) {
-    if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
-        headers.insert(name, value);
-    }
+fn change(list: &mut FieldList, changes: &HeaderChanges) {
+    changes.remove.iter().for_each(|name| list.remove(name));
+    changes.set.iter().for_each(|(name, value)| list.set(name, value.as_bytes()));
+    changes.add.iter().for_each(|(name, value)| list.append(name, value.as_bytes()));
 }
 
 #[cfg(test)]

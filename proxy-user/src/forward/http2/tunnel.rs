@@ -4,13 +4,9 @@
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use proxy_core::http2::FieldList;
 
 use crate::forward::http1::{Fault, RequestHead, ResponseHead};
-use crate::http2::Protocol;
 
 const WEBSOCKET: &str = "websocket";
 /// What a server proves with that it has read a key (RFC 6455, 1.3).
@@ -31,7 +27,7 @@ pub struct Opening {
     /// What is to be opened.
     pub tunnel: Tunnel,
     /// What it proves with, in HTTP/1.1, that it has read the key.
-    accept: Option<HeaderValue>,
+    accept: Option<String>,
 }
 
 impl Tunnel {
@@ -40,21 +36,20 @@ impl Tunnel {
     ///
     /// # Errors
     /// `Tunnel` for what else a stream could become.
-    pub fn take(parts: &mut request::Parts) -> Result<Option<Self>, Fault> {
-        let tunnel = match parts.extensions.remove::<Protocol>() {
-            Some(Protocol(name)) if name.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()) => {
-                Self::WebSocket
-            }
+    pub fn take(head: &mut FieldList) -> Result<Option<Self>, Fault> {
+        let tunnel = match head.find(":protocol") {
+            Some(name) if name.eq_ignore_ascii_case(WEBSOCKET.as_bytes()) => Self::WebSocket,
             Some(_) => return Err(Fault::Tunnel),
-            None if parts.method == Method::CONNECT => Self::Connect,
+            None if head.method() == "CONNECT" => Self::Connect,
             None => return Ok(None),
         };
-        parts.headers.remove(CONTENT_LENGTH);
+        head.remove("content-length");
         if tunnel == Self::WebSocket {
-            parts.method = Method::GET;
-            parts.headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+            head.remove(":protocol");
+            head.set(":method", b"GET");
+            head.set("upgrade", WEBSOCKET.as_bytes());
             // Whoever asks in HTTP/1.1 has a key of its own (RFC 8441, 5).
-            parts.headers.remove(SEC_WEBSOCKET_KEY);
+            head.remove("sec-websocket-key");
         }
         Ok(Some(tunnel))
     }
@@ -68,26 +63,24 @@ impl Tunnel {
     }
 
     /// Asks an endpoint of HTTP/1.1, by this key.
-    pub fn ask_http1(self, request: &mut Request<()>, key: [u8; 16]) -> Opening {
+    pub fn ask_http1(self, request: &mut FieldList, key: [u8; 16]) -> Opening {
         let mut accept = None;
         if self == Self::WebSocket {
-            let headers = request.headers_mut();
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
-            if let Ok(key) = HeaderValue::from_str(&STANDARD.encode(key)) {
-                accept = accept_of(&key);
-                headers.insert(SEC_WEBSOCKET_KEY, key);
-            }
+            request.set("connection", b"upgrade");
+            request.set("upgrade", WEBSOCKET.as_bytes());
+            let key = STANDARD.encode(key);
+            request.set("sec-websocket-key", key.as_bytes());
+            accept = Some(accept_of(key.as_bytes()));
         }
         Opening { tunnel: self, accept }
     }
 
     /// Asks an endpoint of HTTP/2.
-    pub fn ask_http2(self, request: &mut Request<()>) -> Opening {
-        *request.method_mut() = Method::CONNECT;
+    pub fn ask_http2(self, request: &mut FieldList) -> Opening {
+        request.set(":method", b"CONNECT");
         if self == Self::WebSocket {
-            request.headers_mut().remove(SEC_WEBSOCKET_KEY);
-            request.extensions_mut().insert(Protocol(HeaderValue::from_static(WEBSOCKET)));
+            request.remove("sec-websocket-key");
+            request.set(":protocol", WEBSOCKET.as_bytes());
         }
         Opening { tunnel: self, accept: None }
     }
@@ -105,7 +98,7 @@ impl Opening {
                 let proof = head.fields.find_all("sec-websocket-accept").next();
                 let is_websocket =
                     head.upgrade.is_some_and(|name| name.eq_ignore_ascii_case(WEBSOCKET.as_bytes()));
-                let is_proven = proof == self.accept.as_ref().map(HeaderValue::as_bytes);
+                let is_proven = proof == self.accept.as_ref().map(String::as_bytes);
                 if is_websocket && is_proven { Ok(true) } else { Err(Fault::StartLine) }
             }
             Tunnel::Connect if is_switch => Err(Fault::StartLine),
@@ -116,30 +109,29 @@ impl Opening {
 }
 
 /// Makes the answer that opens a tunnel one of HTTP/2.
-pub fn set_opened(response: &mut Response<()>) {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        *response.status_mut() = StatusCode::OK;
+pub fn set_opened(answer: &mut FieldList) {
+    if answer.status() == 101 {
+        answer.set_status(200);
     }
     // There is no body that these could be about.
-    for name in [SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH, TRANSFER_ENCODING] {
-        response.headers_mut().remove(name);
+    for name in ["sec-websocket-accept", "content-length", "transfer-encoding"] {
+        answer.remove(name);
     }
 }
 
 /// Makes the answer that opens a WebSocket one of HTTP/1.1, for whoever asked like this.
-pub fn set_switched(response: &mut Response<()>, request: &Request<()>) {
-    set_opened(response);
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    if let Some(accept) = request.headers().get(SEC_WEBSOCKET_KEY).and_then(accept_of) {
-        response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+pub fn set_switched(answer: &mut FieldList, request: &FieldList) {
+    set_opened(answer);
+    answer.set_status(101);
+    if let Some(key) = request.find("sec-websocket-key") {
+        answer.set("sec-websocket-accept", accept_of(key).as_bytes());
     }
 }
 
 /// What a server proves with that it has read a key.
-fn accept_of(key: &HeaderValue) -> Option<HeaderValue> {
-    let read = [key.as_bytes(), GUID].concat();
-    let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &read);
-    HeaderValue::from_str(&STANDARD.encode(hash)).ok()
+fn accept_of(key: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
+    STANDARD.encode(hash)
 }
 
 #[cfg(test)]
@@ -148,26 +140,24 @@ mod tests {
 
     #[test]
     fn a_key_is_answered_as_the_rfc_says() {
-        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(accept_of(&key).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(accept_of(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
     fn a_websocket_is_asked_for_by_get_and_other_protocols_are_not_known() {
-        let asked = |protocol: Option<&'static str>| {
-            let mut request =
-                Request::connect("http://a/chat").header("content-length", "5").body(()).unwrap();
+        let asked = |protocol: Option<&str>| {
+            let mut request = FieldList::of_request("CONNECT", Some("a"), "/chat");
+            request.append("content-length", b"5");
             if let Some(protocol) = protocol {
-                request.extensions_mut().insert(Protocol(HeaderValue::from_static(protocol)));
+                request.set(":protocol", protocol.as_bytes());
             }
-            request.into_parts().0
+            request
         };
-        let mut parts = asked(Some("WebSocket"));
-        assert_eq!(Tunnel::take(&mut parts), Ok(Some(Tunnel::WebSocket)));
-        assert_eq!(
-            (&parts.method, &parts.headers[UPGRADE], parts.headers.len()),
-            (&Method::GET, &HeaderValue::from_static(WEBSOCKET), 1)
-        );
+        let mut head = asked(Some("WebSocket"));
+        assert_eq!(Tunnel::take(&mut head), Ok(Some(Tunnel::WebSocket)));
+        let mut wanted = FieldList::of_request("GET", Some("a"), "/chat");
+        wanted.append("upgrade", b"websocket");
+        assert_eq!(head, wanted);
         assert_eq!(Tunnel::take(&mut asked(Some("connect-udp"))), Err(Fault::Tunnel));
         assert_eq!(Tunnel::take(&mut asked(None)), Ok(Some(Tunnel::Connect)));
     }

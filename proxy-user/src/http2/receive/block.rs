@@ -1,15 +1,17 @@
 //! Blocks of fields: heads of requests and answers, and trailers (RFC 9113, 8).
 
-use http::{HeaderMap, Method, StatusCode};
 use proxy_core::http2::frame::{END_HEADERS, END_STREAM, HAS_PRIORITY, Head, PADDED};
-use proxy_core::http2::{Breach, Code, Fault, Flood};
+use proxy_core::http2::{Breach, Code, Fault, FieldList, Flood, Malformed};
 
 use super::{Block, MOST_RESPONSES, PRIORITY_BYTES, ensure};
 use crate::http2::conn::{Conn, Leaving, Role};
-use crate::http2::field::{self, Malformed};
 use crate::http2::streams::{DATA, Found, Inner};
 use crate::http2::window::Window;
 use crate::http2::{MOST_STREAMS, STREAM_WINDOW_BYTES};
+
+/// Room for what is added to a request's head on its way: whose request it is, and its number and time.
+const EDIT_BYTES: usize = 192;
+const EDIT_FIELDS: usize = 4;
 
 impl Conn {
     pub(super) fn handle_headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
@@ -127,16 +129,16 @@ impl Conn {
         }
     }
 
-    fn request(&self, has_ended: bool) -> Result<(http::Request<()>, Option<u64>), Code> {
+    fn request(&self, has_ended: bool) -> Result<(FieldList, Option<u64>), Code> {
         let read = || {
-            let request = self.fields.request()?;
+            self.fields.check_request()?;
             // What a tunnel carries is no body.
-            let is_tunnel = request.method() == Method::CONNECT;
-            let length = if is_tunnel { None } else { field::content_length(request.headers())? };
+            let is_tunnel = self.fields.method() == "CONNECT";
+            let length = if is_tunnel { None } else { self.fields.content_length()? };
             if has_ended && length.is_some_and(|length| length > 0) {
                 Err(Malformed)
             } else {
-                Ok((request, length))
+                Ok((self.fields.copy(EDIT_BYTES, EDIT_FIELDS), length))
             }
         };
         read().map_err(|Malformed| Code::PROTOCOL_ERROR)
@@ -144,32 +146,27 @@ impl Conn {
 
     /// An answer has begun, or what comes before it.
     fn handle_answer(&mut self, key: usize, has_ended: bool) {
-        let response = self.fields.response();
+        let fields = &self.fields;
         let Some(inner) = self.streams.all.get_mut(key) else { return };
         let read = || {
-            let response = response?;
-            let status = response.status();
-            if status.is_informational() {
-                // Nothing is switched to in HTTP/2 (RFC 9113, 8.6).
-                let is_possible = !has_ended && status != StatusCode::SWITCHING_PROTOCOLS;
-                return if is_possible { Ok((response, None)) } else { Err(Malformed) };
-            }
-            let has_no_body = inner.is_head || status == StatusCode::NOT_MODIFIED;
-            let length = if has_no_body { None } else { field::content_length(response.headers())? };
-            if has_ended && length.is_some_and(|length| length > 0) {
-                Err(Malformed)
-            } else {
-                Ok((response, length))
-            }
+            fields.check_answer()?;
+            let status = fields.status();
+            // Nothing is switched to in HTTP/2 (RFC 9113, 8.6).
+            let is_final = status >= 200;
+            let is_tunnel = inner.is_connect && (200..300).contains(&status);
+            let has_no_length = !is_final || inner.is_head || is_tunnel || status == 304;
+            let length = if has_no_length { None } else { fields.content_length()? };
+            let is_wrong = if is_final { length.is_some_and(|length| length > 0) } else { true };
+            if status == 101 || (has_ended && is_wrong) { Err(Malformed) } else { Ok((is_final, length)) }
         };
         match read() {
             // Nobody says more before an answer than what is taken meanwhile.
             Ok(_) if inner.responses.len() >= MOST_RESPONSES => self.reset(key, Code::ENHANCE_YOUR_CALM),
-            Ok((response, length)) => {
-                inner.is_answered = !response.status().is_informational();
+            Ok((is_final, length)) => {
+                inner.is_answered = is_final;
                 inner.body_left = length;
                 inner.has_received_all = has_ended;
-                inner.responses.push_back(response);
+                inner.responses.push_back(fields.copy(0, 0));
                 inner.wake(DATA);
                 self.handle_received(key);
             }
@@ -178,18 +175,15 @@ impl Conn {
     }
 
     fn handle_trailers(&mut self, key: usize, has_ended: bool) {
-        let trailers = self.fields.trailers();
         let Some(inner) = self.streams.all.get_mut(key) else { return };
         let is_whole = has_ended && inner.body_left.is_none_or(|left| left == 0);
-        match trailers {
-            Ok(trailers) if is_whole => {
-                inner.trailers = Some(Box::<HeaderMap>::new(trailers));
-                inner.has_received_all = true;
-                inner.wake(DATA);
-                self.handle_received(key);
-            }
-            _ => self.reset(key, Code::PROTOCOL_ERROR),
+        if !is_whole || self.fields.check_trailers().is_err() {
+            return self.reset(key, Code::PROTOCOL_ERROR);
         }
+        inner.trailers = Some(Box::new(self.fields.copy(0, 0)));
+        inner.has_received_all = true;
+        inner.wake(DATA);
+        self.handle_received(key);
     }
 
     /// Looks whether a stream is over with what has come.

@@ -25,8 +25,8 @@ type Outcome = (Option<End>, [Option<Error>; 2], Vec<u8>);
 fn outcome(method: &str, frames: &[Vec<u8>], piece_bytes: usize) -> Outcome {
     let conn = Rc::new(RefCell::new(Conn::of_endpoint(&HttpLimits::DEFAULT)));
     let mut streams = [true, false].map(|has_ended| {
-        let request = Request::builder().method(method).uri("http://a/").body(()).unwrap();
-        let key = conn.borrow_mut().begin(&request, Edit::default(), has_ended).unwrap();
+        let request = FieldList::of_request(method, Some("a"), "/");
+        let key = conn.borrow_mut().begin(&request, &[], has_ended).unwrap();
         Stream::new(Rc::clone(&conn), key)
     });
     conn.borrow_mut().take_out();
@@ -173,7 +173,7 @@ fn what_endpoints_may_say_is_no_error() {
 #[test]
 fn padding_alone_fills_no_window() {
     let conn = Rc::new(RefCell::new(Conn::of_endpoint(&HttpLimits::DEFAULT)));
-    let key = conn.borrow_mut().begin(&Request::new(()), Edit::default(), true).unwrap();
+    let key = conn.borrow_mut().begin(&FieldList::of_request("GET", None, "/"), &[], true).unwrap();
     let mut stream = Stream::new(Rc::clone(&conn), key);
     let receive = |bytes: &[u8]| conn.borrow_mut().receive(bytes, Instant::now());
     receive(&[frame(SETTINGS, 0, 0, &[]), frame(HEADERS, END_HEADERS, 1, OK)].concat());

@@ -245,7 +245,7 @@ fn what_is_odd_but_allowed_is_no_error() {
     let conn = Rc::new(RefCell::new(Conn::of_client(&HttpLimits::DEFAULT, now)));
     let bytes = [PREFACE.as_slice(), &frame(SETTINGS, 0, 0, &[]), &frames.concat()].concat();
     conn.borrow_mut().receive(&bytes, now);
-    let asked: Vec<(usize, Request<()>)> = conn.borrow_mut().asked.drain(..).collect();
+    let asked: Vec<(usize, FieldList)> = conn.borrow_mut().asked.drain(..).collect();
     let mut streams: Vec<Stream> =
         asked.into_iter().map(|(key, _)| Stream::new(Rc::clone(&conn), key)).collect();
     assert_eq!(streams.len(), 3);

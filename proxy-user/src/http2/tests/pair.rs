@@ -1,6 +1,5 @@
 //! Requests and answers, and every way in which they end.
 
-use http::{HeaderValue, Method, StatusCode};
 use proxy_core::http2::Code;
 
 use super::super::MOST_STREAMS;
@@ -9,8 +8,8 @@ use super::*;
 
 const WINDOW: usize = STREAM_WINDOW_BYTES as usize;
 
-fn trailers() -> HeaderMap {
-    HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))])
+fn trailers() -> FieldList {
+    FieldList::from_iter([("grpc-status", "0")])
 }
 
 #[test]
@@ -26,20 +25,19 @@ fn an_exchange_is_whole_whatever_pieces_its_bytes_come_in() {
         let (path, mut answering) = pair.asked().unwrap();
         assert_eq!(path, "/cart");
         assert_eq!(take_all(&mut answering), Ok((b"what is in it?".to_vec(), true)));
-        let early = Response::builder().status(103).body(()).unwrap();
-        answering.respond(&early, false).unwrap();
+        answering.respond(&FieldList::of_answer(103), false).unwrap();
         answering.respond(&ok(), false).unwrap();
         answering.give(data(b"nothing", false)).unwrap();
         answering.give(Piece::Trailers(trailers())).unwrap();
         (0..2000).for_each(|_| pair.carry(bytes, bytes));
         let mut head = || once(|cx| asking.poll_response(cx)).unwrap().unwrap().status();
-        assert_eq!([head(), head()], [StatusCode::EARLY_HINTS, StatusCode::OK]);
+        assert_eq!([head(), head()], [103, 200]);
         assert!(!asking.has_ended());
         assert!(
             matches!(once(|cx| asking.poll_take(cx)), Some(Ok(Piece::Data(data, false))) if data == "nothing")
         );
         assert!(
-            matches!(once(|cx| asking.poll_take(cx)), Some(Ok(Piece::Trailers(all))) if all["grpc-status"] == "0")
+            matches!(once(|cx| asking.poll_take(cx)), Some(Ok(Piece::Trailers(all))) if all == trailers())
         );
         drop((asking, answering));
         pair.settle();
@@ -256,23 +254,21 @@ fn the_rest_of_a_frame_goes_to_no_other_stream() {
 #[test]
 fn heads_larger_than_a_frame_pass_both_ways() {
     let mut pair = Pair::greeted();
-    let long = HeaderValue::from_bytes(&vec![b'~'; 40_000]).unwrap();
-    let mut request = Request::new(());
-    *request.method_mut() = Method::HEAD;
-    *request.uri_mut() = "http://a/".parse().unwrap();
-    request.headers_mut().insert("x-long", long.clone());
-    let key = pair.client.borrow_mut().begin(&request, Edit::default(), true).unwrap();
+    let long = vec![b'~'; 40_000];
+    let mut request = FieldList::of_request("HEAD", Some("a"), "/");
+    request.append("x-long", &long);
+    let key = pair.client.borrow_mut().begin(&request, &[], true).unwrap();
     let mut asking = Stream::new(Rc::clone(&pair.client), key);
     pair.settle();
     let (key, asked) = pair.server.borrow_mut().asked.pop_front().unwrap();
-    assert_eq!(asked.headers()["x-long"], long);
+    assert!(asked == request, "{asked:?}");
     let mut answer = ok();
-    answer.headers_mut().insert("x-long", long.clone());
+    answer.append("x-long", &long);
     // The length of a body that a HEAD does not get.
-    answer.headers_mut().insert("content-length", 5.into());
+    answer.append("content-length", b"5");
     Stream::new(Rc::clone(&pair.server), key).respond(&answer, true).unwrap();
     pair.settle();
-    assert_eq!(once(|cx| asking.poll_response(cx)).unwrap().unwrap().headers()["x-long"], long);
+    assert!(once(|cx| asking.poll_response(cx)).unwrap().unwrap() == answer);
     assert!(asking.has_ended());
 }
 

@@ -31,7 +31,7 @@ fn what_is_given_meanwhile_goes_out_once_there_is_room() {
     let (mut whole, mut dropped) = (pair.ask("/whole", false), pair.ask("/dropped", false));
     for stream in [&mut whole, &mut dropped] {
         stream.give(data(b"body", false)).unwrap();
-        stream.give(Piece::Trailers(HeaderMap::new())).unwrap();
+        stream.give(Piece::Trailers(FieldList::default())).unwrap();
     }
     drop(dropped);
     assert_eq!(whole.held_bytes(), 4);

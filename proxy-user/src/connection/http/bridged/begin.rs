@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::HeaderName;
-use http::{HeaderValue, Request};
-use proxy_core::grpc;
+use proxy_core::grpc::{self, TimeoutText};
+use proxy_core::http2::FieldList;
 use proxy_core::outcome::RequestReason;
 use rand::Rng as _;
 
@@ -16,7 +15,7 @@ use crate::forward::bridge::{Http1Side, Side};
 use crate::forward::http1::Body;
 use crate::forward::http2::{self, Opening};
 
-static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// Time for an endpoint to say what it offers: no more than a connection takes.
 const GREETING_TIME: Duration = Duration::from_secs(5);
 
@@ -42,20 +41,18 @@ pub(super) struct Begun<'r> {
 pub(super) fn begin<'r>(
     client: &Client<'_>,
     plan: &Plan,
-    request: &Request<()>,
+    request: &FieldList,
     reached: &'r mut Reached,
     has_body: bool,
     deadline: Option<(Instant, RequestReason)>,
 ) -> Result<Begun<'r>, Broken> {
     let timeout = timeout(plan, deadline);
-    let set = timeout.as_ref().map(|timeout| (&GRPC_TIMEOUT, timeout));
+    let edit = timeout.as_ref().map(|timeout| (GRPC_TIMEOUT, timeout.as_bytes()));
     let tunnel = plan.question.tunnel;
     match reached {
         Reached::Http1(upstream) => {
             let mut head = request.clone();
-            if let Some(timeout) = timeout {
-                head.headers_mut().insert(&GRPC_TIMEOUT, timeout);
-            }
+            edit.into_iter().for_each(|edit| head.apply(edit));
             let key = || client.local.rng.borrow_mut().random();
             let opening = tunnel.map(|tunnel| Box::new(tunnel.ask_http1(&mut head, key())));
             let mut up = Http1Side::of_endpoint(&mut upstream.wire, Body::Length(0));
@@ -64,18 +61,20 @@ pub(super) fn begin<'r>(
         }
         Reached::Http2(streams) => {
             let Some(tunnel) = tunnel else {
-                return Ok(Begun { up: Side::Http2(streams.begin(request, set, !has_body)?), opening: None });
+                return Ok(Begun {
+                    up: Side::Http2(streams.begin(request, edit, !has_body)?),
+                    opening: None,
+                });
             };
             let mut head = request.clone();
             let opening = Some(Box::new(tunnel.ask_http2(&mut head)));
-            Ok(Begun { up: Side::Http2(streams.begin(&head, set, !has_body)?), opening })
+            Ok(Begun { up: Side::Http2(streams.begin(&head, edit, !has_body)?), opening })
         }
     }
 }
 
 /// The time that a try has, which a gRPC call is told.
-fn timeout(plan: &Plan, deadline: Option<(Instant, RequestReason)>) -> Option<HeaderValue> {
+fn timeout(plan: &Plan, deadline: Option<(Instant, RequestReason)>) -> Option<TimeoutText> {
     let (at, _) = deadline.filter(|_| plan.question.is_grpc)?;
-    let left = grpc::format_timeout(at.saturating_duration_since(Instant::now()));
-    HeaderValue::from_bytes(left.as_bytes()).ok()
+    Some(grpc::format_timeout(at.saturating_duration_since(Instant::now())))
 }

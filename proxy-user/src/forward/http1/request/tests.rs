@@ -40,7 +40,7 @@ fn what_the_rule_changes_is_changed() {
         path_and_query: Some("/new?q"),
         host: Some("y"),
         changes: Some(&changes),
-        set: &[Some((HeaderName::from_static("x-request-id"), b"7"))],
+        set: &[Some(("x-request-id", b"7"))],
     };
     let head = "GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\nB: 1\r\nb: 0\r\nC: 1\r\nX-Request-Id: 6\r\n\r\n";
     assert_eq!(

@@ -175,7 +175,7 @@ impl World {
         let data = flow.next(owner.number, bytes);
         let _ = owner.stream.give(Piece::Data(data.into(), end == Some(Last::Data)));
         if end == Some(Last::Trailers) {
-            let _ = owner.stream.give(Piece::Trailers(HeaderMap::new()));
+            let _ = owner.stream.give(Piece::Trailers(FieldList::default()));
         }
         owner.poll(Wait::Sent);
     }
@@ -287,7 +287,12 @@ impl World {
         self.pair.assert_nothing_is_left();
         let (client, server) = (self.pair.client.borrow(), self.pair.server.borrow());
         for (sender, receiver) in [(&client, &server), (&server, &client)] {
-            assert_eq!(sender.send_window, i64::from(receiver.receive_window.open_bytes), "{:?}", sender.role);
+            assert_eq!(
+                sender.send_window,
+                i64::from(receiver.receive_window.open_bytes),
+                "{:?}",
+                sender.role
+            );
         }
     }
 
