@@ -1,4 +1,8 @@
 //! Requests of which the client or the endpoint, or both, speak HTTP/2: tried, and tried again.
+#![expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` keeps its arguments twice, as long as a call takes"
+)]
 
 mod begin;
 
@@ -87,42 +91,45 @@ pub(super) async fn serve_http1(
 ///
 /// # Errors
 /// Why there is no answer; nothing was sent to the client.
-pub(super) async fn forward(
+pub(super) fn forward(
     client: &Client<'_>,
     side: &mut Side<'_>,
     mut plan: Box<Plan>,
     story: &Story,
     began: Instant,
-) -> Result<Outcome, Over> {
-    let Outgoing::Fields(request) = std::mem::take(&mut plan.head) else {
-        return Err(Over { reason: RequestReason::Internal, tries: 0 });
-    };
-    let plan = &*plan;
-    let _active = plan.begin().map_err(|reason| Over { reason, tries: 0 })?;
-    let mut tries = Tries::new(began, plan, story);
-    let is_tunnel = plan.question.tunnel.is_some();
-    let most = client.limits().request_bytes.filter(|_| !is_tunnel).unwrap_or(u64::MAX);
-    let has_ended = plan.framing == Framing::Length(0) && !is_tunnel;
-    let mut upload = Upload::new(has_ended, Bound::new(most, client.bound().bytes, messages(client, plan)));
-    if let Some(web) = plan.question.bridged_web() {
-        upload = upload.in_web(web.asks);
-    }
-    let mut asked = Asked { side, request: &request, upload };
-    loop {
-        match attempt(client, plan, &mut asked, &mut tries).await {
-            Next::Done(mut outcome) => {
-                outcome.tries = tries.count();
-                return Ok(*outcome);
-            }
-            Next::Again(pause) => {
-                if !pause.is_zero() {
-                    boxed(|| tokio::time::sleep(pause)).await;
+) -> impl Future<Output = Result<Outcome, Over>> {
+    async move {
+        let Outgoing::Fields(request) = std::mem::take(&mut plan.head) else {
+            return Err(Over { reason: RequestReason::Internal, tries: 0 });
+        };
+        let plan = &*plan;
+        let _active = plan.begin().map_err(|reason| Over { reason, tries: 0 })?;
+        let mut tries = Tries::new(began, plan, story);
+        let is_tunnel = plan.question.tunnel.is_some();
+        let most = client.limits().request_bytes.filter(|_| !is_tunnel).unwrap_or(u64::MAX);
+        let has_ended = plan.framing == Framing::Length(0) && !is_tunnel;
+        let mut upload =
+            Upload::new(has_ended, Bound::new(most, client.bound().bytes, messages(client, plan)));
+        if let Some(web) = plan.question.bridged_web() {
+            upload = upload.in_web(web.asks);
+        }
+        let mut asked = Asked { side, request, upload };
+        loop {
+            match attempt(client, plan, &mut asked, &mut tries).await {
+                Next::Done(mut outcome) => {
+                    outcome.tries = tries.count();
+                    return Ok(*outcome);
                 }
-                tries.began = Instant::now();
-            }
-            Next::Over(reason) => {
-                tries.handle_end(reason);
-                return Err(Over { reason, tries: tries.count() });
+                Next::Again(pause) => {
+                    if !pause.is_zero() {
+                        boxed(|| tokio::time::sleep(pause)).await;
+                    }
+                    tries.began = Instant::now();
+                }
+                Next::Over(reason) => {
+                    tries.handle_end(reason);
+                    return Err(Over { reason, tries: tries.count() });
+                }
             }
         }
     }
@@ -148,7 +155,8 @@ fn messages(client: &Client<'_>, plan: &Plan) -> Option<Messages> {
 /// What is asked, and by whom.
 struct Asked<'a, 's> {
     side: &'a mut Side<'s>,
-    request: &'a FieldList,
+    /// Its head, as long as it may be asked again.
+    request: FieldList,
     upload: Upload,
 }
 
@@ -181,34 +189,41 @@ impl Reached {
     }
 }
 
-async fn attempt(client: &Client<'_>, plan: &Plan, asked: &mut Asked<'_, '_>, tries: &mut Tries<'_>) -> Next {
-    let deadline = tries.deadline();
-    let mut reached = match reach(client, plan, tries, deadline).await {
-        Ok(reached) => reached,
-        Err((reason, endpoint)) => {
-            return after(client, tries, asked.upload.is_there(), endpoint, reason, Failure::Connect);
-        }
-    };
-    tries.note(if reached.is_reused() { Event::ConnectionReused } else { Event::ConnectionOpened });
-    asked.upload.begin_try();
-    let endpoint = &plan.service.endpoints[reached.index()];
-    let exchanging = boxed(|| exchange(client, plan, asked, tries, &mut reached, deadline));
-    match exchanging.await {
-        Ok(Exchanged { next, kept, is_cut }) => {
-            match (reached, kept) {
-                (Reached::Http1(upstream), Some(sent_bytes)) => {
-                    upstream.keep(client, sent_bytes, Instant::now());
-                }
-                // Its endpoint must not take what it has for the whole.
-                (Reached::Http1(upstream), None) if is_cut => upstream.wire.stream.abort(),
-                _ => {}
+fn attempt(
+    client: &Client<'_>,
+    plan: &Plan,
+    asked: &mut Asked<'_, '_>,
+    tries: &mut Tries<'_>,
+) -> impl Future<Output = Next> {
+    async move {
+        let deadline = tries.deadline();
+        let mut reached = match reach(client, plan, tries, deadline).await {
+            Ok(reached) => reached,
+            Err((reason, endpoint)) => {
+                return after(client, tries, asked.upload.is_there(), endpoint, reason, Failure::Connect);
             }
-            next
-        }
-        Err(Broken::Over(reason)) => Next::Over(reason),
-        Err(Broken::Try(reason, failure)) => {
-            report(client, endpoint, plan, Attempt::Bad, failure);
-            after(client, tries, asked.upload.is_there(), Some(endpoint.id), reason, failure)
+        };
+        tries.note(if reached.is_reused() { Event::ConnectionReused } else { Event::ConnectionOpened });
+        asked.upload.begin_try();
+        let endpoint = &plan.service.endpoints[reached.index()];
+        let exchanging = boxed(|| exchange(client, plan, asked, tries, &mut reached, deadline));
+        match exchanging.await {
+            Ok(Exchanged { next, kept, is_cut }) => {
+                match (reached, kept) {
+                    (Reached::Http1(upstream), Some(sent_bytes)) => {
+                        upstream.keep(client, sent_bytes, Instant::now());
+                    }
+                    // Its endpoint must not take what it has for the whole.
+                    (Reached::Http1(upstream), None) if is_cut => upstream.wire.stream.abort(),
+                    _ => {}
+                }
+                next
+            }
+            Err(Broken::Over(reason)) => Next::Over(reason),
+            Err(Broken::Try(reason, failure)) => {
+                report(client, endpoint, plan, Attempt::Bad, failure);
+                after(client, tries, asked.upload.is_there(), Some(endpoint.id), reason, failure)
+            }
         }
     }
 }
@@ -248,107 +263,111 @@ struct Exchanged {
     is_cut: bool,
 }
 
-async fn exchange(
+fn exchange(
     client: &Client<'_>,
     plan: &Plan,
     asked: &mut Asked<'_, '_>,
     tries: &mut Tries<'_>,
     reached: &mut Reached,
     deadline: Option<(Instant, RequestReason)>,
-) -> Result<Exchanged, Broken> {
-    let Asked { side, request, upload } = asked;
-    let is_reused = reached.is_reused();
-    let endpoint = &plan.service.endpoints[reached.index()];
-    // What connecting took says nothing about how fast the endpoint answers.
-    let began = if is_reused { tries.began } else { Instant::now() };
-    // A call may be silent for as long as its deadline lets it: watches mostly are.
-    let silence = (!plan.question.is_grpc).then(|| client.limits().body_timeout);
-    client.conn.set_answer_limit(silence.and(plan.service.limits.idle_timeout));
-    client.conn.await_within(silence, Reason::BodyTimeout);
-    if plan.question.tunnel == Some(Tunnel::WebSocket) {
-        boxed(|| takes_protocols(reached, deadline)).await?;
-    }
-    let Begun { up, opening } = begin(client, plan, request, reached, upload.has_body(), deadline)?;
-    let is_opening = opening.is_some();
-    let mut bridge = Bridge {
-        down: side,
-        up,
-        upload,
-        method: plan.question.method(),
-        opening,
-        bound: answer_bound(client, plan),
-        watch: client.conn,
-        deadline: deadline.map(|(at, _)| sleep_until(at)),
-    };
-    let mut answer = match answered(client, plan, tries, &mut bridge).await {
-        Ok(Answered::Final(answer)) => answer,
-        Ok(Answered::Again(pause)) => {
-            send_attempt(client.local, endpoint.id, Attempt::BadStatus);
-            return Ok(Exchanged { next: Next::Again(pause), kept: None, is_cut: false });
+) -> impl Future<Output = Result<Exchanged, Broken>> {
+    async move {
+        let Asked { side, request, upload } = asked;
+        let is_reused = reached.is_reused();
+        let endpoint = &plan.service.endpoints[reached.index()];
+        // What connecting took says nothing about how fast the endpoint answers.
+        let began = if is_reused { tries.began } else { Instant::now() };
+        // A call may be silent for as long as its deadline lets it: watches mostly are.
+        let silence = (!plan.question.is_grpc).then(|| client.limits().body_timeout);
+        client.conn.set_answer_limit(silence.and(plan.service.limits.idle_timeout));
+        client.conn.await_within(silence, Reason::BodyTimeout);
+        if plan.question.tunnel == Some(Tunnel::WebSocket) {
+            boxed(|| takes_protocols(reached, deadline)).await?;
         }
-        Err(trouble) => {
-            let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
-            let head_bytes = bridge.head_bytes();
-            drop(bridge);
-            let trouble = reached.named(trouble);
-            if let (Trouble::UpstreamRefused { is_leaving: true }, Reached::Http2(streams)) =
-                (&trouble, &*reached)
-            {
-                streams.lease.set_over();
+        let Begun { up, opening } = begin(client, plan, request, reached, upload.has_body(), deadline)?;
+        let is_opening = opening.is_some();
+        let mut bridge = Bridge {
+            down: side,
+            up,
+            upload,
+            method: plan.question.method(),
+            opening,
+            bound: answer_bound(client, plan),
+            watch: client.conn,
+            deadline: deadline.map(|(at, _)| sleep_until(at)),
+        };
+        let mut answer = match answered(client, plan, tries, &mut bridge).await {
+            Ok(Answered::Final(answer)) => answer,
+            Ok(Answered::Again(pause)) => {
+                send_attempt(client.local, endpoint.id, Attempt::BadStatus);
+                return Ok(Exchanged { next: Next::Again(pause), kept: None, is_cut: false });
             }
-            let is_unseen = |end| match &*reached {
-                Reached::Http1(upstream) => upstream.is_unseen(head_bytes, end),
-                // Positions in the stream are of other requests, too.
-                Reached::Http2(_) => false,
-            };
-            return Err(broken(trouble, is_reused, is_unseen, late));
+            Err(trouble) => {
+                let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
+                let head_bytes = bridge.head_bytes();
+                drop(bridge);
+                let trouble = reached.named(trouble);
+                if let (Trouble::UpstreamRefused { is_leaving: true }, Reached::Http2(streams)) =
+                    (&trouble, &*reached)
+                {
+                    streams.lease.set_over();
+                }
+                let is_unseen = |end| match &*reached {
+                    Reached::Http1(upstream) => upstream.is_unseen(head_bytes, end),
+                    // Positions in the stream are of other requests, too.
+                    Reached::Http2(_) => false,
+                };
+                return Err(broken(trouble, is_reused, is_unseen, late));
+            }
+        };
+        if let Some(rule) = plan.rule.as_ref().filter(|rule| !rule.mirrors.is_empty()) {
+            let copy = || Some(copy(request, &bridge.upload.whole()?));
+            mirror::send_copies(client, rule, copy, tries.story);
         }
-    };
-    if let Some(rule) = plan.rule.as_ref().filter(|rule| !rule.mirrors.is_empty()) {
-        let copy = || Some(copy(request, &bridge.upload.whole()?));
-        mirror::send_copies(client, rule, copy, tries.story);
-    }
-    let first_byte = began.elapsed();
-    client.conn.await_within(silence, Reason::BodyTimeout);
-    let is_tunnel = answer.is_tunnel;
-    if is_opening && !is_tunnel {
-        bridge.upload.refuse();
-    }
-    if is_tunnel {
-        if matches!(bridge.down, Side::Http1(_)) {
-            http2::set_switched(&mut answer.head, request);
+        let first_byte = began.elapsed();
+        client.conn.await_within(silence, Reason::BodyTimeout);
+        let is_tunnel = answer.is_tunnel;
+        if is_opening && !is_tunnel {
+            bridge.upload.refuse();
         }
-        client.conn.await_within(plan.service.limits.idle_timeout, Reason::IdleTimeout);
-    }
-    let mut passing = pass_on(client, plan, &mut bridge, answer, first_byte);
-    bridge.deadline = tries.end().filter(|_| !is_tunnel).map(sleep_until);
-    let result = match passing.is_last {
-        Ok(_) if is_tunnel => boxed(|| bridge.tunnel(&mut passing.download)).await,
-        Ok(_) => bridge.answer(&mut passing.download).await,
-        Err(ref failed) => Err(Trouble::ClientDied(std::io::Error::other(failed.to_string()))),
-    };
-    let mut outcome = outcome(plan, endpoint, &bridge, &passing, result.is_ok());
-    let attempt = outcome.grpc.map_or_else(|| attempt_of(outcome.status), Status::attempt);
-    handle_answer(client, plan, endpoint, attempt, first_byte);
-    if attempt == Attempt::Good {
-        tries.handle_success();
-    }
-    let is_sent = bridge.upload.is_sent();
-    let is_cut = is_tunnel && result.is_err();
-    let kept = (result.is_ok() && passing.is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
-    match result {
-        Ok(()) if passing.is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
-        Ok(()) => {}
-        Err(trouble) => {
-            (outcome.then, outcome.reason) = cut(&reached.named(trouble));
-            if let Some(form) = passing.download.web_between_messages()
-                && let Some(status) = boxed(|| tell(side, form, outcome.reason)).await
-            {
-                (outcome.then, outcome.grpc) = (Then::Close(Reason::Fin), Some(status));
+        if is_tunnel {
+            if matches!(bridge.down, Side::Http1(_)) {
+                http2::set_switched(&mut answer.head, request);
+            }
+            client.conn.await_within(plan.service.limits.idle_timeout, Reason::IdleTimeout);
+        }
+        // Nobody else is asked, however long the answer takes.
+        *request = FieldList::default();
+        let mut passing = pass_on(client, plan, &mut bridge, answer, first_byte);
+        bridge.deadline = tries.end().filter(|_| !is_tunnel).map(sleep_until);
+        let result = match passing.is_last {
+            Ok(_) if is_tunnel => boxed(|| bridge.tunnel(&mut passing.download)).await,
+            Ok(_) => bridge.answer(&mut passing.download).await,
+            Err(ref failed) => Err(Trouble::ClientDied(std::io::Error::other(failed.to_string()))),
+        };
+        let mut outcome = outcome(plan, endpoint, &bridge, &passing, result.is_ok());
+        let attempt = outcome.grpc.map_or_else(|| attempt_of(outcome.status), Status::attempt);
+        handle_answer(client, plan, endpoint, attempt, first_byte);
+        if attempt == Attempt::Good {
+            tries.handle_success();
+        }
+        let is_sent = bridge.upload.is_sent();
+        let is_cut = is_tunnel && result.is_err();
+        let kept = (result.is_ok() && passing.is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
+        match result {
+            Ok(()) if passing.is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
+            Ok(()) => {}
+            Err(trouble) => {
+                (outcome.then, outcome.reason) = cut(&reached.named(trouble));
+                if let Some(form) = passing.download.web_between_messages()
+                    && let Some(status) = boxed(|| tell(side, form, outcome.reason)).await
+                {
+                    (outcome.then, outcome.grpc) = (Then::Close(Reason::Fin), Some(status));
+                }
             }
         }
+        Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept, is_cut })
     }
-    Ok(Exchanged { next: Next::Done(Box::new(outcome)), kept, is_cut })
 }
 
 /// An answer whose head has gone to the client.
@@ -431,31 +450,33 @@ enum Answered {
 }
 
 /// Waits for the answer's head; passes on what comes before it.
-async fn answered(
+fn answered(
     client: &Client<'_>,
     plan: &Plan,
     tries: &mut Tries<'_>,
     bridge: &mut Bridge<'_, '_, OpenConn>,
-) -> Result<Answered, Trouble> {
-    for _ in 0..MOST_INTERIM {
-        let answer = bridge.head().await?;
-        if answer.is_interim {
-            if !plan.question.is_version_1_0 {
-                // Boxed: most answers are the first.
-                boxed(|| bridge.interim(&answer.head)).await?;
+) -> impl Future<Output = Result<Answered, Trouble>> {
+    async move {
+        for _ in 0..MOST_INTERIM {
+            let answer = bridge.head().await?;
+            if answer.is_interim {
+                if !plan.question.is_version_1_0 {
+                    // Boxed: most answers are the first.
+                    boxed(|| bridge.interim(&answer.head)).await?;
+                }
+                continue;
             }
-            continue;
+            if let Some(failure) = failure(plan, &answer).filter(|failure| tries.holds(*failure))
+                && bridge.upload.is_sent()
+                && bridge.upload.is_there()
+                && let Some(pause) = tries.handle_failure(client, failure, client.conn.endpoint())
+            {
+                return Ok(Answered::Again(pause));
+            }
+            return Ok(Answered::Final(answer));
         }
-        if let Some(failure) = failure(plan, &answer).filter(|failure| tries.holds(*failure))
-            && bridge.upload.is_sent()
-            && bridge.upload.is_there()
-            && let Some(pause) = tries.handle_failure(client, failure, client.conn.endpoint())
-        {
-            return Ok(Answered::Again(pause));
-        }
-        return Ok(Answered::Final(answer));
+        Err(Trouble::UpstreamFault(Fault::StartLine))
     }
-    Err(Trouble::UpstreamFault(Fault::StartLine))
 }
 
 /// What an answer would be called if its request were to be tried again because of it; none for a call that goes on.

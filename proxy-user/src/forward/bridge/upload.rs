@@ -202,6 +202,10 @@ impl Upload {
             (self.kept, self.given) = (Vec::new(), 0);
         }
         if self.is_whole {
+            if self.kept.is_empty() {
+                // Most have one, and no more until their answer begins.
+                self.kept.reserve_exact(1);
+            }
             self.kept.push(piece.clone());
         }
         Ok(piece)
