@@ -131,6 +131,27 @@ fn each_end_of_a_tunnel_reaches_the_other_side_and_no_other_stream() {
 }
 
 #[test]
+fn a_tunnel_that_a_client_of_http1_opens_leads_to_either_version() {
+    let Some(world) = begin() else { return };
+    for (protocol, server) in ODD_SERVERS {
+        let _server = serve(&world, server);
+        let Some(_weir) = Weir::start(&world.net, &speaking(&world, protocol, json!({}))) else { return };
+        for (place, address) in ways(&world) {
+            let told = |authority: &str| -> Value {
+                serde_json::from_str(&run(&place, "odd1", address, &[authority])).unwrap()
+            };
+            let opened = told("there:1");
+            let said = [&opened["status"], &opened["data"], &opened["end"]];
+            assert_eq!(said, ["200", "late:said", "end"], "{protocol} at {address}: {opened}");
+            let fields = opened["fields"].to_string();
+            assert!(!fields.contains("upgrade") && !fields.contains("transfer-encoding"), "{fields}");
+            let refused = told("refused:1");
+            assert_eq!(refused["status"], "403", "{protocol} at {address}: {refused}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_opened_is_refused_by_name() {
     let Some(world) = begin() else { return };
     let server = serve(&world, &["raw1"]);

@@ -17,6 +17,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 LIMIT_S = 30
+REFUSED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
 SIZES = (0, 1, 125, 126, 70_000, 1 << 20)
 FLOOD_PIECE, FLOOD_PIECES = b"f" * 65536, 512
 STALL_S = 2
@@ -202,6 +203,27 @@ def odd2(address, port, path, protocol, says):
     print(json.dumps(told))
 
 
+def odd1(address, port, authority):
+    """Opens a tunnel by HTTP/1.1, speaks ahead, and tells how it went."""
+    stream = socket.create_connection((address, port), LIMIT_S)
+    stream.sendall(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode() + b"sa")
+    said = b""
+    while b"\r\n\r\n" not in said:
+        said += stream.recv(65536)
+    head, data = said.split(b"\r\n\r\n", 1)
+    told = {"status": head.split()[1].decode(), "fields": head.decode().lower().split("\r\n")[1:]}
+    if told["status"] == "200":
+        stream.sendall(b"id")
+        stream.shutdown(socket.SHUT_WR)
+    try:
+        while more := stream.recv(65536):
+            data += more
+        told["end"] = "end"
+    except ConnectionError:
+        told["end"] = "reset"
+    print(json.dumps(told | {"data": data.decode()}))
+
+
 async def echo1(address, port):
     async def serve(one, path):
         if path == "/flood":
@@ -253,11 +275,11 @@ def raw1_one(stream):
     method, path, _ = lines[0].split(" ")
     fields = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:] if line)}
     if method == "CONNECT":
-        assert path == fields["host"] == "there:1", head
-        stream.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
-        path = "/half"
+        assert path == fields["host"], head
+        path = "/half" if path == "there:1" else "/refused"
+        stream.sendall(b"HTTP/1.1 200 Connected\r\n\r\n" if path == "/half" else REFUSED)
     elif path == "/refused":
-        stream.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+        stream.sendall(REFUSED)
     else:
         assert fields["upgrade"] == "websocket" and fields["connection"].lower() == "upgrade", head
         key = "wrong" if path == "/wrong" else fields["sec-websocket-key"]
@@ -282,7 +304,7 @@ def serve2_one(stream, is_enabled):
                 continue
             seen.add(number)
             path = fields.get(":path")
-            if fields[":method"] != "CONNECT" or path == "/refused":
+            if fields[":method"] != "CONNECT" or path == "/refused" or fields[":authority"] == "refused:1":
                 http.http.send_headers(number, [(":status", "403")], end_stream=True)
                 http.flush()
                 continue
@@ -355,4 +377,4 @@ elif what == "raw1":
 elif what == "serve2":
     serve(address, port, serve2_one, int(more[0]))
 else:
-    {"check2": check2, "slow2": slow2, "odd2": odd2}[what](address, port, *more)
+    {"check2": check2, "slow2": slow2, "odd1": odd1, "odd2": odd2}[what](address, port, *more)

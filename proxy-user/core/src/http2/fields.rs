@@ -42,6 +42,12 @@ impl FieldList {
         fields.into_iter().chain(authority.map(|authority| (":authority", authority))).collect()
     }
 
+    /// The head of a CONNECT (RFC 9113, 8.5).
+    #[must_use]
+    pub fn of_connect(authority: &str) -> Self {
+        Self::from_iter([(":method", "CONNECT"), (":authority", authority)])
+    }
+
     /// An answer's head.
     #[must_use]
     pub fn of_answer(status: u16) -> Self {

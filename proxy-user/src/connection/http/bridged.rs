@@ -331,7 +331,7 @@ fn exchange(
             bridge.upload.refuse();
         }
         if is_tunnel {
-            if matches!(bridge.down, Side::Http1(_)) {
+            if matches!(bridge.down, Side::Http1(_)) && plan.question.tunnel == Some(Tunnel::WebSocket) {
                 http2::set_switched(&mut answer.head, request);
             }
             client.conn.await_within(plan.service.limits.idle_timeout, Reason::IdleTimeout);

@@ -132,11 +132,10 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
         Version::Http1 => {
             let mut out = Vec::with_capacity(head.fields.head_bytes() + 128);
             head.write(&mut out, edits);
-            Ok(Outgoing::Bytes(out))
+            Outgoing::Bytes(out)
         }
-        Version::Http2 if question.is_connect => Err(Fault::Target),
-        Version::Http2 => Ok(Outgoing::Fields(http2::of_http1(&head, edits))),
-    })?;
+        Version::Http2 => Outgoing::Fields(http2::of_http1(&head, edits)),
+    });
     Ok(Decided::Forward(Box::new(chosen.plan(out, framing, question, version))))
 }
 

@@ -33,9 +33,12 @@ pub(super) fn send_head(
             Ok(false)
         }
         Side::Http1(side) if is_tunnel => {
-            head.set("upgrade", b"websocket");
+            let is_upgrade = head.status() == 101;
+            if is_upgrade {
+                head.set("upgrade", b"websocket");
+            }
             let none = Framing::Length(0);
-            side.begin(http2::write_answer(&head, none, Some("upgrade")), none);
+            side.begin(http2::write_answer(&head, none, is_upgrade.then_some("upgrade")), none);
             side.begin_tunnel();
             Ok(true)
         }

@@ -116,7 +116,10 @@ pub fn of_http2(mut list: FieldList, edits: &RequestEdits<'_>) -> FieldList {
 #[must_use]
 pub fn of_http1(head: &RequestHead<'_, '_>, edits: &RequestEdits<'_>) -> FieldList {
     let host = Some(head.host).filter(|host| !host.is_empty());
-    let mut list = FieldList::of_request(head.method, host, head.target.path_and_query);
+    let mut list = match (head.method, host) {
+        ("CONNECT", Some(host)) => FieldList::of_connect(host),
+        _ => FieldList::of_request(head.method, host, head.target.path_and_query),
+    };
     let kept = head.fields.kept().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
     append(&mut list, kept);
     if head.fields.find_all("te").any(|te| te.eq_ignore_ascii_case(b"trailers")) {

@@ -57,6 +57,9 @@ impl Tunnel {
     /// Looks what a client of HTTP/1.1 opens, as far as HTTP/2 has words for it.
     #[must_use]
     pub fn of_http1(head: &RequestHead<'_, '_>) -> Option<Self> {
+        if head.method == "CONNECT" {
+            return Some(Self::Connect);
+        }
         let is_websocket = head.upgrade.is_some_and(|name| name.eq_ignore_ascii_case(WEBSOCKET));
         let has_key = head.fields.find_all("sec-websocket-key").count() == 1;
         (is_websocket && has_key && head.method == "GET").then_some(Self::WebSocket)
@@ -121,7 +124,6 @@ pub fn set_opened(answer: &mut FieldList) {
 
 /// Makes the answer that opens a WebSocket one of HTTP/1.1, for whoever asked like this.
 pub fn set_switched(answer: &mut FieldList, request: &FieldList) {
-    set_opened(answer);
     answer.set_status(101);
     if let Some(key) = request.find("sec-websocket-key") {
         answer.set("sec-websocket-accept", accept_of(key).as_bytes());
