@@ -8,6 +8,7 @@ pub mod frame;
 mod heads;
 pub mod hpack;
 mod meter;
+mod place;
 mod silence;
 
 pub use self::code::Code;
@@ -16,4 +17,5 @@ pub use self::fields::{Edit, FieldList, Malformed, is_hop_by_hop};
 pub use self::flood::Flood;
 pub use self::heads::{FIELD_BYTES, HeadBounds};
 pub use self::meter::{FloodMeter, MAX_CONTINUATIONS, TINY_BYTES};
+pub use self::place::Place;
 pub use self::silence::{Pings, Silence, Step};

@@ -92,7 +92,9 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        self.conn.borrow_mut().wake();
+        let mut conn = self.conn.borrow_mut();
+        conn.is_left = true;
+        conn.wake();
     }
 }
 
@@ -115,10 +117,9 @@ impl Future for Driving {
             conn.finish(End::Died(error.kind()));
         }
         if conn.end.is_none() && conn.streams.all.is_empty() {
-            let is_left = Rc::strong_count(&io.conn) == 1;
             match conn.goaway {
                 Some((_, code)) => conn.finish(End::GoAway(code)),
-                None if is_left => conn.finish(End::Left),
+                None if conn.is_left => conn.finish(End::Left),
                 None => {}
             }
         }

@@ -71,6 +71,8 @@ pub struct Conn {
     /// The last stream that the peer takes, and why it goes.
     pub(super) goaway: Option<(u32, Code)>,
     pub(super) end: Option<End>,
+    /// Nobody here begins streams any more.
+    pub(super) is_left: bool,
     /// The peer said something since somebody looked.
     pub(super) is_heard: bool,
     /// Those who wait for the peer's settings.
@@ -127,6 +129,7 @@ impl Conn {
             leaving: Leaving::No,
             goaway: None,
             end: None,
+            is_left: false,
             is_heard: false,
             greeted: Vec::new(),
             driver: None,

@@ -253,6 +253,10 @@ impl Conn {
             self.reset(key, Code::CANCEL);
         }
         self.release(unused);
+        if self.streams.all.is_empty() && (self.is_left || self.goaway.is_some()) {
+            // It was the last.
+            self.wake();
+        }
     }
 
     /// Bytes of streams that nobody has any more, which wait for room.

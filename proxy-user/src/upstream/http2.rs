@@ -3,7 +3,8 @@
 //! ```text
 //!   checkout ──> one with room ──> request
 //!      │            └─ too old, or its endpoint said GOAWAY: no new ones; closed when its last request is over
-//!      └─ none, or all full ──> one request connects, the others wait for it
+//!      ├─ none, or all full ──> one request connects, the others wait for it
+//!      └─ as many as may be, all full ──> behind the requests of one, or refused
 //! ```
 //!
 //! An endpoint that says nothing while requests are under way is asked whether it is still there; one that does not answer loses
@@ -14,7 +15,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxy_core::http2::{Edit, FieldList, Pings, Silence, Step};
+use proxy_core::http2::{Edit, FieldList, Pings, Place, Silence, Step};
 use proxy_core::id::EndpointId;
 use proxy_core::outcome::RequestReason;
 use proxy_core::pool::Life;
@@ -29,8 +30,6 @@ use crate::tls::Client;
 /// Time that a connection without requests is kept. Servers of HTTP/2 wait longer than those of HTTP/1.1 (gRPC for ever, nginx
 /// 75 seconds), and one that goes says so.
 const MOST_IDLE: Duration = Duration::from_secs(60);
-/// Connections of one worker to one endpoint: each has room for a hundred requests and more.
-const MOST_CONNECTIONS: usize = 64;
 
 /// The connections of a worker.
 #[derive(Default)]
@@ -65,10 +64,6 @@ struct Http2Conn {
 impl Http2Conn {
     fn is_open(&self, now: Instant) -> bool {
         !self.is_over.get() && !self.sender.is_leaving() && !self.life.is_over(now)
-    }
-
-    fn has_room(&self) -> bool {
-        self.active.get() < self.sender.most_streams()
     }
 
     /// Asks an endpoint that has been silent for too long, or ends the connection of one that was.
@@ -167,6 +162,8 @@ pub enum Found {
     Missing(Ticket),
     /// None yet; somebody makes one.
     Coming(Coming),
+    /// None, and there may be no more: as many requests wait on each as may.
+    Full,
 }
 
 /// The duty to make a connection. Dropped, others get it.
@@ -245,12 +242,10 @@ impl Http2Pool {
         let mut entries = self.entries.borrow_mut();
         let entry = entries.entry(key).or_default();
         entry.conns.retain(|conn| conn.is_open(now));
-        let is_full = entry.conns.len() >= MOST_CONNECTIONS;
-        // The first with room, so that those that are not needed any more come to rest.
-        let free = entry.conns.iter().find(|conn| conn.has_room());
-        let least = || entry.conns.iter().min_by_key(|conn| conn.active.get());
-        if let Some(conn) = free.or_else(|| if is_full { least() } else { None }) {
-            return Found::Lease(Lease::new(conn, true));
+        match Place::choose(entry.conns.iter().map(|conn| (conn.active.get(), conn.sender.most_streams()))) {
+            Place::On(index) => return Found::Lease(Lease::new(&entry.conns[index], true)),
+            Place::Full => return Found::Full,
+            Place::New => {}
         }
         match &entry.connecting {
             Some(connecting) => Found::Coming(Coming(Rc::clone(connecting))),

@@ -92,6 +92,7 @@ pub(super) fn reach<'a>(
     let is_tls = tls.is_some();
     match client.local.http2.find(key, tries.began) {
         Found::Lease(lease) => Reaching::Left(ready(Ok(Streams { lease, index, is_tls, _counted: counted }))),
+        Found::Full => Reaching::Left(ready(Err((RequestReason::PendingLimit, Some(endpoint))))),
         found => Reaching::Right(Box::pin(async move {
             let waiting = boxed(|| wait(client, plan, index, key, tls, found));
             let lease = within(deadline, waiting).await.map_err(|reason| (reason, Some(endpoint)))?;
@@ -113,6 +114,7 @@ async fn wait(
         match found {
             Found::Lease(lease) => return Ok(lease),
             Found::Coming(coming) => coming.wait().await?,
+            Found::Full => return Err(RequestReason::PendingLimit),
             Found::Missing(ticket) => return connect(client, plan, index, tls, ticket).await,
         }
         found = client.local.http2.find(key, Instant::now());

@@ -298,3 +298,18 @@ fn streams_take_turns_in_a_narrow_window() {
         pair.settle();
     }
 }
+
+#[test]
+fn the_last_stream_that_is_dropped_lets_its_connection_end() {
+    let mut pair = Pair::greeted();
+    let asking = pair.ask("/", true);
+    pair.settle();
+    let (_, mut answering) = pair.asked().unwrap();
+    answering.respond(&ok(), true).unwrap();
+    drop(answering);
+    pair.server.borrow_mut().leave();
+    pair.settle();
+    assert_eq!(pair.drivers[0].0.load(Ordering::Relaxed), 0, "somebody has it");
+    drop(asking);
+    assert!(pair.drivers[0].0.load(Ordering::Relaxed) > 0);
+}
