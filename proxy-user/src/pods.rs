@@ -83,9 +83,7 @@ pub struct Surroundings<'a> {
 
 /// The namespaces that are served.
 pub struct Pods {
-    /// All that can be entered.
-    known: HashMap<u64, Arc<Namespace>>,
-    /// Those of them that have listeners.
+    /// Those that have listeners; all that are known can be entered.
     served: HashMap<u64, Pod>,
     node: NodeListeners,
     /// Listeners of namespaces that an earlier process served and this one has not met yet.
@@ -115,7 +113,6 @@ impl Pods {
     #[must_use]
     pub fn new(taken_over: Sockets) -> Self {
         Self {
-            known: HashMap::new(),
             served: HashMap::new(),
             node: NodeListeners::new(),
             taken_over,
@@ -157,10 +154,9 @@ impl Pods {
     pub async fn follow(&mut self, wanted: impl Iterator<Item = Wanted>, around: Surroundings<'_>) {
         let home = around.shared.netns_cookie;
         let wanted = merged(wanted.filter(|one| one.cookie != home));
-        let gone: Vec<u64> = self.known.keys().filter(|c| !wanted.contains_key(c)).copied().collect();
-        for cookie in gone {
+        let known = around.shared.namespaces.cookies();
+        for cookie in known.into_iter().filter(|cookie| !wanted.contains_key(cookie)) {
             self.close(cookie, around).await;
-            self.known.remove(&cookie);
             around.shared.namespaces.remove(cookie);
             around.shared.stats.applications.leave(Key::Netns(cookie));
         }
@@ -183,12 +179,6 @@ impl Pods {
         self.node.follow(&mut self.served, &mut self.taken_over, around).await;
     }
 
-    /// A namespace that can be entered.
-    #[must_use]
-    pub fn netns(&self, cookie: u64) -> Option<&Netns> {
-        self.known.get(&cookie).map(|namespace| &*namespace.netns)
-    }
-
     /// The next probe of the node listener that ends; `None` if none is under way.
     pub async fn next_probe(&mut self) -> Option<Probed> {
         self.node.next_probe().await
@@ -209,7 +199,7 @@ impl Pods {
 
     async fn open(&mut self, wanted: &Wanted, around: Surroundings<'_>) -> io::Result<()> {
         let cookie = wanted.cookie;
-        let Some(namespace) = self.know(wanted, around)? else {
+        let Some(namespace) = Self::know(wanted, around)? else {
             // Another one has taken its name since; the next look finds it.
             return Ok(());
         };
@@ -237,12 +227,12 @@ impl Pods {
     }
 
     /// Makes a namespace known to the workers: connections from it may have come to the node listener, and wait for that.
-    fn know(&mut self, wanted: &Wanted, around: Surroundings<'_>) -> io::Result<Option<Arc<Namespace>>> {
+    fn know(wanted: &Wanted, around: Surroundings<'_>) -> io::Result<Option<Arc<Namespace>>> {
         let Wanted { name, file, cookie, known_as, .. } = wanted;
         let name = || around.shared.stats.applications.name(Key::Netns(*cookie), name, known_as.clone());
-        if let Some(namespace) = self.known.get(cookie) {
+        if let Some(namespace) = around.shared.namespaces.get(*cookie) {
             name();
-            return Ok(Some(Arc::clone(namespace)));
+            return Ok(Some(namespace));
         }
         let netns = Arc::new(Netns::open(file)?);
         if netns.cookie() != *cookie {
@@ -250,7 +240,6 @@ impl Pods {
         }
         let share = around.shared.budget.share(*cookie);
         let namespace = Arc::new(Namespace { netns, share, application: name() });
-        self.known.insert(*cookie, Arc::clone(&namespace));
         around.shared.namespaces.put(Arc::clone(&namespace));
         Ok(Some(namespace))
     }

@@ -36,6 +36,18 @@ impl Namespaces {
         self.0.send_if_modified(|all| all.remove(&cookie).is_some());
     }
 
+    /// Finds one.
+    #[must_use]
+    pub fn get(&self, cookie: u64) -> Option<Arc<Namespace>> {
+        self.0.borrow().get(&cookie).cloned()
+    }
+
+    /// The cookies of all.
+    #[must_use]
+    pub fn cookies(&self) -> Vec<u64> {
+        self.0.borrow().keys().copied().collect()
+    }
+
     /// Finds one, and waits for so long until it is known.
     pub async fn wait(&self, cookie: u64, most: Duration) -> Option<Arc<Namespace>> {
         let mut all = self.0.subscribe();

@@ -59,8 +59,8 @@ impl Control {
     /// network namespace cannot be entered or a socket not be reached.
     fn destroy<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Destroyed {
         // A netlink socket sees the network namespace that it was opened in.
-        let open = |cookie: u64| match self.pods.netns(cookie) {
-            Some(netns) => netns.within(SockDiag::open)?,
+        let open = |cookie: u64| match self.parts.shared.namespaces.get(cookie) {
+            Some(namespace) => namespace.netns.within(SockDiag::open)?,
             None => SockDiag::open(),
         };
         destroy(records, open, |diag, facts| {
