@@ -1,4 +1,8 @@
 //! One try: the request to one endpoint, and its answer to the client.
+#![expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` keeps its arguments twice, as long as a request takes"
+)]
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -14,11 +18,11 @@ use tokio::time::Sleep;
 use super::plan::Plan;
 use super::request::{Outcome, Sending};
 use super::tries::Tries;
-use super::upstream::{Acquired, Upstream, acquire, connect};
+use super::upstream::{Upstream, reach};
 use super::{Client, Then};
 use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
-use crate::forward::exchange::{Download, Exchange, Trouble, Upload};
+use crate::forward::exchange::{COPIED_BYTES, Download, Exchange, Trouble, Upload};
 use crate::forward::http1::{Body, Fault, Framing, ResponseEdits, ResponseHead, Scan, slots};
 use crate::forward::l4::lost;
 use crate::forward::wire::Wire;
@@ -38,36 +42,32 @@ pub(super) enum Next {
 }
 
 /// Tries once.
-pub(super) async fn attempt(
+pub(super) fn attempt(
     client: &Client<'_>,
     down: &mut Wire,
     plan: &Plan,
     sending: &mut Sending,
     tries: &mut Tries<'_>,
-) -> Next {
-    let deadline = tries.deadline();
-    let acquired = match acquire(client, plan, tries) {
-        Ok(Acquired::Resting(upstream)) => Ok(upstream),
-        // Boxed: most requests find a connection that rests.
-        Ok(Acquired::Missing(place)) => boxed(|| connect(client, plan, place, deadline)).await,
-        Err(reason) => Err((reason, None)),
-    };
-    let upstream = match acquired {
-        Ok(upstream) => upstream,
-        Err((reason, endpoint)) => {
-            return after(client, tries, sending.is_there(), endpoint, reason, Failure::Connect);
-        }
-    };
-    tries.note(if upstream.is_reused { Event::ConnectionReused } else { Event::ConnectionOpened });
-    let endpoint = &plan.service.endpoints[upstream.index];
-    // Boxed: two small pieces of memory are found faster than one beyond what the allocator keeps at hand (1032 bytes).
-    let exchanging = boxed(|| exchange(client, down, plan, sending, tries, upstream, deadline));
-    match exchanging.await {
-        Ok(next) => next,
-        Err(Broken::Over(reason)) => Next::Over(reason),
-        Err(Broken::Try(reason, failure)) => {
-            report(client, endpoint, plan, Attempt::Bad, failure);
-            after(client, tries, sending.is_there(), Some(endpoint.id), reason, failure)
+) -> impl Future<Output = Next> {
+    async move {
+        let deadline = tries.deadline();
+        let upstream = match reach(client, plan, tries, deadline).await {
+            Ok(upstream) => upstream,
+            Err((reason, endpoint)) => {
+                return after(client, tries, sending.is_there(), endpoint, reason, Failure::Connect);
+            }
+        };
+        tries.note(if upstream.is_reused { Event::ConnectionReused } else { Event::ConnectionOpened });
+        let endpoint = &plan.service.endpoints[upstream.index];
+        // Boxed: two small pieces of memory are found faster than one beyond what the allocator keeps at hand (1032 bytes).
+        let exchanging = boxed(|| exchange(client, down, plan, sending, tries, upstream, deadline));
+        match exchanging.await {
+            Ok(next) => next,
+            Err(Broken::Over(reason)) => Next::Over(reason),
+            Err(Broken::Try(reason, failure)) => {
+                report(client, endpoint, plan, Attempt::Bad, failure);
+                after(client, tries, sending.is_there(), Some(endpoint.id), reason, failure)
+            }
         }
     }
 }
@@ -129,7 +129,7 @@ pub(super) enum Broken {
     Over(RequestReason),
 }
 
-async fn exchange(
+fn exchange(
     client: &Client<'_>,
     down: &mut Wire,
     plan: &Plan,
@@ -137,76 +137,78 @@ async fn exchange(
     tries: &mut Tries<'_>,
     mut upstream: Upstream,
     deadline: Option<(Instant, RequestReason)>,
-) -> Result<Next, Broken> {
-    let Some((first, body)) = sending.take() else {
-        return Err(Broken::Over(RequestReason::Internal));
-    };
-    let first_bytes = first.len() as u64;
-    // What connecting took says nothing about how fast the endpoint answers.
-    let began = if upstream.is_reused { tries.began } else { Instant::now() };
-    client.conn.set_answer_limit(plan.service.limits.idle_timeout);
-    client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
-    let most = client.limits().request_bytes.unwrap_or(u64::MAX);
-    let mut exchange = Exchange {
-        down,
-        up: &mut upstream.wire,
-        upload: Upload::new(first, body, sending.early_bytes, most),
-        watch: client.conn,
-        deadline: deadline.map(|(at, _)| sleep_until(at)),
-    };
-    let answered = match answered(client, plan, tries, &mut exchange).await {
-        Ok(answered) => answered,
-        Err(trouble) => {
-            let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
-            let is_unseen = |end| upstream.is_unseen(sending.head_bytes, end);
-            return Err(broken(trouble, upstream.is_reused, is_unseen, late));
-        }
-    };
-    let endpoint = &plan.service.endpoints[upstream.index];
-    let answered = match answered {
-        Answered::Again(pause) => {
-            send_attempt(client.local, endpoint.id, Attempt::BadStatus);
-            return Ok(Next::Again(pause));
-        }
-        Answered::Final(answered) => *answered,
-    };
-    let first_byte = began.elapsed();
-    let attempt = attempt_of(answered.status);
-    handle_answer(client, plan, endpoint, attempt, first_byte);
-    if attempt == Attempt::Good {
-        tries.handle_success();
-    }
-    let Final { mut download, status, is_last, is_kept, is_tunnel } = answered;
-    exchange.deadline = tries.end().map(sleep_until);
-    let result = exchange.answer(&mut download).await;
-    let sent = &exchange.upload;
-    let ended = Instant::now();
-    let (sent_bytes, is_sent) = (first_bytes + sent.bytes - sending.early_bytes, sent.is_sent());
-    let mut outcome = Outcome {
-        then: Then::Next,
-        reason: RequestReason::Ok,
-        status,
-        grpc: None,
-        endpoint: Some(endpoint.address.0),
-        first_byte: Some(first_byte),
-        sent_bytes: sent.bytes,
-        received_bytes: download.bytes,
-        tries: 0,
-        ended,
-    };
-    match result {
-        Ok(()) if is_tunnel => outcome.then = Then::Tunnel(Box::new(upstream.wire)),
-        Ok(()) => {
-            if is_kept && is_sent && upstream.wire.chunk.is_empty() && !upstream.wire.is_ended {
-                upstream.keep(client, sent_bytes, ended);
+) -> impl Future<Output = Result<Next, Broken>> {
+    async move {
+        let Some((first, body)) = sending.take() else {
+            return Err(Broken::Over(RequestReason::Internal));
+        };
+        let first_bytes = first.len() as u64;
+        // What connecting took says nothing about how fast the endpoint answers.
+        let began = if upstream.is_reused { tries.began } else { Instant::now() };
+        client.conn.set_answer_limit(plan.service.limits.idle_timeout);
+        client.conn.await_within(Some(client.limits().body_timeout), Reason::BodyTimeout);
+        let most = client.limits().request_bytes.unwrap_or(u64::MAX);
+        let mut exchange = Exchange {
+            down,
+            up: &mut upstream.wire,
+            upload: Upload::new(first, body, sending.early_bytes, most),
+            watch: client.conn,
+            deadline: deadline.map(|(at, _)| sleep_until(at)),
+        };
+        let answered = match answered(client, plan, tries, &mut exchange).await {
+            Ok(answered) => answered,
+            Err(trouble) => {
+                let late = deadline.map_or(RequestReason::RequestTimeout, |(_, late)| late);
+                let is_unseen = |end| upstream.is_unseen(sending.head_bytes, end);
+                return Err(broken(trouble, upstream.is_reused, is_unseen, late));
             }
-            if is_last || !is_sent {
-                outcome.then = Then::Close(Reason::Fin);
+        };
+        let endpoint = &plan.service.endpoints[upstream.index];
+        let answered = match answered {
+            Answered::Again(pause) => {
+                send_attempt(client.local, endpoint.id, Attempt::BadStatus);
+                return Ok(Next::Again(pause));
             }
+            Answered::Final(answered) => *answered,
+        };
+        let first_byte = began.elapsed();
+        let attempt = attempt_of(answered.status);
+        handle_answer(client, plan, endpoint, attempt, first_byte);
+        if attempt == Attempt::Good {
+            tries.handle_success();
         }
-        Err(trouble) => (outcome.then, outcome.reason) = cut(&trouble),
+        let Final { mut download, status, is_last, is_kept, is_tunnel } = answered;
+        exchange.deadline = tries.end().map(sleep_until);
+        let result = exchange.answer(&mut download).await;
+        let sent = &exchange.upload;
+        let ended = Instant::now();
+        let (sent_bytes, is_sent) = (first_bytes + sent.bytes - sending.early_bytes, sent.is_sent());
+        let mut outcome = Outcome {
+            then: Then::Next,
+            reason: RequestReason::Ok,
+            status,
+            grpc: None,
+            endpoint: Some(endpoint.address.0),
+            first_byte: Some(first_byte),
+            sent_bytes: sent.bytes,
+            received_bytes: download.bytes,
+            tries: 0,
+            ended,
+        };
+        match result {
+            Ok(()) if is_tunnel => outcome.then = Then::Tunnel(Box::new(upstream.wire)),
+            Ok(()) => {
+                if is_kept && is_sent && upstream.wire.chunk.is_empty() && !upstream.wire.is_ended {
+                    upstream.keep(client, sent_bytes, ended);
+                }
+                if is_last || !is_sent {
+                    outcome.then = Then::Close(Reason::Fin);
+                }
+            }
+            Err(trouble) => (outcome.then, outcome.reason) = cut(&trouble),
+        }
+        Ok(Next::Done(Box::new(outcome)))
     }
-    Ok(Next::Done(Box::new(outcome)))
 }
 
 pub(super) fn sleep_until(at: Instant) -> Pin<Box<Sleep>> {
@@ -339,37 +341,39 @@ struct Final {
 }
 
 /// Waits for the answer's head; passes on what comes before it.
-async fn answered(
+fn answered(
     client: &Client<'_>,
     plan: &Plan,
     tries: &mut Tries<'_>,
     exchange: &mut Exchange<'_, OpenConn>,
-) -> Result<Answered, Trouble> {
-    for _ in 0..MOST_INTERIM {
-        let head_bytes = exchange.head(&mut Scan::default(), client.bound()).await?;
-        let read = read(client, plan, exchange, head_bytes).map_err(Trouble::UpstreamFault)?;
-        exchange.up.chunk.advance(head_bytes);
-        match read {
-            Read::Final(answer)
-                if tries.holds(Failure::Status(answer.status)) && exchange.upload.is_sent() =>
-            {
-                let failure = Failure::Status(answer.status);
-                let endpoint = client.conn.endpoint();
-                if let Some(pause) = tries.handle_failure(client, failure, endpoint) {
-                    return Ok(Answered::Again(pause));
+) -> impl Future<Output = Result<Answered, Trouble>> {
+    async move {
+        for _ in 0..MOST_INTERIM {
+            let head_bytes = exchange.head(&mut Scan::default(), client.bound()).await?;
+            let read = read(client, plan, exchange, head_bytes).map_err(Trouble::UpstreamFault)?;
+            exchange.up.chunk.advance(head_bytes);
+            match read {
+                Read::Final(answer)
+                    if tries.holds(Failure::Status(answer.status)) && exchange.upload.is_sent() =>
+                {
+                    let failure = Failure::Status(answer.status);
+                    let endpoint = client.conn.endpoint();
+                    if let Some(pause) = tries.handle_failure(client, failure, endpoint) {
+                        return Ok(Answered::Again(pause));
+                    }
+                    return begin(client, exchange, answer);
                 }
-                return begin(client, exchange, answer);
-            }
-            Read::Final(answer) => return begin(client, exchange, answer),
-            Read::Interim(head) => {
-                if !plan.question.is_version_1_0 {
-                    let mut interim = Download::new(head, Body::Length(0), false, u64::MAX);
-                    boxed(|| exchange.answer(&mut interim)).await?;
+                Read::Final(answer) => return begin(client, exchange, answer),
+                Read::Interim(head) => {
+                    if !plan.question.is_version_1_0 {
+                        let mut interim = Download::new(head, Body::Length(0), false, u64::MAX);
+                        boxed(|| exchange.answer(&mut interim)).await?;
+                    }
                 }
             }
         }
+        Err(Trouble::UpstreamFault(Fault::StartLine))
     }
-    Err(Trouble::UpstreamFault(Fault::StartLine))
 }
 
 /// Begins to pass an answer on, with what is there of its body.
@@ -397,7 +401,9 @@ fn read(
 ) -> Result<Read, Fault> {
     let mut slots = slots();
     let head = ResponseHead::parse(&exchange.up.chunk[..head_bytes], &mut slots)?;
-    let mut out = Vec::with_capacity(head_bytes + 64);
+    // With what is there of the body, if that is going to be copied behind it.
+    let early_bytes = exchange.up.chunk.len().saturating_sub(head_bytes).min(COPIED_BYTES);
+    let mut out = Vec::with_capacity(head_bytes + 64 + early_bytes);
     if head.is_interim() {
         head.write(&mut out, Framing::Length(0), &ResponseEdits::default());
         return Ok(Read::Interim(out));

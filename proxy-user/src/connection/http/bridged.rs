@@ -8,7 +8,6 @@ mod begin;
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::ready;
 use proxy_core::grpc::{Messages, Status};
 use proxy_core::http2::FieldList;
 use proxy_core::outcome::{Attempt, Reason, RequestReason};
@@ -24,7 +23,7 @@ use super::request::{Outcome, answer_here};
 use super::story::Story;
 use super::streams::{self, Streams};
 use super::tries::Tries;
-use super::upstream::{Acquired, Reaching, Upstream, acquire, connect};
+use super::upstream::{self, Reaching, Upstream, mapped};
 use super::{Client, Then, mirror};
 use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
@@ -236,21 +235,11 @@ fn reach<'a>(
     deadline: Option<(Instant, RequestReason)>,
 ) -> Reaching<'a, Reached> {
     match plan.version {
-        Version::Http1 => match acquire(client, plan, tries) {
-            Ok(Acquired::Resting(upstream)) => Reaching::Left(ready(Ok(Reached::Http1(Box::new(upstream))))),
-            Ok(Acquired::Missing(place)) => Reaching::Right(Box::pin(async move {
-                connect(client, plan, place, deadline)
-                    .await
-                    .map(|upstream| Reached::Http1(Box::new(upstream)))
-            })),
-            Err(reason) => Reaching::Left(ready(Err((reason, None)))),
-        },
-        Version::Http2 => match streams::reach(client, plan, tries, deadline) {
-            Reaching::Left(found) => Reaching::Left(ready(found.into_inner().map(Reached::Http2))),
-            Reaching::Right(waiting) => {
-                Reaching::Right(Box::pin(async move { waiting.await.map(Reached::Http2) }))
-            }
-        },
+        Version::Http1 => {
+            let reaching = upstream::reach(client, plan, tries, deadline);
+            mapped(reaching, |upstream| Reached::Http1(Box::new(upstream)))
+        }
+        Version::Http2 => mapped(streams::reach(client, plan, tries, deadline), Reached::Http2),
     }
 }
 

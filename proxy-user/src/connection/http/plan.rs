@@ -1,6 +1,7 @@
 //! What becomes of a request: decided from its head, in one go.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ use crate::stats::conn::ServiceStats;
 
 /// The header in which Envoy says how many milliseconds a request has left.
 const EXPECTED_TIMEOUT: &str = "x-envoy-expected-rq-timeout-ms";
+/// Room for what is added to a head: whose request it is, and its number.
+const EDIT_BYTES: usize = 192;
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 const REQUEST_ID: &str = "x-request-id";
@@ -130,7 +133,7 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
     }
     let out = Edited::new(client, &head, id, chosen.found.as_ref()).with(|edits| match version {
         Version::Http1 => {
-            let mut out = Vec::with_capacity(head.fields.head_bytes() + 128);
+            let mut out = Vec::with_capacity(head.fields.head_bytes() + EDIT_BYTES);
             head.write(&mut out, edits);
             Outgoing::Bytes(out)
         }
@@ -387,7 +390,6 @@ impl<'a> Edited<'a> {
 /// Whom a client of the edge is, behind those that it names itself. Intercepted applications keep their address, so there is
 /// nothing to say.
 fn forwarded_for(client: &Client<'_>, head: &impl Head) -> Option<Vec<u8>> {
-    use std::io::Write as _;
     if matches!(client.accepted.entry, Entry::Intercepted(_)) {
         return None;
     }
@@ -396,9 +398,26 @@ fn forwarded_for(client: &Client<'_>, head: &impl Head) -> Option<Vec<u8>> {
         value.extend_from_slice(before);
         value.extend_from_slice(b", ");
     }
-    // Writing to a Vec does not fail.
-    let _ = write!(value, "{}", client.accepted.client.0.ip());
+    put_ip(client.accepted.client.0.ip(), &mut value);
     Some(value)
+}
+
+/// Writes an address. Those of IPv4 by hand: with what formats them a request takes 1 % longer.
+fn put_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    let IpAddr::V4(ip) = ip else {
+        // Writing to a Vec does not fail.
+        let _ = write!(out, "{ip}");
+        return;
+    };
+    for (index, octet) in ip.octets().into_iter().enumerate() {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
+        let skipped = usize::from(octet < 10) + usize::from(octet < 100);
+        if index > 0 {
+            out.push(b'.');
+        }
+        out.extend_from_slice(&digits[skipped..]);
+    }
 }
 
 /// A request as routing sees it.
@@ -452,6 +471,15 @@ fn bare_host(host: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_written_as_they_are_everywhere() {
+        for text in ["0.0.0.0", "9.10.99.100", "127.0.0.1", "255.200.109.1", "2001:db8::1"] {
+            let mut out = Vec::new();
+            put_ip(text.parse().unwrap(), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+    }
 
     #[test]
     fn hosts_are_compared_without_port_case_and_root() {

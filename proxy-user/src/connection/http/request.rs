@@ -1,4 +1,8 @@
 //! One request, from its head to the end of its answer.
+#![expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` keeps its arguments twice, as long as a request takes"
+)]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -61,27 +65,29 @@ impl Outcome {
 }
 
 /// Serves the request whose head stands at the beginning of what was received.
-pub(super) async fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usize) -> Then {
-    let began = Instant::now();
-    let mut story = Story::new(client, began);
-    let decided = plan(client, &down.chunk[..head_bytes], &mut story);
-    down.chunk.advance(head_bytes);
-    let active = story.begin(client);
-    if let Some(delay) = story.delay {
-        boxed(|| tokio::time::sleep(delay)).await;
+pub(super) fn serve(client: &Client<'_>, down: &mut Wire, head_bytes: usize) -> impl Future<Output = Then> {
+    async move {
+        let began = Instant::now();
+        let mut story = Story::new(client, began);
+        let decided = plan(client, &down.chunk[..head_bytes], &mut story);
+        down.chunk.advance(head_bytes);
+        let active = story.begin(client);
+        if let Some(delay) = story.delay {
+            boxed(|| tokio::time::sleep(delay)).await;
+        }
+        let outcome = match decided {
+            Ok(Decided::Forward(plan)) if matches!(plan.head, Outgoing::Fields(_)) => {
+                boxed(|| bridged::serve_http1(client, down, plan, &story, began)).await
+            }
+            Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
+            Ok(Decided::Answer(answer, is_last)) => {
+                boxed(move || answer_here(client, down, *answer, is_last)).await
+            }
+            Err(fault) => boxed(move || refuse(client, down, fault)).await,
+        };
+        story.end(client, active, &outcome);
+        outcome.then
     }
-    let outcome = match decided {
-        Ok(Decided::Forward(plan)) if matches!(plan.head, Outgoing::Fields(_)) => {
-            boxed(|| bridged::serve_http1(client, down, plan, &story, began)).await
-        }
-        Ok(Decided::Forward(mut plan)) => forward(client, down, &mut plan, &story, began).await,
-        Ok(Decided::Answer(answer, is_last)) => {
-            boxed(move || answer_here(client, down, *answer, is_last)).await
-        }
-        Err(fault) => boxed(move || refuse(client, down, fault)).await,
-    };
-    story.end(client, active, &outcome);
-    outcome.then
 }
 
 /// Says what is wrong with a request whose head never was one; the connection ends for `end`.
@@ -186,45 +192,47 @@ impl Sending {
     }
 }
 
-async fn forward(
+fn forward(
     client: &Client<'_>,
     down: &mut Wire,
     plan: &mut Plan,
     story: &Story,
     began: Instant,
-) -> Outcome {
-    let mut sending = match Sending::new(client, down, plan) {
-        Ok(sending) => sending,
-        Err(fault) => return boxed(move || refuse(client, down, fault)).await,
-    };
-    let plan = &*plan;
-    let _active = match plan.begin() {
-        Ok(active) => active,
-        Err(reason) => return boxed(move || give_up(client, down, plan, reason)).await,
-    };
-    let mut tries = Tries::new(began, plan, story);
-    if let Some(rule) = &plan.rule
-        && !rule.mirrors.is_empty()
-    {
-        mirror::send_copies(client, rule, || sending.last_copy(), story);
-    }
-    loop {
-        match attempt::attempt(client, down, plan, &mut sending, &mut tries).await {
-            Next::Done(mut outcome) => {
-                outcome.tries = tries.count();
-                return *outcome;
-            }
-            Next::Again(pause) => {
-                if !pause.is_zero() {
-                    boxed(|| tokio::time::sleep(pause)).await;
+) -> impl Future<Output = Outcome> {
+    async move {
+        let mut sending = match Sending::new(client, down, plan) {
+            Ok(sending) => sending,
+            Err(fault) => return boxed(move || refuse(client, down, fault)).await,
+        };
+        let plan = &*plan;
+        let _active = match plan.begin() {
+            Ok(active) => active,
+            Err(reason) => return boxed(move || give_up(client, down, plan, reason)).await,
+        };
+        let mut tries = Tries::new(began, plan, story);
+        if let Some(rule) = &plan.rule
+            && !rule.mirrors.is_empty()
+        {
+            mirror::send_copies(client, rule, || sending.last_copy(), story);
+        }
+        loop {
+            match attempt::attempt(client, down, plan, &mut sending, &mut tries).await {
+                Next::Done(mut outcome) => {
+                    outcome.tries = tries.count();
+                    return *outcome;
                 }
-                tries.began = Instant::now();
-            }
-            Next::Over(reason) => {
-                tries.handle_end(reason);
-                let mut outcome = boxed(move || give_up(client, down, plan, reason)).await;
-                outcome.tries = tries.count();
-                return outcome;
+                Next::Again(pause) => {
+                    if !pause.is_zero() {
+                        boxed(|| tokio::time::sleep(pause)).await;
+                    }
+                    tries.began = Instant::now();
+                }
+                Next::Over(reason) => {
+                    tries.handle_end(reason);
+                    let mut outcome = boxed(move || give_up(client, down, plan, reason)).await;
+                    outcome.tries = tries.count();
+                    return outcome;
+                }
             }
         }
     }

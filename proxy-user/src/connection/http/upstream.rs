@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::{Either, LocalBoxFuture, Ready};
+use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use proxy_core::id::EndpointId;
 use proxy_core::load::Load;
 use proxy_core::outcome::{Reason, RequestReason};
@@ -18,6 +18,7 @@ use super::plan::Plan;
 use super::tries::Tries;
 use crate::connection::Accepted;
 use crate::connection::announce;
+use crate::connection::boxed;
 use crate::connection::endpoint::{self, Counted, Wanted, count, pick};
 use crate::forward::wire::Wire;
 use crate::tls::{self, Stream};
@@ -69,14 +70,6 @@ impl Upstream {
     }
 }
 
-/// Where a request goes, and whether there is a connection for it.
-pub(super) enum Acquired {
-    /// One that rested.
-    Resting(Upstream),
-    /// There is none: it has to be made.
-    Missing(Place),
-}
-
 /// A way to an endpoint. Most requests find one at once; for those that do not, the
 /// memory of waiting is set apart.
 pub(super) type Reaching<'a, T> =
@@ -84,26 +77,44 @@ pub(super) type Reaching<'a, T> =
 /// Why there is no way to an endpoint, and to which.
 pub(super) type Unreached = (RequestReason, Option<EndpointId>);
 
-/// An endpoint that a connection is to be made to, and is counted for already.
-pub(super) struct Place {
-    index: usize,
-    key: Key,
-    tls: Option<Arc<tls::Client>>,
-    counted: Counted,
+/// The same for what else is made of it.
+pub(super) fn mapped<'a, T: 'a, U>(reaching: Reaching<'a, T>, map: impl Fn(T) -> U + 'a) -> Reaching<'a, U> {
+    match reaching {
+        Either::Left(found) => Either::Left(ready(found.into_inner().map(map))),
+        Either::Right(waiting) => Either::Right(Box::pin(async move { waiting.await.map(map) })),
+    }
 }
 
-/// Finds a connection for a request: to an endpoint that was not tried yet, or to any if all were.
+/// Finds a connection for a request, or makes one, until a deadline, which has a name of its own: to an endpoint that was not tried
+/// yet, or to any if all were.
 ///
 /// # Errors
-/// Why there is none.
-pub(super) fn acquire(
-    client: &Client<'_>,
-    plan: &Plan,
+/// Why there is none, and at which endpoint.
+pub(super) fn reach<'a>(
+    client: &'a Client<'_>,
+    plan: &'a Plan,
     tries: &Tries<'_>,
-) -> Result<Acquired, RequestReason> {
+    deadline: Option<(Instant, RequestReason)>,
+) -> Reaching<'a, Upstream> {
     let most = plan.service.limits.max_connections_per_endpoint;
-    let (index, counted) = place(client, plan, tries, most)?;
-    Ok(acquire_of(client, plan, index, counted, tries))
+    let (index, counted) = match place(client, plan, tries, most) {
+        Ok(found) => found,
+        Err(reason) => return Either::Left(ready(Err((reason, None)))),
+    };
+    let endpoint = plan.service.endpoints[index].id;
+    client.conn.set_endpoint(endpoint);
+    let (key, tls) = key(client, plan, endpoint);
+    let kept = if tries.is_fresh { None } else { client.local.pool.checkout(key, tries.began) };
+    if let Some(Kept { stream, sent_bytes, life, .. }) = kept {
+        let wire = Wire::new(stream, Chunk::default());
+        let upstream =
+            Upstream { wire, index, is_reused: true, sent_bytes, key, life, tls, _counted: counted };
+        return Either::Left(ready(Ok(upstream)));
+    }
+    Either::Right(Box::pin(async move {
+        let connecting = boxed(|| connect(client, plan, index, key, tls, counted));
+        within(deadline, connecting).await.map_err(|reason| (reason, Some(endpoint)))
+    }))
 }
 
 /// Picks an endpoint that has room for one more, of so many: one that was not tried yet, or any if all were.
@@ -132,43 +143,6 @@ pub(super) fn place(
             None => full.push(endpoint.id),
         }
     }
-}
-
-fn acquire_of(
-    client: &Client<'_>,
-    plan: &Plan,
-    index: usize,
-    counted: Counted,
-    tries: &Tries<'_>,
-) -> Acquired {
-    let endpoint = &plan.service.endpoints[index];
-    client.conn.set_endpoint(endpoint.id);
-    let (key, tls) = key(client, plan, endpoint.id);
-    let kept = if tries.is_fresh { None } else { client.local.pool.checkout(key, tries.began) };
-    match kept {
-        Some(Kept { stream, sent_bytes, life, .. }) => {
-            let wire = Wire::new(stream, Chunk::default());
-            let upstream =
-                Upstream { wire, index, is_reused: true, sent_bytes, key, life, tls, _counted: counted };
-            Acquired::Resting(upstream)
-        }
-        None => Acquired::Missing(Place { index, key, tls, counted }),
-    }
-}
-
-/// Makes a connection, until a deadline, which has a name of its own.
-///
-/// # Errors
-/// Why that failed, and at which endpoint.
-pub(super) async fn connect(
-    client: &Client<'_>,
-    plan: &Plan,
-    place: Place,
-    deadline: Option<(Instant, RequestReason)>,
-) -> Result<Upstream, Unreached> {
-    let endpoint = plan.service.endpoints[place.index].id;
-    let connecting = connect_to(client, plan, place);
-    within(deadline, connecting).await.map_err(|reason| (reason, Some(endpoint)))
 }
 
 /// Waits until a deadline, which has a name of its own.
@@ -210,8 +184,14 @@ pub(super) async fn open(client: &Client<'_>, plan: &Plan, index: usize) -> Resu
     endpoint::open(client.local, &wants, endpoint, &plan.stats).await.map_err(of_connect)
 }
 
-async fn connect_to(client: &Client<'_>, plan: &Plan, place: Place) -> Result<Upstream, RequestReason> {
-    let Place { index, key, tls, counted } = place;
+async fn connect(
+    client: &Client<'_>,
+    plan: &Plan,
+    index: usize,
+    key: Key,
+    tls: Option<Arc<tls::Client>>,
+    counted: Counted,
+) -> Result<Upstream, RequestReason> {
     let stream = open(client, plan, index).await?;
     let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
     let wire = Wire::new(stream, Chunk::default());
