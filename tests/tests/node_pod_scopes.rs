@@ -107,6 +107,11 @@ fn served(weir: &Weir<'_>) -> f64 {
     weir.metrics().sum("weir_map_entries", &[("map", "NETNS")])
 }
 
+/// Has the kubelet tell of two pods, with these labels.
+fn tell_shop(kubelet: &Kubelet, uids: &Uids, of_web: Value, of_db: Value) {
+    kubelet.tell(&[pod("shop", "web-1", &uids.web, of_web), pod("shop", "db-0", &uids.db, of_db)]);
+}
+
 #[test]
 fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
     let Some(world) = World::new() else { return };
@@ -116,8 +121,7 @@ fn pods_are_caught_by_the_labels_that_the_kubelet_tells() {
     let (web, db) = (Pod::new(&world, &above, 1, &uids.web), Pod::new(&world, &above, 2, &uids.db));
     let tell = |of_web: &str, of_db: &str| {
         let app = |value: &str| json!({"app": value, "pod-template-hash": "7d9f8c6b5"});
-        kubelet
-            .tell(&[pod("shop", "web-1", &uids.web, app(of_web)), pod("shop", "db-0", &uids.db, app(of_db))]);
+        tell_shop(&kubelet, &uids, app(of_web), app(of_db));
     };
     tell("web", "db");
     let scopes = json!([{"pods": {"namespaces": ["shop", "bank"], "labels": {"app": "web"}}}]);
@@ -277,10 +281,7 @@ fn what_a_pod_may_have_follows_its_labels() {
     let (web, db) = (Pod::new(&world, &above, 1, &uids.web), Pod::new(&world, &above, 2, &uids.db));
     let tell = |of_web: &str, of_db: &str| {
         let tier = |value: &str| json!({"app": "weir-test", "tier": value});
-        kubelet.tell(&[
-            pod("shop", "web-1", &uids.web, tier(of_web)),
-            pod("shop", "db-0", &uids.db, tier(of_db)),
-        ]);
+        tell_shop(&kubelet, &uids, tier(of_web), tier(of_db));
     };
     tell("bulk", "front");
     let scopes = json!([{"pods": {"labels": {"app": "weir-test"}}}]);
