@@ -12,10 +12,10 @@ mod response;
 mod scan;
 
 pub use self::body::{Body, Framing};
-pub use self::chunked::Chunked;
+pub use self::chunked::{Chunked, is_forbidden_trailer};
 pub use self::fault::Fault;
 pub use self::field::{Fields, MOST_FIELDS, Slots, put, slots};
-pub use self::request::{RequestEdits, RequestHead, Target, is_authority};
+pub use self::request::{RequestEdits, RequestHead, Target, has_port, is_authority};
 pub use self::response::{ResponseEdits, ResponseHead, put_status};
 pub use self::scan::Scan;
 

@@ -56,7 +56,8 @@ impl FieldList {
         list
     }
 
-    /// Takes the fields of a block behind those that are there. Of a list that is longer than allowed, they are kept until it is:
+    /// Takes the fields of a block behind those that are there. Spaces around values are none of them, as in HTTP/1.1: no message
+    /// may have them (RFC 9113, 8.2.1), but messages of gRPC often end with one. Of a list that is longer than allowed, they are kept until it is:
     /// whoever compares sees that.
     ///
     /// # Errors
@@ -71,6 +72,7 @@ impl FieldList {
         let mut list_bytes = self.list_bytes();
         decoder.decode(block, |field| {
             if list_bytes <= most {
+                let field = trimmed(field);
                 list_bytes += field_bytes(&field);
                 self.push(field);
             }
@@ -177,9 +179,11 @@ impl FieldList {
         self.set(":status", &digits);
     }
 
-    /// Adds a field behind all others.
+    /// Adds a field behind all others. Capitals in its name become small letters.
     pub fn append(&mut self, name: &str, value: &[u8]) {
+        let begin = self.text.len();
         self.push(Field { name: name.as_bytes(), value, is_sensitive: false });
+        self.text[begin..begin + name.len()].make_ascii_lowercase();
     }
 
     /// Puts a field in the place of all of its name. A pseudo-header goes to the front if it is new.
@@ -273,6 +277,16 @@ impl fmt::Debug for FieldList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(|field| text(field.name))).finish()
     }
+}
+
+fn trimmed(field: Field<'_>) -> Field<'_> {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    if field.name.starts_with(b":") {
+        return field;
+    }
+    let begin = field.value.iter().position(|byte| !is_space(byte)).unwrap_or(field.value.len());
+    let end = field.value.iter().rposition(|byte| !is_space(byte)).map_or(begin, |last| last + 1);
+    Field { value: &field.value[begin..end], ..field }
 }
 
 fn field_bytes(field: &Field<'_>) -> usize {

@@ -188,6 +188,12 @@ impl Chunked {
     }
 }
 
+/// Tells whether no trailer may have this name.
+#[must_use]
+pub fn is_forbidden_trailer(name: &str) -> bool {
+    FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+}
+
 fn check_trailer(line: &[u8]) -> Result<(), Fault> {
     if !line.ends_with(b"\r\n") {
         return Err(Fault::LineEnd);
@@ -197,8 +203,11 @@ fn check_trailer(line: &[u8]) -> Result<(), Fault> {
     let mut slots = [httparse::EMPTY_HEADER; 1];
     match httparse::parse_headers(&block, &mut slots) {
         Ok(httparse::Status::Complete((_, [field]))) => {
-            let is_forbidden = FORBIDDEN_TRAILERS.iter().any(|name| field.name.eq_ignore_ascii_case(name));
-            if is_forbidden { Err(Fault::Trailer) } else { Ok(()) }
+            if is_forbidden_trailer(field.name) {
+                Err(Fault::Trailer)
+            } else {
+                Ok(())
+            }
         }
         _ => Err(Fault::Trailer),
     }

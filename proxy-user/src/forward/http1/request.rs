@@ -236,10 +236,8 @@ impl<'b> Target<'b> {
     /// Reads a target, and the authority that it may bring.
     fn parse(method: &str, target: &'b str) -> Result<(Self, Option<&'b str>), Fault> {
         if method == "CONNECT" {
-            let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-            let (_, port) = target.rsplit_once(':').ok_or(Fault::Target)?;
             let parsed = Self { path: "", query: "", path_and_query: target };
-            return if is_port(port) { Ok((parsed, Some(target))) } else { Err(Fault::Target) };
+            return if has_port(target) { Ok((parsed, Some(target))) } else { Err(Fault::Target) };
         }
         if target == "*" && method == "OPTIONS" {
             return Ok((Self { path: "*", query: "", path_and_query: "*" }, None));
@@ -285,6 +283,13 @@ fn text(bytes: &[u8]) -> Option<&str> {
 #[must_use]
 pub fn is_authority(host: &str) -> bool {
     host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b))
+}
+
+/// Tells whether an authority ends with a port, which a CONNECT must say (RFC 9110, 7.1).
+#[must_use]
+pub fn has_port(authority: &str) -> bool {
+    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+    !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn has_h2c(protocol: &str) -> bool {

@@ -5,7 +5,8 @@ use proxy_core::route::HeaderChanges;
 
 use crate::forward::head::Head;
 use crate::forward::http1::{
-    Fault, Framing, MOST_FIELDS, RequestEdits, RequestHead, ResponseHead, is_authority, put, put_status,
+    Fault, Framing, MOST_FIELDS, RequestEdits, RequestHead, ResponseHead, has_port, is_authority,
+    is_forbidden_trailer, put, put_status,
 };
 
 /// A request of an HTTP/2 client, well-formed line by line.
@@ -37,6 +38,9 @@ impl<'a> Asked<'a> {
         };
         if host.is_empty() || !is_authority(host) {
             return Err(Fault::Host);
+        }
+        if list.method() == "CONNECT" && !has_port(host) {
+            return Err(Fault::Target);
         }
         // One, and digits: what goes on to HTTP/1.1 must not be read in two ways there.
         list.content_length().map_err(|Malformed| Fault::ContentLength)?;
@@ -197,10 +201,11 @@ pub fn write_answer(list: &FieldList, framing: Framing, connection: Option<&str>
     out
 }
 
-/// Writes the trailers of a chunked body, and its end.
+/// Writes the trailers of a chunked body, and its end. Those that nobody may say there stay behind.
 pub fn write_trailers(trailers: &FieldList, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
-    trailers.plain().for_each(|(name, value)| put(out, name, value));
+    let allowed = trailers.plain().filter(|(name, _)| !is_forbidden_trailer(name));
+    allowed.for_each(|(name, value)| put(out, name, value));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -222,7 +227,7 @@ pub fn trailers(lines: &[u8]) -> Result<FieldList, Fault> {
 
 /// Adds fields of HTTP/1.1, whose names may have capitals.
 fn append<'a>(list: &mut FieldList, fields: impl Iterator<Item = (&'a str, &'a [u8])>) {
-    fields.for_each(|(name, value)| list.append(&name.to_ascii_lowercase(), value));
+    fields.for_each(|(name, value)| list.append(name, value));
 }
 
 /// HTTP/2 may send cookies one by one, so that they compress better; nobody else understands that (RFC 9113, 8.2.3).

@@ -89,9 +89,7 @@ pub fn is_hop_by_hop(field: &Field<'_>) -> bool {
 }
 
 fn check_plain(field: &Field<'_>) -> Result<(), Malformed> {
-    let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
-    let has_space_around = is_space(field.value.first()) || is_space(field.value.last());
-    ensure(is_name(field.name) && is_value(field.value) && !has_space_around && !is_hop_by_hop(field))
+    ensure(is_name(field.name) && is_value(field.value) && !is_hop_by_hop(field))
 }
 
 /// Bytes of a token (RFC 9110, 5.6.2).

@@ -92,6 +92,7 @@ fn a_target_has_a_path_and_maybe_a_query() {
     let list: FieldList = [(":method", "CONNECT"), (":authority", "a:443")].into_iter().collect();
     let asked = Asked::of(&list).unwrap();
     assert_eq!((asked.path(), asked.query(), asked.host()), ("", "", "a:443"));
+    assert_eq!(Asked::of(&FieldList::of_connect("a")).err(), Some(Fault::Target), "no port");
     assert!(
         write_request(&list, Framing::Length(0)).starts_with(b"CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n")
     );
@@ -125,5 +126,9 @@ fn trailers_are_fields_in_their_order() {
     let mut out = Vec::new();
     write_trailers(&read, &mut out);
     assert_eq!(out, b"0\r\ngrpc-status: 0\r\nx-sum: 1\r\n\r\n");
+    let smuggled = [("content-length", "5"), ("Authorization", "x"), ("grpc-status", "0")];
+    out.clear();
+    write_trailers(&smuggled.into_iter().collect(), &mut out);
+    assert_eq!(out, b"0\r\ngrpc-status: 0\r\n\r\n");
     assert_eq!(trailers(b"no colon\r\n\r\n"), Err(Fault::Trailer));
 }
