@@ -39,7 +39,8 @@ impl<'a> Asked<'a> {
         if host.is_empty() || !is_authority(host) {
             return Err(Fault::Host);
         }
-        if list.method() == "CONNECT" && !has_port(host) {
+        let is_plain_connect = list.method() == "CONNECT" && list.find(":protocol").is_none();
+        if is_plain_connect && !has_port(host) {
             return Err(Fault::Target);
         }
         // One, and digits: what goes on to HTTP/1.1 must not be read in two ways there.
