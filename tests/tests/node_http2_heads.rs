@@ -84,3 +84,32 @@ fn what_is_too_long_is_refused_by_name_and_costs_no_other_request() {
     assert_eq!(said["told"][0]["reason"], "upstream_head_too_large", "{said}");
     assert_eq!(said["told"][1], ok, "{said}");
 }
+
+#[test]
+fn nothing_follows_an_answer_that_has_no_body_whatever_its_endpoint_sends() {
+    let Some(world) = World::new() else { return };
+    if !has_module("h2") {
+        return;
+    }
+    let (ip, port) = (host().ip().to_string(), host().port().to_string());
+    let _server = world.serve(Path::new(PYTHON), &["-c", PROGRAM, "serve", &ip, &port], host());
+    let Some(_weir) = Weir::start(&world.net, &speaking(&world, "http2", json!({}))) else { return };
+    let (ip, port) = (edge().ip().to_string(), edge().port().to_string());
+    let ask = |method: &str, path: &str| -> String {
+        let said =
+            world.outside().output(Path::new(PYTHON), &["-c", PROGRAM, "ask1", &ip, &port, method, path]);
+        serde_json::from_str(&said.expect("it tells")).expect("in JSON")
+    };
+    for (method, status) in [("HEAD", "200"), ("GET", "204"), ("GET", "304")] {
+        let said = ask(method, &format!("/bare/{status}/0/late"));
+        let (first, next) = said.split_once("\r\n\r\n").expect("a head");
+        assert!(first.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {status}: {said}");
+        assert!(!first.contains("chunked") && !first.contains("content-length"), "{said}");
+        assert!(next.starts_with("HTTP/1.1 200 OK\r\n") && next.contains("other 0"), "{said}");
+        for shape in ["late", "length"] {
+            let said = ask(method, &format!("/bare/{status}/1/{shape}"));
+            assert!(!said.contains("smuggle"), "{method} {status} {shape}: {said}");
+            assert!(status != "204" || !said.contains("content-length"), "{said}");
+        }
+    }
+}

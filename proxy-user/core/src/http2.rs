@@ -13,7 +13,7 @@ mod silence;
 
 pub use self::code::Code;
 pub use self::fault::{Breach, Fault};
-pub use self::fields::{Edit, FieldList, Malformed, is_hop_by_hop};
+pub use self::fields::{Edit, FieldList, Malformed, is_hop_by_hop, is_path};
 pub use self::flood::Flood;
 pub use self::heads::{FIELD_BYTES, HeadBounds};
 pub use self::meter::{FloodMeter, MAX_CONTINUATIONS, TINY_BYTES};

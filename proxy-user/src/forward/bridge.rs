@@ -170,6 +170,7 @@ impl<W: Watch> Bridge<'_, '_, W> {
             Side::Http2(side) => {
                 let answer = ready!(side.stream.poll_response(cx));
                 let mut head = answer.map_err(|error| of_endpoint(Failed::Stream(error)))?;
+                http2::check_size(&head, self.bound.bytes).map_err(Trouble::UpstreamFault)?;
                 let status = head.status();
                 if status < 200 {
                     return Poll::Ready(Ok(Answer {
@@ -180,8 +181,6 @@ impl<W: Watch> Bridge<'_, '_, W> {
                         is_tunnel: false,
                     }));
                 }
-                let checked = http2::check_size(&head, self.bound.bytes);
-                checked.map_err(Trouble::UpstreamFault)?;
                 let has_ended = side.stream.has_ended();
                 let is_tunnel = self.opening.is_some() && status < 300;
                 if is_tunnel {
@@ -205,13 +204,16 @@ impl<W: Watch> Bridge<'_, '_, W> {
     ///
     /// # Errors
     /// If the client is gone.
-    pub async fn interim(&mut self, head: &FieldList) -> Result<(), Trouble> {
+    pub async fn interim(&mut self, mut head: FieldList) -> Result<(), Trouble> {
+        http2::edit_answer(&mut head, None);
+        // There is no body that it could be about.
+        head.remove("content-length");
         match &mut *self.down {
             Side::Http1(side) => {
-                side.begin(http2::write_answer(head, Framing::Length(0), None), Framing::Length(0));
+                side.begin(http2::write_answer(&head, Framing::Length(0), None), Framing::Length(0));
             }
             Side::Http2(side) => {
-                let sent = side.stream.respond(head, false);
+                let sent = side.stream.respond(&head, false);
                 sent.map_err(|error| of_client(Failed::Stream(error)))?;
             }
         }

@@ -3,6 +3,7 @@ import json
 import socket
 import sys
 import threading
+import time
 
 import h2.config
 import h2.connection
@@ -12,6 +13,8 @@ import h2.settings
 LIMIT_S = 30
 # More than anything here says: this end drops nothing.
 MOST = 1 << 20
+# What a client of HTTP/1.1 would take for its next answer.
+SMUGGLED = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nsmuggle"
 MAX_HEADER_LIST_SIZE = h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE
 
 
@@ -71,6 +74,15 @@ def serve_one(stream):
             if http.ends[number] != "end":
                 continue
             path, head, tail, shape = http.heads[number][":path"].split("?")[0].split("/")[1:]
+            if path == "bare":
+                # An answer that has no body, and says so too late, or has one all the same.
+                length = [("content-length", str(len(SMUGGLED)))] if shape == "length" else []
+                http.http.config.validate_outbound_headers = False
+                http.http.send_headers(number, [(":status", head), *length])
+                http.flush()
+                time.sleep(0.1)
+                send_raw(stream, number, SMUGGLED if tail == "1" else b"")
+                continue
             sent = sum(len(value) for name, value in http.trailers.get(number, {}).items() if name.startswith("x-"))
             http.http.send_headers(number, [(":status", "200"), *fields(int(head), shape)])
             http.flush()
@@ -79,6 +91,11 @@ def serve_one(stream):
                 http.http.send_headers(number, fields(int(tail), shape), end_stream=True)
             http.flush()
         http.read()
+
+
+def send_raw(stream, number, data):
+    """The last DATA of a stream, whatever `h2` would say."""
+    stream.sendall(len(data).to_bytes(3, "big") + b"\0\x01" + number.to_bytes(4, "big") + data)
 
 
 def serve(address, port):
@@ -126,5 +143,24 @@ def ask(address, port, path, head, tail, shape):
     print(json.dumps({"told": told, "offers": offers}))
 
 
+def ask1(address, port, method, path):
+    """Asks twice by HTTP/1.1; tells all that came."""
+    stream = socket.create_connection((address, port), LIMIT_S)
+    stream.settimeout(LIMIT_S)
+    got = b""
+    try:
+        stream.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        while b"\r\n\r\n" not in got:
+            got += stream.recv(65536) or b"\r\n\r\nended"
+        # Whatever comes behind the head has time to.
+        time.sleep(0.4)
+        stream.sendall(b"GET /other/0/0/one HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        while more := stream.recv(65536):
+            got += more
+    except ConnectionError:
+        got += b"reset"
+    print(json.dumps(got.decode()))
+
+
 what, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-{"serve": serve, "ask": ask}[what](address, port, *sys.argv[4:])
+{"serve": serve, "ask": ask, "ask1": ask1}[what](address, port, *sys.argv[4:])

@@ -4,7 +4,7 @@ mod rules;
 
 use std::fmt;
 
-pub use self::rules::{Malformed, is_hop_by_hop};
+pub use self::rules::{Malformed, is_hop_by_hop, is_path};
 use super::FIELD_BYTES;
 use super::hpack::{DecodeError, Decoder, Encoder, Field};
 

@@ -451,7 +451,7 @@ fn answered(
             if answer.is_interim {
                 if !plan.question.is_version_1_0 {
                     // Boxed: most answers are the first.
-                    boxed(|| bridge.interim(&answer.head)).await?;
+                    boxed(|| bridge.interim(answer.head)).await?;
                 }
                 continue;
             }

@@ -135,10 +135,12 @@ pub(super) fn plan(client: &Client<'_>, head: &[u8], story: &mut Story) -> Resul
         Version::Http1 => {
             let mut out = Vec::with_capacity(head.fields.head_bytes() + EDIT_BYTES);
             head.write(&mut out, edits);
-            Outgoing::Bytes(out)
+            Ok(Outgoing::Bytes(out))
         }
-        Version::Http2 => Outgoing::Fields(http2::of_http1(&head, edits)),
-    });
+        // A tunnel leads somewhere (RFC 8441, 4).
+        Version::Http2 if question.tunnel.is_some() && head.host.is_empty() => Err(Fault::Host),
+        Version::Http2 => http2::of_http1(&head, edits).map(Outgoing::Fields),
+    })?;
     Ok(Decided::Forward(Box::new(chosen.plan(out, framing, question, version))))
 }
 
@@ -152,10 +154,12 @@ pub(super) fn plan_http2(
     framing: Framing,
     story: &mut Story,
 ) -> Result<Decided, Fault> {
+    // Before anything is taken out: of a list that is too long not all was kept.
+    let is_in_size = http2::check_size(&list, client.bound().bytes);
     let tunnel = Tunnel::take(&mut list);
     let head = http2::Asked::of(&list)?;
     let id = begin(client, &head, framing, story)?;
-    http2::check_size(&list, client.bound().bytes)?;
+    is_in_size?;
     let question = Question::of(&head).opening(tunnel?);
     // What goes through a tunnel is no body.
     let framing = if question.tunnel.is_some() { Framing::Length(0) } else { framing };
@@ -168,7 +172,7 @@ pub(super) fn plan_http2(
     };
     let version = chosen.version(client);
     let edited = Edited::new(client, &head, id, chosen.found.as_ref());
-    let out = edited.with(|edits| http2::of_http2(list, edits));
+    let out = edited.with(|edits| http2::of_http2(list, edits))?;
     Ok(Decided::Forward(Box::new(chosen.plan(Outgoing::Fields(out), framing, question, version))))
 }
 

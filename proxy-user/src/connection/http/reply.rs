@@ -60,9 +60,16 @@ pub(super) fn send_head(
 
 /// How an answer's body is framed for a client that speaks HTTP/1.1; says so where a head must.
 fn framing(plan: &Plan, head: &mut FieldList, has_ended: bool) -> Framing {
+    if head.status() == 204 {
+        // Nothing is said about the length of what has no content by its nature (RFC 9110, 8.6).
+        head.remove("content-length");
+    }
+    if plan.question.is_head || matches!(head.status(), 204 | 304) {
+        return Framing::Length(0);
+    }
     let length = head.find("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     match (has_ended, length) {
-        (true, None) if !plan.question.is_head && !matches!(head.status(), 204 | 304) => {
+        (true, None) => {
             head.set("content-length", b"0");
             Framing::Length(0)
         }

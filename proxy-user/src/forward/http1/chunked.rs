@@ -43,11 +43,14 @@ enum State {
 
 /// Trailers that would change what was said about the message already (RFC 9110, 6.5.1), or who is said to have sent it:
 /// there are servers that take trailers for headers.
-const FORBIDDEN_TRAILERS: [&str; 19] = [
+const FORBIDDEN_TRAILERS: [&str; 22] = [
     "content-length",
     "transfer-encoding",
     "host",
     "connection",
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
     "content-encoding",
     "content-type",
     "content-range",

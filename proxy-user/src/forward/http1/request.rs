@@ -279,10 +279,19 @@ fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii())
 }
 
-/// Bytes that a host and port may have (RFC 3986, 3.2.2 and 3.2.3), user information excluded.
+/// Tells whether this is a host, with or without a port, and without user information (RFC 3986, 3.2.2 and 3.2.3).
 #[must_use]
 pub fn is_authority(host: &str) -> bool {
-    host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b))
+    let is_in = |marks: &[u8], b: u8| b.is_ascii_alphanumeric() || marks.contains(&b);
+    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    if let Some(literal) = host.strip_prefix('[') {
+        let Some((address, rest)) = literal.split_once(']') else { return false };
+        // A zone may stand behind a percent sign (RFC 6874).
+        let is_address = !address.is_empty() && address.bytes().all(|b| is_in(b"-._~%!$&'()*+,;=:", b));
+        return is_address && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port));
+    }
+    let (name, port) = host.split_once(':').unwrap_or((host, ""));
+    name.bytes().all(|b| is_in(b"-._~!$&'()*+,;=", b)) && is_port(port)
 }
 
 /// Tells whether an authority ends with a port, which a CONNECT must say (RFC 9110, 7.1).

@@ -1,6 +1,6 @@
 //! Heads as HTTP/2 has them, and their way to and from HTTP/1.1.
 
-use proxy_core::http2::{FieldList, Malformed, is_hop_by_hop};
+use proxy_core::http2::{FieldList, Malformed, is_hop_by_hop, is_path};
 use proxy_core::route::HeaderChanges;
 
 use crate::forward::head::Head;
@@ -97,8 +97,10 @@ pub fn check_size(list: &FieldList, most_bytes: usize) -> Result<(), Fault> {
 }
 
 /// Makes the head that an endpoint gets of one that came in HTTP/2.
-#[must_use]
-pub fn of_http2(mut list: FieldList, edits: &RequestEdits<'_>) -> FieldList {
+///
+/// # Errors
+/// `Target` if a rewritten path is none.
+pub fn of_http2(mut list: FieldList, edits: &RequestEdits<'_>) -> Result<FieldList, Fault> {
     join_cookies(&mut list);
     let is_dropped = |name: &[u8]| match name.len() {
         // It says what the authority says.
@@ -113,13 +115,15 @@ pub fn of_http2(mut list: FieldList, edits: &RequestEdits<'_>) -> FieldList {
         list.set(":authority", &host);
     }
     list.retain(|field| !is_hop_by_hop(field) && !is_dropped(field.name));
-    edit_request(&mut list, edits);
-    list
+    edit_request(&mut list, edits)?;
+    Ok(list)
 }
 
 /// Makes the head that an HTTP/2 endpoint gets of one that came in HTTP/1.1.
-#[must_use]
-pub fn of_http1(head: &RequestHead<'_, '_>, edits: &RequestEdits<'_>) -> FieldList {
+///
+/// # Errors
+/// `Target` for what some take for a path, and not everybody.
+pub fn of_http1(head: &RequestHead<'_, '_>, edits: &RequestEdits<'_>) -> Result<FieldList, Fault> {
     let host = Some(head.host).filter(|host| !host.is_empty());
     let mut list = match (head.method, host) {
         ("CONNECT", Some(host)) => FieldList::of_connect(host),
@@ -130,25 +134,31 @@ pub fn of_http1(head: &RequestHead<'_, '_>, edits: &RequestEdits<'_>) -> FieldLi
     if head.fields.find_all("te").any(|te| te.eq_ignore_ascii_case(b"trailers")) {
         list.append("te", b"trailers");
     }
-    edit_request(&mut list, edits);
-    list
+    edit_request(&mut list, edits)?;
+    list.check_request().map_err(|Malformed| Fault::Target)?;
+    Ok(list)
 }
 
-fn edit_request(list: &mut FieldList, edits: &RequestEdits<'_>) {
+fn edit_request(list: &mut FieldList, edits: &RequestEdits<'_>) -> Result<(), Fault> {
     for (name, value) in edits.set.iter().flatten() {
         list.set(name, value);
     }
     if let Some(changes) = edits.changes {
         change(list, changes);
     }
+    // What a CONNECT asks for is asked for, whatever else is said.
+    if list.find(":path").is_none() {
+        return Ok(());
+    }
     if let Some(host) = edits.host {
         list.set(":authority", host.as_bytes());
     }
-    if let Some(target) = edits.path_and_query
-        && list.find(":path").is_some()
-    {
+    if let Some(target) = edits.path_and_query {
         list.set(":path", target.as_bytes());
+        let is_target = is_path(target.as_bytes()) || target == "*";
+        return if is_target { Ok(()) } else { Err(Fault::Target) };
     }
+    Ok(())
 }
 
 /// Writes a head for an HTTP/1.1 endpoint.

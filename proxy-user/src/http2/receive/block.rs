@@ -154,8 +154,13 @@ impl Conn {
             // Nothing is switched to in HTTP/2 (RFC 9113, 8.6).
             let is_final = status >= 200;
             let is_tunnel = inner.is_connect && (200..300).contains(&status);
-            let has_no_length = !is_final || inner.is_head || is_tunnel || status == 304;
-            let length = if has_no_length { None } else { fields.content_length()? };
+            let length = match status {
+                _ if !is_final || is_tunnel => None,
+                // Whatever they say of a length, no body follows (RFC 9110, 6.4.1).
+                204 | 304 => Some(0),
+                _ if inner.is_head => Some(0),
+                _ => fields.content_length()?,
+            };
             let is_wrong = if is_final { length.is_some_and(|length| length > 0) } else { true };
             if status == 101 || (has_ended && is_wrong) { Err(Malformed) } else { Ok((is_final, length)) }
         };

@@ -120,6 +120,9 @@ fn an_answer_that_is_malformed_costs_its_stream_only() {
         ("status in trailers", protocol, vec![head(OK), whole(OK)]),
         ("no body of 3", protocol, vec![whole(&[OK, LENGTH].concat())]),
         ("more than 3", protocol, vec![head(&[OK, LENGTH].concat()), last(b"four")]),
+        ("a body behind 204", protocol, vec![head(b"\x89"), last(b"x")]),
+        ("a body behind 204 that says so", protocol, vec![head(&[b"\x89", LENGTH].concat()), last(b"yes")]),
+        ("a body behind 304", protocol, vec![head(b"\x8b"), last(b"x")]),
         ("less than 3", protocol, vec![head(&[OK, LENGTH].concat()), last(b"no")]),
         ("less than 3, by nothing", protocol, vec![head(&[OK, LENGTH].concat()), last(b"")]),
         (
@@ -146,6 +149,8 @@ fn an_answer_that_is_malformed_costs_its_stream_only() {
         let (end, errors, _) = in_any_pieces("GET", &[frames.clone(), vec![last(b"late")]].concat());
         assert_eq!((end, errors), (None, [Some(Error::GivenUp(code)), None]), "{name}");
     }
+    let (end, errors, _) = in_any_pieces("HEAD", &[head(&[OK, LENGTH].concat()), last(b"yes")]);
+    assert_eq!((end, errors), (None, [Some(Error::GivenUp(protocol)), None]), "a body for HEAD");
 }
 
 #[test]
@@ -154,7 +159,10 @@ fn what_endpoints_may_say_is_no_error() {
     let whole = |fields: &[u8]| frame(HEADERS, ENDS, 1, fields);
     let right = [
         ("HEAD", vec![whole(&[OK, LENGTH].concat())]),
+        ("HEAD", vec![head(OK), frame(DATA, END_STREAM, 1, &[])]),
         ("GET", vec![whole(&[b"\x8b", LENGTH].concat())]),
+        ("GET", vec![head(b"\x89"), frame(DATA, PADDED | END_STREAM, 1, &[1, 0])]),
+        ("GET", vec![head(b"\x8b"), whole(b"\x00\x01x\x01y")]),
         ("GET", [vec![head(EARLY); 15], vec![whole(OK)]].concat()),
         ("GET", vec![head(OK), frame(DATA, PADDED, 1, &[0]), frame(DATA, PADDED | END_STREAM, 1, &[1, 0])]),
         // Whatever is said of a stream that is over, or will never be begun by an endpoint.

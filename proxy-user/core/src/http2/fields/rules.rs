@@ -134,10 +134,17 @@ fn is_scheme(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(u8::is_ascii_alphabetic) && bytes.iter().all(is_inside)
 }
 
-/// A path and a query, as HTTP/1.1 takes them, too. A fragment never leaves a browser (RFC 9110, 7.1).
-pub(super) fn is_path(bytes: &[u8]) -> bool {
-    let is_inside = |byte: &u8| *byte > b' ' && *byte != 0x7f && *byte != b'#';
-    bytes.first() == Some(&b'/') && bytes.iter().all(is_inside) && std::str::from_utf8(bytes).is_ok()
+/// Tells whether this is a path, with or without a query, that everybody takes: beside what RFC 3986, 3.3 and 3.4, allow, that is some
+/// marks which are common unencoded, and text in UTF-8. A fragment never leaves a browser (RFC 9110, 7.1).
+#[must_use]
+pub fn is_path(bytes: &[u8]) -> bool {
+    let path_bytes = bytes.iter().position(|byte| *byte == b'?').unwrap_or(bytes.len());
+    let (path, query) = bytes.split_at(path_bytes);
+    let is_inside = |byte: &u8| *byte > b' ' && *byte != 0x7f && !b"#<>".contains(byte);
+    path.first() == Some(&b'/')
+        && path.iter().all(|byte| is_inside(byte) && *byte != b'`')
+        && query.iter().all(|byte| is_inside(byte) && *byte != b'"')
+        && std::str::from_utf8(bytes).is_ok()
 }
 
 fn ensure(holds: bool) -> Result<(), Malformed> {

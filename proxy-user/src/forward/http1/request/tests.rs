@@ -78,6 +78,11 @@ fn heads_that_could_be_read_differently_are_refused() {
     assert_eq!(refused("Host: a@b\r\n"), Fault::Host);
     assert_eq!(refused("Host: a b\r\n"), Fault::Host);
     assert_eq!(refused("Host: a/b\r\n"), Fault::Host);
+    for host in
+        ["a:b", "a:1:2", "[::1", "::1]", "[]", "[::1]a", "[::1]1", "[::1]:a", "a%zz", "a[1]", "a\"b", "a<b"]
+    {
+        assert_eq!(refused(&format!("Host: {host}\r\n")), Fault::Host, "{host}");
+    }
     let refused = |fields: &str| refused(&format!("Host: a\r\n{fields}"));
     assert_eq!(refused("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"), Fault::Framing);
     for value in ["", "+1", "-1", "1, 1", "0x1", "1 1", "99999999999999999999", "1\r\nContent-Length: 1"] {
@@ -140,4 +145,24 @@ fn upgrades_are_passed_on_unless_they_would_hide_requests() {
         through(&head).unwrap(),
         "GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
     );
+}
+
+#[test]
+fn hosts_are_names_and_addresses_with_and_without_ports() {
+    for host in [
+        "",
+        "a",
+        "a.",
+        "A_b-1~!",
+        "a:",
+        "a:80",
+        "127.0.0.1:1",
+        "[::1]",
+        "[::1]:80",
+        "[fe80::1%eth0]:",
+        "[v1.x]",
+    ] {
+        assert!(is_authority(host), "{host}");
+        assert_eq!(with(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), |h| h.host.to_owned()), host);
+    }
 }

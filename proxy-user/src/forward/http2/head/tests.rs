@@ -8,7 +8,7 @@ fn head(method: &str, authority: Option<&str>, fields: &[(&str, &str)]) -> Field
 }
 
 fn to_http1(list: FieldList) -> String {
-    let request = of_http2(list, &RequestEdits::default());
+    let request = of_http2(list, &RequestEdits::default()).unwrap();
     String::from_utf8(write_request(&request, Framing::Chunked)).unwrap()
 }
 
@@ -48,7 +48,7 @@ fn what_the_rule_changes_is_changed() {
         set: &[Some(("x-request-id", b"7"))],
     };
     let fields = [("a", "1"), ("b", "1"), ("b", "0"), ("c", "1"), ("x-request-id", "6"), ("host", "A")];
-    let request = of_http2(head("GET", Some("a"), &fields), &edits);
+    let request = of_http2(head("GET", Some("a"), &fields), &edits).unwrap();
     let mut wanted = FieldList::of_request("GET", Some("y"), "/new?q");
     for (name, value) in [("b", b"2"), ("c", b"1"), ("x-request-id", b"7"), ("c", b"3")] {
         wanted.append(name, value);
@@ -105,7 +105,7 @@ fn a_request_of_http1_is_one_of_http2_in_other_words() {
                   Content-Length: 3\r\nX-Y: z\r\n\r\n";
     let mut slots = slots();
     let head = RequestHead::parse(bytes, &mut slots).unwrap();
-    let request = of_http1(&head, &RequestEdits { host: Some("b"), ..RequestEdits::default() });
+    let request = of_http1(&head, &RequestEdits { host: Some("b"), ..RequestEdits::default() }).unwrap();
     let mut wanted = FieldList::of_request("PUT", Some("b"), "/p?q");
     for (name, value) in [("content-length", &b"3"[..]), ("x-y", b"z"), ("te", b"trailers")] {
         wanted.append(name, value);
@@ -117,7 +117,22 @@ fn a_request_of_http1_is_one_of_http2_in_other_words() {
 fn a_request_of_http1_without_a_host_names_no_authority() {
     let mut slots = slots();
     let head = RequestHead::parse(b"GET /p?q HTTP/1.0\r\n\r\n", &mut slots).unwrap();
-    assert!(of_http1(&head, &RequestEdits::default()) == FieldList::of_request("GET", None, "/p?q"));
+    assert!(of_http1(&head, &RequestEdits::default()).unwrap() == FieldList::of_request("GET", None, "/p?q"));
+}
+
+#[test]
+fn a_path_that_not_everybody_takes_does_not_reach_an_endpoint_of_http2() {
+    for path in ["/a<b", "/a?\"b\"", "/`"] {
+        let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut slots = slots();
+        let head = RequestHead::parse(bytes.as_bytes(), &mut slots).unwrap();
+        assert_eq!(of_http1(&head, &RequestEdits::default()).err(), Some(Fault::Target), "{path}");
+        let edits = RequestEdits { path_and_query: Some(path), ..RequestEdits::default() };
+        assert_eq!(of_http2(self::head("GET", Some("a"), &[]), &edits).err(), Some(Fault::Target), "{path}");
+    }
+    let edits = RequestEdits { host: Some("b"), path_and_query: Some("/b"), ..RequestEdits::default() };
+    let connect = FieldList::of_connect("a:443");
+    assert!(of_http2(connect.clone(), &edits).unwrap() == connect, "what a CONNECT asks for is asked for");
 }
 
 #[test]
