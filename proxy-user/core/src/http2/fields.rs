@@ -56,9 +56,9 @@ impl FieldList {
         list
     }
 
-    /// Takes the fields of a block behind those that are there. Spaces around values are none of them, as in HTTP/1.1: no message
-    /// may have them (RFC 9113, 8.2.1), but messages of gRPC often end with one. Of a list that is longer than allowed, they are kept until it is:
-    /// whoever compares sees that.
+    /// Takes the fields of a block behind those that are there. Of a list that is longer than allowed, fields are kept until it is:
+    /// whoever compares sees that. Spaces around values are no part of them, as in HTTP/1.1: no message may have them (RFC 9113,
+    /// 8.2.1), but messages of gRPC may end with one.
     ///
     /// # Errors
     /// If it is no block, or the tables of both sides differ.
@@ -119,12 +119,6 @@ impl FieldList {
     #[must_use]
     pub fn list_bytes(&self) -> usize {
         self.iter().map(|field| field_bytes(&field)).sum()
-    }
-
-    /// Tells whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.spans.is_empty()
     }
 
     /// All fields, in order.
@@ -188,25 +182,12 @@ impl FieldList {
 
     /// Puts a field in the place of all of its name. A pseudo-header goes to the front if it is new.
     pub fn set(&mut self, name: &str, value: &[u8]) {
-        let is_pseudo = name.starts_with(':');
+        let at = self.spans.iter().position(|span| span.field(&self.text).name == name.as_bytes());
+        self.remove(name);
+        let end = if name.starts_with(':') { 0 } else { self.spans.len() };
         self.append(name, value);
-        let (Some(new), at) =
-            (self.spans.pop(), self.spans.iter().position(|span| self.is_named(span, name)))
-        else {
-            return;
-        };
-        match at {
-            Some(at) => {
-                self.spans[at] = new;
-                let mut index = 0;
-                let text = &self.text;
-                self.spans.retain(|span| {
-                    index += 1;
-                    index - 1 <= at || span.field(text).name != name.as_bytes()
-                });
-            }
-            None if is_pseudo => self.spans.insert(0, new),
-            None => self.spans.push(new),
+        if let Some(new) = self.spans.pop() {
+            self.spans.insert(at.unwrap_or(end), new);
         }
     }
 
@@ -227,10 +208,6 @@ impl FieldList {
     pub fn retain(&mut self, keep: impl Fn(&Field<'_>) -> bool) {
         let text = &self.text;
         self.spans.retain(|span| keep(&span.field(text)));
-    }
-
-    fn is_named(&self, span: &Span, name: &str) -> bool {
-        span.field(&self.text).name == name.as_bytes()
     }
 
     fn push(&mut self, field: Field<'_>) {

@@ -13,7 +13,7 @@ use super::Client;
 use super::attempt::Broken;
 use super::plan::Plan;
 use super::tries::Tries;
-use super::upstream::{Reaching, key, open, place, within};
+use super::upstream::{Place, Reaching, open, place, within};
 use crate::connection::boxed;
 use crate::connection::endpoint::Counted;
 use crate::forward::bridge::Http2Side;
@@ -82,13 +82,10 @@ pub(super) fn reach<'a>(
     tries: &Tries<'_>,
     deadline: Option<(Instant, RequestReason)>,
 ) -> Reaching<'a, Streams> {
-    let (index, counted) = match place(client, plan, tries, None) {
-        Ok(found) => found,
+    let Place { index, endpoint, key, tls, counted } = match place(client, plan, tries, None) {
+        Ok(place) => place,
         Err(reason) => return Reaching::Left(ready(Err((reason, None)))),
     };
-    let endpoint = plan.service.endpoints[index].id;
-    client.conn.set_endpoint(endpoint);
-    let (key, tls) = key(client, plan, endpoint);
     let is_tls = tls.is_some();
     match client.local.http2.find(key, tries.began) {
         Found::Lease(lease) => Reaching::Left(ready(Ok(Streams { lease, index, is_tls, _counted: counted }))),

@@ -97,13 +97,10 @@ pub(super) fn reach<'a>(
     deadline: Option<(Instant, RequestReason)>,
 ) -> Reaching<'a, Upstream> {
     let most = plan.service.limits.max_connections_per_endpoint;
-    let (index, counted) = match place(client, plan, tries, most) {
-        Ok(found) => found,
+    let Place { index, endpoint, key, tls, counted } = match place(client, plan, tries, most) {
+        Ok(place) => place,
         Err(reason) => return Either::Left(ready(Err((reason, None)))),
     };
-    let endpoint = plan.service.endpoints[index].id;
-    client.conn.set_endpoint(endpoint);
-    let (key, tls) = key(client, plan, endpoint);
     let kept = if tries.is_fresh { None } else { client.local.pool.checkout(key, tries.began) };
     if let Some(Kept { stream, sent_bytes, life, .. }) = kept {
         let wire = Wire::new(stream, Chunk::default());
@@ -117,6 +114,17 @@ pub(super) fn reach<'a>(
     }))
 }
 
+/// An endpoint that a request goes to, and is counted for already.
+pub(super) struct Place {
+    /// Its index in the plan's service.
+    pub(super) index: usize,
+    pub(super) endpoint: EndpointId,
+    /// What a connection to it could be used again for, and how TLS is spoken on it.
+    pub(super) key: Key,
+    pub(super) tls: Option<Arc<tls::Client>>,
+    pub(super) counted: Counted,
+}
+
 /// Picks an endpoint that has room for one more, of so many: one that was not tried yet, or any if all were.
 ///
 /// # Errors
@@ -126,7 +134,7 @@ pub(super) fn place(
     plan: &Plan,
     tries: &Tries<'_>,
     most: Option<u32>,
-) -> Result<(usize, Counted), RequestReason> {
+) -> Result<Place, RequestReason> {
     let tried = &*tries.tried;
     let mut full: Vec<EndpointId> = Vec::new();
     loop {
@@ -139,7 +147,12 @@ pub(super) fn place(
         };
         let endpoint = &plan.service.endpoints[index];
         match count(&endpoint.load, most) {
-            Some(counted) => return Ok((index, counted)),
+            Some(counted) => {
+                let endpoint = endpoint.id;
+                client.conn.set_endpoint(endpoint);
+                let (key, tls) = key(client, plan, endpoint);
+                return Ok(Place { index, endpoint, key, tls, counted });
+            }
             None => full.push(endpoint.id),
         }
     }
@@ -157,7 +170,7 @@ pub(super) async fn within<T>(
 }
 
 /// What a connection to an endpoint could be used again for, and how TLS is spoken on it.
-pub(super) fn key(client: &Client<'_>, plan: &Plan, endpoint: EndpointId) -> (Key, Option<Arc<tls::Client>>) {
+fn key(client: &Client<'_>, plan: &Plan, endpoint: EndpointId) -> (Key, Option<Arc<tls::Client>>) {
     let Accepted { client: whose, original_dst, ref netns, .. } = *client.accepted;
     let netns = endpoint::netns(client.local, netns.as_ref());
     let tls = endpoint::tls_client(client.local, &plan.service);

@@ -161,7 +161,7 @@ impl Conn {
                 _ if inner.is_head => Some(0),
                 _ => fields.content_length()?,
             };
-            let is_wrong = if is_final { length.is_some_and(|length| length > 0) } else { true };
+            let is_wrong = !is_final || length.is_some_and(|length| length > 0);
             if status == 101 || (has_ended && is_wrong) { Err(Malformed) } else { Ok((is_final, length)) }
         };
         match read() {
