@@ -8,10 +8,15 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use proxy_user::admin::client;
 use proxy_user::cli::{Check, Cli, Command, Doctor, Io, LogLevel, Output, Run};
+use proxy_io::heap::Allocator;
 use proxy_user::config::{self, IoChoice, LogFormat, Source};
 use proxy_user::tls::TlsProblem;
 use proxy_user::{app, bug, explain};
 use tracing_subscriber::EnvFilter;
+
+/// See ARCHITECTURE, "Decisions".
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Exit code for missing rights: nothing is wrong with the machine or the file.
 const NO_RIGHTS: u8 = 2;

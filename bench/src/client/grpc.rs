@@ -18,7 +18,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::backend::grpc::body;
 use crate::client::Job;
-use crate::client::idle::settled;
+use crate::client::idle::{first_part, settled};
 use crate::client::pingpong::message;
 use crate::cpu::{self, Window};
 use crate::histogram::Histogram;
@@ -62,8 +62,8 @@ pub fn run(job: &Job, connections: usize, streams: usize, bytes: usize) -> Resul
     })
 }
 
-/// Opens `connections` with `streams` calls each that say one message and then nothing, and measures the proxy's memory before
-/// and with them.
+/// Opens `connections` with `streams` calls each that say one message and then nothing, and measures how much more memory the
+/// proxy has with them than with the first part of the connections.
 ///
 /// # Errors
 /// If a call cannot be begun, or does not stay open.
@@ -71,10 +71,13 @@ pub fn idle(job: &Job, connections: usize, streams: usize) -> Result<Sample> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let message = framed(b"weir?")?;
     LocalSet::new().block_on(&runtime, async {
-        let before = memory(job).await?;
-        let window = Window::open(&job.watched)?;
+        let first = first_part(connections);
+        let (mut before, mut window) = (memory(job).await?, Window::open(&job.watched)?);
         let mut open = Vec::with_capacity(connections * streams);
-        for _ in 0..connections {
+        for index in 0..connections {
+            if index == first {
+                (before, window) = (memory(job).await?, Window::open(&job.watched)?);
+            }
             let mut requests = connect(job.target).await?;
             for _ in 0..streams {
                 open.push(begin(&mut requests, &message, false).await?);
@@ -87,7 +90,8 @@ pub fn idle(job: &Job, connections: usize, streams: usize) -> Result<Sample> {
                 std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *response).poll(context)));
             ensure!(answered.await.is_pending(), "a call was answered before its end");
         }
-        Ok(Sample { ops: open.len() as f64, usage, memory: Some((before, with)), ..Sample::default() })
+        let ops = (open.len() - first * streams) as f64;
+        Ok(Sample { ops, usage, memory: Some((before, with)), ..Sample::default() })
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::client::Job;
-use crate::client::idle::settled;
+use crate::client::idle::{first_part, settled};
 use crate::cpu::Window;
 use crate::http::answer::Answer;
 use crate::http::channel::Channel;
@@ -19,22 +19,25 @@ const BYTES: u64 = 100;
 /// Time for it.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Opens `connections`, uses each once, and measures the proxy's memory before and with them.
+/// Opens `connections`, uses each once, and measures how much more memory the proxy has with them than with the first part of them.
 ///
 /// # Errors
 /// If a connection fails or answers wrongly.
 pub fn run(job: &Job, connections: usize, tls: Option<&tls::Client>) -> Result<Sample> {
-    let before = settled(&job.watched)?;
-    let window = Window::open(&job.watched)?;
+    let first = first_part(connections);
+    let (mut before, mut window) = (settled(&job.watched)?, Window::open(&job.watched)?);
     let pattern = Pattern::default();
     let mut open = Vec::with_capacity(connections);
     for index in 0..connections {
+        if index == first {
+            (before, window) = (settled(&job.watched)?, Window::open(&job.watched)?);
+        }
         let used = ask_once(job.target, index, tls, &pattern);
         open.push(used.with_context(|| format!("connection {index}"))?);
     }
     let usage = window.close()?;
     let with = settled(&job.watched)?;
-    Ok(Sample { ops: connections as f64, usage, memory: Some((before, with)), ..Sample::default() })
+    Ok(Sample { ops: (connections - first) as f64, usage, memory: Some((before, with)), ..Sample::default() })
 }
 
 /// Asks once and says why there was no right answer, if there was none.

@@ -150,11 +150,17 @@ pub(crate) fn page_bytes() -> u64 {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-/// Gives freed memory back to the kernel.
+/// Gives memory back to the kernel that the C library's allocator keeps of what was freed.
 #[cfg(target_env = "gnu")]
 pub(crate) fn malloc_trim() {
     // SAFETY: malloc_trim(3) takes an integer, may be called from any thread, and moves nothing that is in use.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Gives memory back to the kernel that mimalloc keeps of what was freed.
+pub(crate) fn mi_collect() {
+    // SAFETY: it takes a flag, may be called from any thread, and moves nothing that is in use.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {

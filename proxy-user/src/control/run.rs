@@ -23,7 +23,7 @@ use proxy_core::id::{EndpointId, Registry, Version};
 use proxy_core::loss::Losses;
 use proxy_core::outcome::Attempt;
 use proxy_core::snapshot::Snapshot;
-use proxy_io::watch;
+use proxy_io::{heap, watch};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, watch as channel};
@@ -198,6 +198,8 @@ impl Control {
     pub fn set_ready(&mut self) {
         self.parts.status.phase = Phase::Ready;
         self.show_status();
+        // To start, and to read a configuration, takes more than to go on.
+        heap::give_back();
         self.parts.supervisor.ready();
     }
 
@@ -326,6 +328,7 @@ impl Control {
             }
         }
         self.show_status();
+        heap::give_back();
         self.parts.supervisor.ready();
         result
     }
