@@ -1,7 +1,8 @@
 //! Bugs of Weir: panics are counted and said in the log, and end no more than what they happened in.
 //!
 //! What that is: a task of a connection (its peers are reset), a listener's (it begins again), a whole worker (likewise),
-//! or a step of the control task. A debug build fails on purpose where a test says so; a release has no such thing.
+//! or a step of the control task. A debug build fails on purpose where a test says so, and takes other
+//! bounds than those that no test could reach; a release has no such thing.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -63,17 +64,31 @@ pub async fn caught<F: Future>(future: F) -> Result<F::Output, String> {
 #[inline(always)]
 pub(crate) fn point(_place: &str, _index: usize) {}
 
+/// What a debug build takes in place of a bound if a test says so; a release has no such thing.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn bound(_place: &str, usual: u64) -> u64 {
+    usual
+}
+
+/// What a debug build takes in place of a bound if a test says so: in the folder that `WEIR_BUGS` names, by a file `PLACE` with a
+/// number.
+#[cfg(debug_assertions)]
+pub(crate) fn bound(place: &str, usual: u64) -> u64 {
+    let said = FOLDER.as_ref().and_then(|folder| std::fs::read_to_string(folder.join(place)).ok());
+    said.and_then(|said| said.trim().parse().ok()).unwrap_or(usual)
+}
+
+#[cfg(debug_assertions)]
+static FOLDER: std::sync::LazyLock<Option<std::path::PathBuf>> =
+    std::sync::LazyLock::new(|| std::env::var_os("WEIR_BUGS").map(std::path::PathBuf::from));
+
 /// A place at which a debug build fails if a test says so: in the folder that `WEIR_BUGS` names, by a file `PLACE-INDEX` that
 /// says `panic` (once: it is removed) or `hang` (for as long as it is there).
 #[cfg(debug_assertions)]
 #[track_caller]
 #[expect(clippy::panic, reason = "that is what it is for")]
 pub(crate) fn point(place: &str, index: usize) {
-    use std::path::PathBuf;
-    use std::sync::LazyLock;
-
-    static FOLDER: LazyLock<Option<PathBuf>> =
-        LazyLock::new(|| std::env::var_os("WEIR_BUGS").map(PathBuf::from));
     let Some(folder) = &*FOLDER else { return };
     let file = folder.join(format!("{place}-{index}"));
     match std::fs::read_to_string(&file).as_deref().map(str::trim) {

@@ -6,9 +6,9 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use proxy_io::heap::Allocator;
 use proxy_user::admin::client;
 use proxy_user::cli::{Check, Cli, Command, Doctor, Io, LogLevel, Output, Run};
-use proxy_io::heap::Allocator;
 use proxy_user::config::{self, IoChoice, LogFormat, Source};
 use proxy_user::tls::TlsProblem;
 use proxy_user::{app, bug, explain};

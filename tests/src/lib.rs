@@ -10,6 +10,7 @@ pub mod battery;
 pub mod cgroup;
 pub mod client;
 pub mod config;
+pub mod faults;
 pub mod foreign;
 pub mod grpc;
 pub mod http;

@@ -1,59 +1,21 @@
 //! What fails inside a running Weir takes nothing else with it: a connection, a listener, a worker, the control task.
 //!
-//! A debug build fails on purpose where a file says so (`proxy-user/src/bug.rs`).
+//! A debug build fails on purpose where a file says so.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use proxy_tests::client::number;
 use proxy_tests::config::{self, Grid, Lane, PORT, SERVER_PORT};
+use proxy_tests::faults::Faults;
 use proxy_tests::net::Family;
 use proxy_tests::node::Weir;
-use proxy_tests::scratch::Scratch;
 use proxy_tests::upstream::Server;
 use proxy_tests::world::World;
-use proxy_tests::{node, process, skip, wait};
+use proxy_tests::{node, process, wait};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// Where faults are ordered.
-struct Faults(Scratch);
-
-impl Faults {
-    /// Makes the place; or reports that the test is skipped, because a release has no faults.
-    fn new(label: &str) -> Option<Self> {
-        let version = process::output(Command::new(node::binary()).arg("--version")).expect("it can say");
-        if !version.contains("debug build") {
-            skip::skip("only a debug build of Weir fails on purpose");
-            return None;
-        }
-        Some(Self(Scratch::new(label)))
-    }
-
-    fn start<'a>(&self, world: &'a World, config: &Value) -> Option<Weir<'a>> {
-        let place = format!("WEIR_BUGS={}", self.0.path().display());
-        Weir::start_with(&world.net, config, &["env", &place], &[])
-    }
-
-    /// Orders a fault, whole or not at all.
-    fn order(&self, place: &str, what: &str) {
-        let hidden = self.0.file("next", what);
-        fs::rename(hidden, self.0.path().join(place)).expect("the folder is ours");
-    }
-
-    /// Orders a panic and waits until it has happened.
-    fn panic(&self, place: &str) {
-        self.order(place, "panic");
-        wait::until_true("the fault", SOON, || !self.0.path().join(place).exists());
-    }
-
-    fn end(&self, place: &str) {
-        fs::remove_file(self.0.path().join(place)).expect("it was ordered");
-    }
-}
 
 /// A service that refuses whenever no worker can be had.
 fn closed(server: &Server) -> (SocketAddr, Value) {

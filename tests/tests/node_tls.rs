@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proxy_tests::faults::Faults;
 use proxy_tests::http::{Backend, Message, Peer, ok};
 use proxy_tests::net::Family;
+use proxy_tests::nginx::{Nginx, Site};
 use proxy_tests::node::Weir;
 use proxy_tests::pki::Pki;
 use proxy_tests::process::Running;
@@ -355,6 +357,79 @@ fn a_body_that_ends_without_close_notify_is_passed_on_as_cut_off() {
         wait::until_true("its reason", RELOAD, || cut() == seen);
     }
     drop(servers);
+}
+
+/// Asks so many times by one curl, each with 16 KiB one way; gives the number of connections that this took.
+fn connections(world: &World, pki: &Pki, url: &str, more: &[&str]) -> u32 {
+    let ciphers =
+        ["--tls-max", "1.2", "--ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"];
+    let resolve = format!("web.shop:8443:{}", edge(8443).ip());
+    let (ca, times) = (pki.path("ca.pem"), format!("{url}?[1-{ASKED}]"));
+    let said = ["-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\\n"];
+    let rest = ["--cacert", &ca, "--resolve", &resolve, &times];
+    let arguments = [&said[..], &ciphers, &rest, more].concat();
+    let said = world.outside().output(&world.program("curl").unwrap(), &arguments).unwrap();
+    let opened = said.lines().map(|line| line.strip_prefix("200 ").unwrap().parse::<u32>().unwrap());
+    assert_eq!(opened.clone().count(), ASKED, "{said}");
+    opened.sum()
+}
+
+/// Requests on end; and how many of them carry all that a key may, but for the last 16 GiB.
+const ASKED: usize = 24;
+const WEARING: u32 = 8;
+
+#[test]
+fn before_a_key_is_worn_out_others_take_its_place_and_no_request_is_lost() {
+    let (Some((world, pki)), Some(faults)) = (begin(), Faults::new("tls")) else { return };
+    pki.certificate("web", &["DNS:web.shop"]);
+    // 16 GiB are for what is under way.
+    faults.order("key-records", &((1 << 20) + WEARING).to_string());
+    let secure = format!(
+        "ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.2; ssl_ciphers AESGCM;\n\
+         location = /up {{ return 200 up; }}",
+        pki.path("web.pem"),
+        pki.path("web.key")
+    );
+    let far = |number: u8, listen: &str, server: &str| {
+        Nginx::start(&world, host(number), Site { listen, http: "keepalive_requests 10000;", server })
+    };
+    let (Some(plain), Some(_http1), Some(_http2)) =
+        (far(10, "", ""), far(11, "ssl", &secure), far(12, "ssl http2", &secure))
+    else {
+        return;
+    };
+    let body = plain.file("big", vec![b'x'; 16 << 10]);
+    let tls = json!({"tls": {"ca": pki.path("ca.pem"), "sni": "web.shop"}});
+    let services = [
+        service("plain", host(10), Value::Null),
+        service("http1", host(11), tls.clone()),
+        service("http2", host(12), {
+            let mut http2 = tls;
+            config::merge(&mut http2, json!({"protocol": "http2"}));
+            http2
+        }),
+    ];
+    let mut config = config::config(&world, services);
+    let listeners = json!([
+        listener(8443, json!({"service": "plain", "tls": {"certificates": [pki.files("web")]}})),
+        listener(8001, json!({"service": "http1"})),
+        listener(8002, json!({"service": "http2"})),
+    ]);
+    config::merge(&mut config, json!({"listeners": listeners}));
+    let Some(weir) = faults.start(&world, &config) else { return };
+    // One for each eight, and one more where a request takes a little more than a record.
+    let expected = 3..=4;
+    for version in ["--http1.1", "--http2"] {
+        let opened = connections(&world, &pki, "https://web.shop:8443/big", &[version]);
+        assert!(expected.contains(&opened), "{version}: {opened} connections for {ASKED} requests");
+    }
+    for (name, port) in [("http1", 8001), ("http2", 8002)] {
+        let url = format!("http://{}/up", edge(port));
+        let opened = connections(&world, &pki, &url, &["--data-binary", &format!("@{body}")]);
+        assert_eq!(opened, 1, "the client's own stays");
+        let opened = weir.metrics().sum("weir_endpoint_connections_opened_total", &[("service", name)]);
+        assert!((3.0..=4.0).contains(&opened), "{name}: {opened} connections for {ASKED} requests");
+    }
 }
 
 fn weir_log(name: &str) -> String {

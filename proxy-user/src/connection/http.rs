@@ -64,6 +64,8 @@ struct Client<'a> {
     tls: Option<&'a Negotiated>,
     /// What the client speaks.
     version: Version,
+    /// Its session of TLS can carry little more.
+    is_wearing: bool,
 }
 
 /// What comes after a request.
@@ -96,8 +98,15 @@ pub(super) fn serve<'a>(
     let tls = down.stream.negotiated().cloned().map(Box::new);
     async move {
         let (service_of, tls) = (service.as_ref(), tls.as_deref());
-        let mut client =
-            Client { local, accepted, conn: &guard.conn, service: service_of, tls, version: Version::Http1 };
+        let mut client = Client {
+            local,
+            accepted,
+            conn: &guard.conn,
+            service: service_of,
+            tls,
+            version: Version::Http1,
+            is_wearing: false,
+        };
         let has_chosen = tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
         let then = if has_chosen { Then::Http2 } else { client.run(&mut down).await };
         let is_told = !matches!(then, Then::Tunnel(_));
@@ -137,7 +146,7 @@ async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) 
 }
 
 impl Client<'_> {
-    async fn run(&self, down: &mut Wire) -> Then {
+    async fn run(&mut self, down: &mut Wire) -> Then {
         let mut is_first = true;
         loop {
             let head_bytes = match self.head(down).await {
@@ -147,9 +156,10 @@ impl Client<'_> {
             if std::mem::take(&mut is_first) && self.tls.is_none() && down.chunk[..head_bytes] == *PREFACE {
                 return Then::Http2;
             }
+            self.is_wearing = down.stream.is_wearing();
             // Boxed: what a request needs is far larger than what a resting connection may cost.
-            let wire = &mut *down;
-            match boxed(move || request::serve(self, wire, head_bytes)).await {
+            let (client, wire) = (&*self, &mut *down);
+            match boxed(move || request::serve(client, wire, head_bytes)).await {
                 Then::Next => {}
                 then => return then,
             }
@@ -216,7 +226,7 @@ impl Client<'_> {
 
     /// Tells whether the next answer is to be the last one on this connection.
     fn is_leaving(&self) -> bool {
-        self.local.ends_keep_alive() || self.time_left().is_some_and(|left| left.is_zero())
+        self.local.ends_keep_alive() || self.is_wearing || self.time_left().is_some_and(|left| left.is_zero())
     }
 
     fn bound(&self) -> HeadBound {

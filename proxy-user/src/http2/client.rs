@@ -52,11 +52,11 @@ impl Sender {
         usize::try_from(self.conn.borrow().most_streams()).unwrap_or(usize::MAX)
     }
 
-    /// Tells whether the endpoint takes no more requests.
+    /// Tells whether the endpoint takes no more requests, or should get none.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         let conn = self.conn.borrow();
-        conn.goaway.is_some() || conn.end.is_some()
+        conn.goaway.is_some() || conn.end.is_some() || conn.is_wearing
     }
 
     /// Tells whether the endpoint lets a stream become a tunnel of a protocol (RFC 8441, 3); waits until that is known.

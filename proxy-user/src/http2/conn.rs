@@ -75,6 +75,8 @@ pub struct Conn {
     pub(super) is_left: bool,
     /// The peer said something since somebody looked.
     pub(super) is_heard: bool,
+    /// Its session of TLS can carry little more.
+    pub(super) is_wearing: bool,
     /// Those who wait for the peer's settings.
     pub(super) greeted: Vec<Waker>,
     /// Who sends and receives; not to be woken while it runs.
@@ -131,6 +133,7 @@ impl Conn {
             end: None,
             is_left: false,
             is_heard: false,
+            is_wearing: false,
             greeted: Vec::new(),
             driver: None,
             is_driving: false,

@@ -43,6 +43,7 @@ impl Io {
             }
             let mut conn = self.conn.borrow_mut();
             conn.push_queued();
+            conn.is_wearing = self.stream.is_wearing();
             if conn.out.is_empty() {
                 if std::mem::take(&mut self.is_paused) {
                     cx.waker().wake_by_ref();

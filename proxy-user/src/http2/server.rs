@@ -112,6 +112,12 @@ impl ServerConnection {
         }
     }
 
+    /// Tells whether the session of TLS can carry little more.
+    #[must_use]
+    pub fn is_wearing(&self) -> bool {
+        self.conn().borrow().is_wearing
+    }
+
     /// Asks the client to begin no more requests; the connection ends when those under way are over.
     pub fn leave(&mut self) {
         self.conn().borrow_mut().leave();

@@ -11,6 +11,7 @@ use rustls::{
 };
 
 use super::error::Fault;
+use crate::bug;
 
 /// Type, version and length.
 pub(super) const HEAD_BYTES: usize = 5;
@@ -30,6 +31,8 @@ const EXPANSION_V1_2: usize = 2048;
 /// How long a key lasts is said in full records (RFC 8446, 5.5), but it is blocks that the bound is about (Luykx and Paterson 2016,
 /// "Limits on Authenticated Encryption Use in TLS"): small records let a key last for many more of them.
 const FULL_BLOCKS: u64 = blocks(PLAIN_BYTES);
+/// What is kept for that which is under way when a key is nearly worn: 16 GiB of the 256 that AES-GCM may protect.
+const LAST_BLOCKS: u64 = FULL_BLOCKS << 20;
 /// Version that every record of both versions bears.
 const LEGACY_VERSION: [u8; 2] = [3, 3];
 
@@ -74,8 +77,13 @@ impl Sealer {
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
         };
-        let left_blocks = records.checked_mul(FULL_BLOCKS);
+        let left_blocks = bug::bound("key-records", records).checked_mul(FULL_BLOCKS);
         Ok(Self { key: Key::new(suite, seq, secrets)?, left_blocks })
+    }
+
+    /// Whether it is time to begin nothing more that the key would have to protect.
+    pub(super) fn is_wearing(&self) -> bool {
+        self.left_blocks.is_some_and(|left| left < LAST_BLOCKS)
     }
 
     /// Whether the key should be changed before the next record.

@@ -318,6 +318,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether little more can be sent, since the key wears out and cannot be changed.
+    pub(super) fn is_wearing(&self) -> bool {
+        self.keys.is_none() && self.sealer.is_wearing()
+    }
+
     /// Appends the record that says that nothing more comes.
     pub(super) fn close(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         let alert = [WARNING, u8::from(AlertDescription::CloseNotify)];

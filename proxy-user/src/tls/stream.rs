@@ -126,6 +126,16 @@ impl Stream {
         }
     }
 
+    /// Tells whether nothing more should be begun on it: its key may protect little more, and TLS 1.2 has no way to change it.
+    #[must_use]
+    pub fn is_wearing(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.session.is_wearing(),
+            Self::Paced(paced) => paced.stream.is_wearing(),
+        }
+    }
+
     /// The descriptor, for options and statistics.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {

@@ -175,7 +175,9 @@ impl Session<'_> {
 
     /// Asks the client to go elsewhere with what it has not begun yet, if that is wanted.
     fn poll_leave(&mut self, cx: &mut Context<'_>) {
-        if let Some(reason) = self.client.conn.poll_kill(cx)
+        let killed = self.client.conn.poll_kill(cx);
+        let worn = self.connection.is_wearing().then_some(Reason::TlsWorn);
+        if let Some(reason) = killed.or(worn)
             && self.leaving.is_none()
         {
             self.leaving = Some((reason, None));

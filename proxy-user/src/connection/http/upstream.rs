@@ -42,6 +42,9 @@ pub(super) struct Upstream {
 impl Upstream {
     /// Gives the connection back for the next request; so many bytes were sent for this one.
     pub(super) fn keep(self, client: &Client<'_>, sent_bytes: u64, now: Instant) {
+        if self.wire.stream.is_wearing() {
+            return;
+        }
         // Those that rested before may go on: to make each anew would cost more than it gives back.
         if !self.is_reused && client.local.shared.overload.is_at(Rung::StopKeepAlive) {
             return;
