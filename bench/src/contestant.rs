@@ -47,6 +47,8 @@ pub enum Name {
     WeirRing,
     /// Weir's proxy lane on epoll, by interception.
     WeirEpoll,
+    /// Weir's proxy lane with workers that look for more for a while before they sleep; only where latency at a fixed rate is measured.
+    WeirBusy,
     /// Weir's direct lane.
     WeirDirect,
     /// HAProxy as it comes.
@@ -67,11 +69,12 @@ pub enum Name {
 
 impl Name {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Direct,
         Self::WeirDirect,
         Self::WeirRing,
         Self::WeirEpoll,
+        Self::WeirBusy,
         Self::Haproxy,
         Self::HaproxySplice,
         Self::Nginx,
@@ -88,6 +91,7 @@ impl Name {
             Self::Direct => results::DIRECT,
             Self::WeirRing => "weir-ring",
             Self::WeirEpoll => "weir-epoll",
+            Self::WeirBusy => "weir-busy",
             Self::WeirDirect => "weir-direct",
             Self::Haproxy => "haproxy",
             Self::HaproxySplice => "haproxy-splice",
@@ -102,7 +106,7 @@ impl Name {
     /// Whether it is a Weir.
     #[must_use]
     pub fn is_weir(self) -> bool {
-        matches!(self, Self::WeirRing | Self::WeirEpoll | Self::WeirDirect)
+        matches!(self, Self::WeirRing | Self::WeirEpoll | Self::WeirBusy | Self::WeirDirect)
     }
 
     /// Whether it knows no requests: a lane, an option and the baselines, which forward bytes.

@@ -148,7 +148,8 @@ impl Bench<'_> {
         let is_memory = case.work.is_memory();
         // without a proxy process there is no memory of one
         let has_figure = |name: Name| name != Name::Direct && !(is_memory && name == Name::WeirDirect);
-        let (names, skipped) = self.part(case, field, |name| !is_memory || has_figure(name));
+        let is_asked = |name: Name| name != Name::WeirBusy && (!is_memory || has_figure(name));
+        let (names, skipped) = self.part(case, field, is_asked);
         let mut found: Found<Sample> = self.in_turn(case, &names, field, progress);
         let row = |name: &Name| {
             let (samples, errors) = found.remove(name).unwrap_or_default();

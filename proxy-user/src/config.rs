@@ -74,6 +74,8 @@ pub struct Config {
     pub workers: Workers,
     /// Driver of the workers.
     pub io: IoChoice,
+    /// Time for which a worker that has just had something to do looks for more before it sleeps.
+    pub busy_poll: Option<Duration>,
     /// The interface for operators.
     pub admin: AdminConfig,
     /// Further address for /metrics.

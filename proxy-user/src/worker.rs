@@ -70,21 +70,21 @@ pub struct Worker {
     pub thread: JoinHandle<io::Result<()>>,
 }
 
-/// Starts a worker.
+/// Starts a worker; `waiting` is its driver, and the time for which it looks for more before it sleeps.
 ///
 /// # Errors
 /// If the thread cannot be made, or the driver is not available: asked for before the thread goes on.
 pub fn spawn(
     index: usize,
     handed: mpsc::Receiver<Handed>,
-    kind: DriverKind,
+    waiting: (DriverKind, Duration),
     snapshot: Arc<Snapshot>,
     shared: Arc<Shared>,
 ) -> io::Result<Worker> {
     let (mailbox, commands) = mpsc::channel(MAILBOX_LEN);
     let counters = Arc::new(Mutex::new(DriverCounters::default()));
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-    let post = Post::new(index, kind, shared, snapshot, commands, handed, Arc::clone(&counters));
+    let post = Post::new(index, waiting, shared, snapshot, commands, handed, Arc::clone(&counters));
     let thread = std::thread::Builder::new()
         .name(format!("weir-worker-{index}"))
         .spawn(move || post.hold(|begun| drop(ready.send(begun))))?;

@@ -57,7 +57,9 @@ pub(super) fn setup(name: Name, group: Group, tools: &Tools, scratch: &Path, mos
         (Name::TokioRelay | Name::UringRelay, _) => {
             (tcp::relay(ports, name == Name::UringRelay), String::new())
         }
-        (Name::Direct | Name::WeirRing | Name::WeirEpoll | Name::WeirDirect, _) => bail!("no rival"),
+        (Name::Direct | Name::WeirRing | Name::WeirEpoll | Name::WeirBusy | Name::WeirDirect, _) => {
+            bail!("no rival")
+        }
     };
     fs::write(&file, config)?;
     Ok(Setup { program, args, ports })
@@ -71,7 +73,9 @@ fn program(name: Name, tools: &Tools) -> Result<PathBuf> {
         Name::Envoy => tools.envoy.clone().context("not installed: `cargo xtask bench --setup` fetches it"),
         Name::Pingora => tools.pingora.clone().context("not built: `cargo xtask bench --setup` builds it"),
         Name::TokioRelay | Name::UringRelay => Ok(tools.relay.clone()),
-        Name::Direct | Name::WeirRing | Name::WeirEpoll | Name::WeirDirect => bail!("no rival"),
+        Name::Direct | Name::WeirRing | Name::WeirEpoll | Name::WeirBusy | Name::WeirDirect => {
+            bail!("no rival")
+        }
     }
 }
 

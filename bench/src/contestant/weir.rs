@@ -25,6 +25,8 @@ pub const DIRECT_LANE: Ports = Ports::on([10, 96, 0, 2], 7000);
 pub const EDGE: Ports = Ports::on([127, 0, 0, 1], 9500);
 /// Read-only admin interface: the default.
 const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 15000);
+/// Time for which workers look for more that are to answer soon: longer than an answer takes that comes from the other processor.
+const BUSY_POLL: &str = "100us";
 /// One Weir serves a machine; the tests that start one take turns by this file, and so do we.
 const TURNS: &str = "/tmp/weir-node-tests.lock";
 /// Time for somebody else's Weir, outside of the tests, to end.
@@ -63,7 +65,11 @@ impl Weir {
         config: &Value,
     ) -> Result<Self> {
         let file = scratch.join("weir.yaml");
-        fs::write(&file, yaml(config))?;
+        let mut config = config.clone();
+        if name == Name::WeirBusy {
+            config["busy_poll"] = json!(BUSY_POLL);
+        }
+        fs::write(&file, yaml(&config))?;
         let io = match name {
             Name::WeirRing => "ring",
             Name::WeirEpoll => "epoll",

@@ -5,6 +5,7 @@
 
 pub mod probe;
 
+mod busy;
 mod epoll;
 mod ring;
 
@@ -13,6 +14,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::buf::Chunk;
 use crate::splice::Pipe;
@@ -27,22 +29,25 @@ pub enum DriverKind {
     Epoll,
 }
 
-/// Sizes of a driver; [`DriverOptions::new`] gives the ones that production uses, tests shrink them.
+/// Sizes of a driver, and how it waits; [`DriverOptions::new`] gives what production uses by default.
 #[derive(Clone, Copy, Debug)]
 pub struct DriverOptions {
     /// Receive buffers of the worker, shared by all its sockets.
     pub buffers: u16,
     /// Bytes of each receive buffer.
     pub buffer_bytes: u32,
+    /// Time for which a worker that has just had something to do looks for more before it sleeps; zero for none.
+    pub busy_poll: Duration,
 }
 
 impl DriverOptions {
     #[must_use]
     pub fn new(kind: DriverKind) -> DriverOptions {
-        match kind {
-            DriverKind::Epoll => DriverOptions { buffers: epoll::BUFFERS, buffer_bytes: epoll::BUFFER_BYTES },
-            DriverKind::Ring => DriverOptions { buffers: ring::BUFFERS, buffer_bytes: ring::BUFFER_BYTES },
-        }
+        let (buffers, buffer_bytes) = match kind {
+            DriverKind::Epoll => (epoll::BUFFERS, epoll::BUFFER_BYTES),
+            DriverKind::Ring => (ring::BUFFERS, ring::BUFFER_BYTES),
+        };
+        DriverOptions { buffers, buffer_bytes, busy_poll: Duration::ZERO }
     }
 }
 
@@ -137,14 +142,17 @@ impl Driver {
     }
 
     /// Runs the driver; spawn it once with `spawn_local` before the first socket does anything. It never
-    /// returns but for errors (epoll has nothing to do here: tokio is its driver).
+    /// returns but for errors (with epoll, whose driver is tokio, it only keeps the worker awake).
     ///
     /// # Errors
     /// If the kernel refuses to go on; no socket of this driver makes progress then.
     pub async fn run(&self) -> io::Result<()> {
         match &self.inner {
             DriverInner::Ring(ring) => ring.run().await,
-            DriverInner::Epoll(_) => std::future::pending().await,
+            DriverInner::Epoll(epoll) => {
+                epoll.run().await;
+                Ok(())
+            }
         }
     }
 

@@ -49,7 +49,8 @@ pub(super) fn start_workers(
         let (peers, handed) = Peers::new(worker_count(config));
         let shared = shared(peers);
         let start = |(index, handed)| {
-            worker::spawn(index, handed, chosen.kind, Arc::clone(snapshot), Arc::clone(&shared))
+            let waiting = (chosen.kind, config.busy_poll.unwrap_or_default());
+            worker::spawn(index, handed, waiting, Arc::clone(snapshot), Arc::clone(&shared))
         };
         // Those that have begun end when their mailboxes are dropped.
         let started: io::Result<Vec<Worker>> = handed.into_iter().enumerate().map(start).collect();

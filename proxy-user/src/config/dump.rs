@@ -21,7 +21,7 @@ use proxy_core::snapshot::{Intercept, NodeListener, Scope, ScopedQuota, Source};
 use super::de::At;
 use super::text::{
     Address, BodyPart, CgroupPath, FilePath, HostPort, HttpPath, Name, Network, NodeIp, Percent,
-    PercentOrOff, Size, SocketPath, StatusRange, Time, TimeOrOff, TimeOrZero, Word,
+    PercentOrOff, ShortTime, Size, SocketPath, StatusRange, Time, TimeOrOff, TimeOrZero, Word,
 };
 use super::{
     Config, IoChoice, ListenerConfig, LogFormat, LogLevel, ServesConfig, ServiceConfig, Workers, default,
@@ -57,6 +57,7 @@ fn file(config: &Config) -> file::File {
             IoChoice::Ring => file::Io::Ring,
             IoChoice::Epoll => file::Io::Epoll,
         }),
+        busy_poll: config.busy_poll.map(ShortTime),
         admin: file::Admin {
             address: Some(At::nowhere(Address(config.admin.address))),
             socket: Some(SocketPath(config.admin.socket.clone())),

@@ -16,7 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::de::{At, OneOrMany};
-use super::text::{Address, FilePath, Name, Network, SocketPath, Time, TimeOrOff, TimeOrZero, Word};
+use super::text::{
+    Address, FilePath, Name, Network, ShortTime, SocketPath, Time, TimeOrOff, TimeOrZero, Word,
+};
 
 pub(super) use adaptive::Adaptive;
 pub(super) use application::ApplicationLimits;
@@ -55,6 +57,10 @@ pub(super) struct File {
     /// How workers talk to the kernel. Default: `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) io: Option<Io>,
+    /// Time for which a worker that has just had something to do looks for more before it sleeps: answers come sooner, and its
+    /// processor is busy meanwhile. For workers that have processors of their own. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) busy_poll: Option<ShortTime>,
     /// The interface for operators.
     #[serde(default)]
     pub(super) admin: Admin,

@@ -44,6 +44,7 @@ pub(super) fn resolve(file: &file::File, folder: &Path) -> Config {
             Some(file::Io::Ring) => IoChoice::Ring,
             Some(file::Io::Epoll) => IoChoice::Epoll,
         },
+        busy_poll: file.busy_poll.as_ref().map(|time| time.0),
         admin: AdminConfig {
             address: file.admin.address.as_ref().map_or(default::ADMIN, |address| address.value.0),
             socket: file

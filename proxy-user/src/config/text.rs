@@ -48,7 +48,9 @@ impl Format {
 
     /// What to write instead of a bare number.
     pub(super) fn hint_for_number(&self, number: i64) -> String {
-        if self.name.starts_with("weir-duration") {
+        if self.name == ShortTime::FORMAT {
+            format!("write {number}us")
+        } else if self.name.starts_with("weir-duration") {
             format!("write {number}s")
         } else if self.name == Size::FORMAT {
             format!("write {number}B")
@@ -60,10 +62,11 @@ impl Format {
     }
 }
 
-const ALL: [Format; 40] = [
+const ALL: [Format; 41] = [
     Format::of::<Time>(),
     Format::of::<TimeOrZero>(),
     Format::of::<TimeOrOff>(),
+    Format::of::<ShortTime>(),
     Format::of::<Address>(),
     Format::of::<Network>(),
     Format::of::<NodeIp>(),
@@ -200,6 +203,18 @@ text_type! {
     TimeOrOff(Option<Duration>), "weir-duration-or-off", "a duration such as 1h, or off", "1h",
     |text| if text == "off" { Ok(None) } else { Time::parse(text).map(|time| Some(time.0)) },
     |time| time.map_or_else(|| "off".to_owned(), show_duration)
+}
+
+text_type! {
+    /// So short a time that somebody can look again and again for as long.
+    ShortTime(Duration), "weir-short-time", "a time of 1us to 1000us", "50us",
+    |text| {
+        let digits = text.strip_suffix("us").ok_or_else(|| Some("its unit is us, microseconds".to_owned()))?;
+        let is_number = !digits.is_empty() && digits.len() <= 4 && digits.bytes().all(|b| b.is_ascii_digit());
+        let micros = digits.parse().ok().filter(|micros| is_number && (1..=1000).contains(micros));
+        micros.map(Duration::from_micros).ok_or(None)
+    },
+    |time| format!("{}us", time.as_micros())
 }
 
 text_type! {
@@ -443,6 +458,10 @@ mod tests {
         }
         assert!(Time::parse("0s").is_err() && TimeOrZero::parse("0ms").is_ok());
         assert_eq!(TimeOrOff::parse("off").unwrap().0, None);
+        assert_eq!(ShortTime::parse("1000us").unwrap().0, Duration::from_millis(1));
+        for text in ["", "us", "0us", "1001us", "50", "1ms", "+5us", "00050us", "-5us"] {
+            assert!(ShortTime::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -460,6 +479,7 @@ mod tests {
         check::<Time>();
         check::<TimeOrZero>();
         check::<TimeOrOff>();
+        check::<ShortTime>();
         check::<Address>();
         check::<Network>();
         check::<Name>();

@@ -36,6 +36,7 @@ const PIPES: usize = 128;
 pub(super) struct Post {
     index: usize,
     kind: DriverKind,
+    busy_poll: Duration,
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     handed: mpsc::Receiver<Handed>,
@@ -68,7 +69,7 @@ enum News {
 impl Post {
     pub(super) fn new(
         index: usize,
-        kind: DriverKind,
+        (kind, busy_poll): (DriverKind, Duration),
         shared: Arc<Shared>,
         snapshot: Arc<Snapshot>,
         commands: mpsc::Receiver<Command>,
@@ -76,7 +77,20 @@ impl Post {
         shown: Arc<Mutex<DriverCounters>>,
     ) -> Self {
         let (listening, is_held, exit, deadline) = (Vec::new(), false, None, None);
-        Self { index, kind, shared, commands, handed, shown, snapshot, listening, is_held, exit, deadline }
+        Self {
+            index,
+            kind,
+            busy_poll,
+            shared,
+            commands,
+            handed,
+            shown,
+            snapshot,
+            listening,
+            is_held,
+            exit,
+            deadline,
+        }
     }
 
     /// Serves until it has drained. `tell_begun` hears once whether there is a driver; without one there is no worker.
@@ -126,7 +140,10 @@ impl Post {
     fn make(&self) -> io::Result<(Runtime, Rc<Local>)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
-        let driver = Driver::new(self.kind, DriverOptions::new(self.kind))?;
+        let driver = Driver::new(
+            self.kind,
+            DriverOptions { busy_poll: self.busy_poll, ..DriverOptions::new(self.kind) },
+        )?;
         drop(entered);
         let local = Rc::new(Local {
             index: self.index,

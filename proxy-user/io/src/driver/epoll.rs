@@ -8,7 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
+use super::busy::BusyPoll;
 use super::{DriverCounters, DriverOptions};
 use crate::buf::Chunk;
 use crate::buf::pool::Pool;
@@ -32,6 +34,8 @@ pub(super) struct Epoll {
     held_bytes: Cell<u64>,
     calls: Cell<u64>,
     moves: Cell<u64>,
+    busy: BusyPoll,
+    moved: Notify,
 }
 
 impl Epoll {
@@ -44,6 +48,8 @@ impl Epoll {
             held_bytes: Cell::new(0),
             calls: Cell::new(0),
             moves: Cell::new(0),
+            busy: BusyPoll::new(options.busy_poll),
+            moved: Notify::new(),
         }
     }
 
@@ -66,6 +72,19 @@ impl Epoll {
         self.calls.set(self.calls.get() + 1);
         if outcome.is_ok() {
             self.moves.set(self.moves.get() + 1);
+            if self.busy.is_on() {
+                self.moved.notify_one();
+            }
+        }
+    }
+
+    /// Keeps the worker awake for as long as it should be; tokio is its driver. Never returns.
+    pub(super) async fn run(&self) {
+        loop {
+            self.moved.notified().await;
+            while self.busy.is_awake(self.moves.get()) {
+                tokio::task::yield_now().await;
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::core::Core;
+use super::busy::BusyPoll;
 use super::probe::{self, RingFeatures};
 use super::{DriverCounters, DriverOptions};
 use crate::buf::Chunk;
@@ -38,6 +39,7 @@ pub(super) struct Ring {
     buffers: Rc<BufRing>,
     bell: Rc<Bell>,
     eventfd: AsyncFd<OwnedFd>,
+    busy: BusyPoll,
 }
 
 impl Ring {
@@ -50,7 +52,8 @@ impl Ring {
         let core = Core::new(features, Rc::clone(&buffers), Rc::clone(&bell), eventfd.as_fd())?;
         // SAFETY: an OwnedFd keeps its descriptor open, and the same, for as long as it lives.
         let eventfd = unsafe { AsyncFd::register_with_interest(eventfd, Interest::READABLE) }?;
-        Ok(Ring { core: RefCell::new(core), buffers, bell, eventfd })
+        let busy = BusyPoll::new(options.busy_poll);
+        Ok(Ring { core: RefCell::new(core), buffers, bell, eventfd, busy })
     }
 
     /// Works off completions and submits what was queued, whenever there is either.
@@ -70,7 +73,7 @@ impl Ring {
             // The bell is quiet while this runs: what rings it now, or was left over, asks for the next turn,
             // before which others run, so that what they queue goes out with it.
             let has_more = self.turn()?;
-            if has_more {
+            if has_more || self.busy.is_awake(self.core.borrow().completions()) {
                 self.bell.ring();
             }
         }

@@ -278,7 +278,7 @@ fn idle_connections_hold_no_buffers() {
 #[test]
 fn more_sockets_than_buffers_all_make_progress() {
     const TOTAL: usize = 64 << 10;
-    let small = |_| DriverOptions { buffers: 4, buffer_bytes: 1024 };
+    let small = |kind| DriverOptions { buffers: 4, buffer_bytes: 1024, ..DriverOptions::new(kind) };
     on_each_driver_with(small, async |driver| {
         let mut tasks = Vec::new();
         for _ in 0..64 {
@@ -305,6 +305,42 @@ fn more_sockets_than_buffers_all_make_progress() {
         assert!(counters.starvations > 0, "the test did not starve anybody: {counters:?}");
         assert_eq!(counters.buffers_leased, 0);
     });
+}
+
+#[test]
+fn a_worker_that_should_looks_for_more_before_it_sleeps() {
+    const ROUNDS: u64 = 50;
+    // Looks are far longer than an answer takes.
+    for busy_poll in [Duration::ZERO, Duration::from_millis(500)] {
+        let options = |kind| DriverOptions { busy_poll, ..DriverOptions::new(kind) };
+        on_each_driver_with(options, async |driver| {
+            let (mut peer, mut socket) = pair(&driver);
+            let slow = thread::spawn(move || {
+                let mut byte = [0];
+                for _ in 0..ROUNDS {
+                    peer.read_exact(&mut byte).unwrap();
+                    thread::sleep(Duration::from_millis(2));
+                    peer.write_all(&byte).unwrap();
+                }
+            });
+            let before = sleeps();
+            for _ in 0..ROUNDS {
+                send(&mut socket, vec![7]).await.unwrap();
+                assert_eq!(&recv(&mut socket).await.unwrap()[..], [7]);
+            }
+            let slept = sleeps() - before;
+            let is_awake = slept < ROUNDS / 2;
+            assert_eq!(is_awake, !busy_poll.is_zero(), "slept {slept} times in {ROUNDS} rounds");
+            slow.join().unwrap();
+        });
+    }
+}
+
+/// How often this thread has given up its processor so far.
+fn sleeps() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    count.trim().parse().unwrap()
 }
 
 #[test]

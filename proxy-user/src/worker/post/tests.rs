@@ -37,7 +37,15 @@ impl Place {
         let (peers, mut handed) = Peers::new(1);
         let shared = Arc::new(Shared::alone(peers));
         let (mailbox, commands) = mpsc::channel(8);
-        let post = Post::new(0, kind, shared, snapshot, commands, handed.remove(0), Arc::default());
+        let post = Post::new(
+            0,
+            (kind, Duration::ZERO),
+            shared,
+            snapshot,
+            commands,
+            handed.remove(0),
+            Arc::default(),
+        );
         let listening = Listening { socket: Arc::new(socket.into()), address, purpose: Purpose::Explicit };
         Self { post, mailbox, listening, _endpoint: endpoint }
     }

@@ -103,6 +103,11 @@ impl Core {
         })
     }
 
+    /// Operations that the kernel has answered.
+    pub(super) fn completions(&self) -> u64 {
+        self.completions
+    }
+
     pub(super) fn counters(&self) -> DriverCounters {
         DriverCounters {
             sockets: self.slots.len() as u64,
