@@ -6,9 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use proxy_tests::client::Place;
+use proxy_tests::http::Peer;
 use proxy_tests::node::Weir;
 use proxy_tests::process::Running;
 use proxy_tests::python::{PYTHON, has_module};
+use proxy_tests::scratch::Scratch;
 use proxy_tests::wait;
 use proxy_tests::web::{edge, host, speaking, ways};
 use proxy_tests::world::World;
@@ -63,6 +65,9 @@ fn every_version_reaches_a_websocket_of_every_version() {
         // What goes through a tunnel is no body, and may rest for longer.
         config["listeners"][0]["http"] =
             json!({"max_request_body": "1KiB", "max_response_body": "1KiB", "body_timeout": "1s"});
+        let folder = Scratch::new("websocket");
+        let log = folder.path().join("access.log");
+        config["access_log"] = json!({"path": log, "format": "json"});
         let Some(weir) = Weir::start(&world.net, &config) else { return };
         for (place, address) in ways(&world) {
             for client in ["check1", "check2"] {
@@ -81,7 +86,44 @@ fn every_version_reaches_a_websocket_of_every_version() {
         );
         let bytes = weir.metrics().sum("weir_http_bytes_received_total", &[("service", "web")]);
         assert!(bytes > f64::from(3 << 20), "{bytes} through streams");
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        let is_told = |text: &str| text.matches(r#""reason":"ok""#).count() == 8 && text.ends_with('\n');
+        wait::until_true("all to be in the log", LIMIT, || is_told(&said()));
+        let lines: Vec<Value> = said().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(lines.iter().all(|line| line["dst.addr"] == host().to_string()), "{lines:?}");
+        let statuses = |version: &str| {
+            let of_version = lines.iter().filter(|line| line["http.version"] == version);
+            of_version.map(|line| line["http.status"].as_u64().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!((statuses("1.1"), statuses("2")), (vec![101; 2], vec![200; 6]), "{lines:?}");
+        // Between two sides of HTTP/1.1 it is the connection that has the bytes, and a line of its own at its end.
+        let tunnels = lines.iter().filter(|line| line.get("http.version").is_none());
+        assert_eq!(tunnels.count(), if protocol == "http" { 2 } else { 0 }, "{lines:?}");
+        let bytes = |line: &Value| line["bytes_recv"].as_u64().unwrap() > 1 << 20;
+        assert_eq!(lines.iter().filter(|line| bytes(line)).count(), 8, "{lines:?}");
     }
+}
+
+#[test]
+fn a_tunnel_counts_for_its_endpoint_as_long_as_it_is_open() {
+    let Some(world) = begin() else { return };
+    let _server = serve(&world, &["echo1"]);
+    let config = speaking(&world, "http", json!({"limits": {"max_connections_per_endpoint": 1}}));
+    let Some(_weir) = Weir::start(&world.net, &config) else { return };
+    let open = || {
+        let mut client = Peer::connect(&world.net, edge());
+        client.say(
+            "GET /chat HTTP/1.1\r\nHost: web.shop\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        let status = client.answer().status();
+        (client, status)
+    };
+    let (first, status) = open();
+    assert_eq!(status, 101);
+    assert_eq!([(); 3].map(|()| open().1), [503; 3]);
+    drop(first);
+    wait::until_true("room for another", LIMIT, || open().1 == 101);
 }
 
 #[test]

@@ -29,13 +29,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use proxy_core::addr::EndpointAddr;
 use proxy_core::http::HttpLimits;
+use proxy_core::id::EndpointId;
 use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::service::{Limits, Service};
 use proxy_io::Chunk;
 use proxy_io::clock::monotonic_ns;
 
 use self::plan::Version;
+use self::upstream::Tunnel;
 use super::{Accepted, Entry, Local, OpenConn, Served, boxed};
 use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
@@ -77,7 +80,7 @@ enum Then {
     /// The client must not take what it has for whole.
     Abort(Reason),
     /// Both sides go on in another protocol.
-    Tunnel(Box<Wire>),
+    Tunnel(Box<Tunnel>),
     /// The client speaks HTTP/2; nothing of it was used yet.
     Http2,
 }
@@ -110,21 +113,26 @@ pub(super) fn serve<'a>(
         let has_chosen = tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
         let then = if has_chosen { Then::Http2 } else { client.run(&mut down).await };
         let is_told = !matches!(then, Then::Tunnel(_));
-        let mut ending = if let Then::Http2 = then {
+        let (mut ending, endpoint) = if let Then::Http2 = then {
             client.version = Version::Http2;
             let (client, count) = (&client, Rc::clone(&guard.conn));
-            boxed(move || http2::serve(client, down, count)).await
+            (boxed(move || http2::serve(client, down, count)).await, None)
         } else {
             boxed(|| end(local, down, then, Rc::clone(&guard.conn))).await
         };
         (ending.sent_bytes, ending.received_bytes) = guard.conn.bytes();
-        Served { service, stats, endpoint: None, ending, is_told }
+        Served { service, stats, endpoint, ending, is_told }
     }
 }
 
-/// Does what comes after the last request.
-async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) -> Ending {
-    match then {
+/// Does what comes after the last request; says who was at the other end of a tunnel.
+async fn end(
+    local: &Rc<Local>,
+    mut down: Wire,
+    then: Then,
+    conn: Rc<OpenConn>,
+) -> (Ending, Option<(EndpointId, EndpointAddr)>) {
+    let ending = match then {
         Then::Next | Then::Http2 => Ending::of(Reason::Fin),
         Then::Close(reason) => {
             let _ = boxed(|| tokio::time::timeout(LINGER_TIME, linger(&mut down, &conn))).await;
@@ -134,15 +142,17 @@ async fn end(local: &Rc<Local>, mut down: Wire, then: Then, conn: Rc<OpenConn>) 
             down.stream.abort();
             Ending::of(reason)
         }
-        Then::Tunnel(up) => {
+        Then::Tunnel(tunnel) => {
             // What the service says of connections, and no more what a body may rest.
             conn.handle_sent();
-            let up = *up;
+            let Tunnel { wire: up, endpoint, counted: _counted } = *tunnel;
             conn.count(0, up.chunk.len());
             let early = Early { downstream: down.chunk, upstream: up.chunk };
-            boxed(move || super::l4::relay(local, down.stream, up.stream, early, conn)).await
+            let relay = boxed(move || super::l4::relay(local, down.stream, up.stream, early, conn));
+            return (relay.await, Some(endpoint));
         }
-    }
+    };
+    (ending, None)
 }
 
 impl Client<'_> {

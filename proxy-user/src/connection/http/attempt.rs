@@ -196,7 +196,7 @@ fn exchange(
             ended,
         };
         match result {
-            Ok(()) if is_tunnel => outcome.then = Then::Tunnel(Box::new(upstream.wire)),
+            Ok(()) if is_tunnel => outcome.then = Then::Tunnel(Box::new(upstream.into_tunnel(endpoint))),
             Ok(()) => {
                 if is_kept && is_sent && upstream.wire.chunk.is_empty() && !upstream.wire.is_ended {
                     upstream.keep(client, sent_bytes, ended);

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
+use proxy_core::addr::EndpointAddr;
 use proxy_core::id::EndpointId;
 use proxy_core::load::Load;
 use proxy_core::outcome::{Reason, RequestReason};
 use proxy_core::overload::Rung;
 use proxy_core::pool::Life;
 use proxy_core::retry::proof::{End, Evidence};
+use proxy_core::service::Endpoint;
 use proxy_io::netns::Netns;
 use proxy_io::{Chunk, sock};
 
@@ -36,10 +38,22 @@ pub(super) struct Upstream {
     key: Key,
     life: Life,
     tls: Option<Arc<tls::Client>>,
-    _counted: Counted,
+    counted: Counted,
+}
+
+/// A connection on which both sides go on in another protocol: as long as it lives it counts for its endpoint.
+pub(super) struct Tunnel {
+    pub(super) wire: Wire,
+    pub(super) endpoint: (EndpointId, EndpointAddr),
+    pub(super) counted: Counted,
 }
 
 impl Upstream {
+    /// Makes a tunnel of it.
+    pub(super) fn into_tunnel(self, endpoint: &Endpoint) -> Tunnel {
+        Tunnel { wire: self.wire, endpoint: (endpoint.id, endpoint.address), counted: self.counted }
+    }
+
     /// Gives the connection back for the next request; so many bytes were sent for this one.
     pub(super) fn keep(self, client: &Client<'_>, sent_bytes: u64, now: Instant) {
         if self.wire.stream.is_wearing() {
@@ -107,8 +121,7 @@ pub(super) fn reach<'a>(
     let kept = if tries.is_fresh { None } else { client.local.pool.checkout(key, tries.began) };
     if let Some(Kept { stream, sent_bytes, life, .. }) = kept {
         let wire = Wire::new(stream, Chunk::default());
-        let upstream =
-            Upstream { wire, index, is_reused: true, sent_bytes, key, life, tls, _counted: counted };
+        let upstream = Upstream { wire, index, is_reused: true, sent_bytes, key, life, tls, counted };
         return Either::Left(ready(Ok(upstream)));
     }
     Either::Right(Box::pin(async move {
@@ -212,7 +225,7 @@ async fn connect(
     let life = client.local.pool.begin(&mut client.local.rng.borrow_mut());
     let wire = Wire::new(stream, Chunk::default());
     let sent_bytes = announce::encode(&plan.service, key.header).map_or(0, |header| header.len() as u64);
-    Ok(Upstream { wire, index, is_reused: false, sent_bytes, key, life, tls, _counted: counted })
+    Ok(Upstream { wire, index, is_reused: false, sent_bytes, key, life, tls, counted })
 }
 
 /// What a connection that could not be made is called for a request.
