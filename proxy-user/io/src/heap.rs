@@ -6,12 +6,18 @@ pub use mimalloc::MiMalloc as Allocator;
 /// Gives memory that was freed back to the kernel, from wherever it lies between what is in use.
 ///
 /// Allocators keep what was freed for the next time, so that after a flood, or after reading a large file, a process seems to need
-/// what it had then. Of [`Allocator`] that is what this thread has freed, and others have let go; they give back the rest themselves,
-/// some ms later. Costs milliseconds for a heap of gigabytes: for when memory is short, or much was freed.
+/// what it had then. Of [`Allocator`] that is what this thread has taken: each has a heap of its own. Costs milliseconds for a heap
+/// of gigabytes: for when memory is short, or much was freed.
 pub fn give_back() {
-    crate::sys::mi_collect();
+    crate::sys::mi_collect(true);
     #[cfg(target_env = "gnu")]
     crate::sys::malloc_trim();
+}
+
+/// The same of what this thread has not used for some time; costs some microseconds. To be called every second or so: a thread at
+/// rest gives nothing back by itself.
+pub fn give_back_unused() {
+    crate::sys::mi_collect(false);
 }
 
 /// Bytes of a page of memory, which figures of the kernel are in.

@@ -157,10 +157,10 @@ pub(crate) fn malloc_trim() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Gives memory back to the kernel that mimalloc keeps of what was freed.
-pub(crate) fn mi_collect() {
+/// Gives memory back to the kernel that mimalloc keeps for this thread of what was freed: all of it, or what it would give back next.
+pub(crate) fn mi_collect(all: bool) {
     // SAFETY: it takes a flag, may be called from any thread, and moves nothing that is in use.
-    unsafe { libmimalloc_sys::mi_collect(true) };
+    unsafe { libmimalloc_sys::mi_collect(all) };
 }
 
 pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {

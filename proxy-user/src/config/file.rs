@@ -57,8 +57,9 @@ pub(super) struct File {
     /// How workers talk to the kernel. Default: `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) io: Option<Io>,
-    /// Time for which a worker that has just had something to do looks for more before it sleeps: answers come sooner, and its
-    /// processor is busy meanwhile. For workers that have processors of their own. Default: none.
+    /// Time, 1us to 1000us, for which a worker that has just had something to do looks for more before it sleeps: answers come
+    /// sooner, and its processor is busy meanwhile. For workers that have processors of their own; like their number it is in force
+    /// from a start or an upgrade on. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) busy_poll: Option<ShortTime>,
     /// The interface for operators.

@@ -77,7 +77,9 @@ impl Sealer {
             SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
         };
-        let left_blocks = bug::bound("key-records", records).checked_mul(FULL_BLOCKS);
+        let left_blocks = records
+            .checked_mul(FULL_BLOCKS)
+            .and_then(|_| bug::bound("key-records", records).checked_mul(FULL_BLOCKS));
         Ok(Self { key: Key::new(suite, seq, secrets)?, left_blocks })
     }
 

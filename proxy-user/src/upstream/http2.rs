@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   checkout ──> one with room ──> request
-//!      │            └─ too old, or its endpoint said GOAWAY: no new ones; closed when its last request is over
+//!      │            └─ too old, key nearly worn, or its endpoint said GOAWAY: no new ones; closed when its last request is over
 //!      ├─ none, or all full ──> one request connects, the others wait for it
 //!      └─ as many as may be, all full ──> behind the requests of one, or refused
 //! ```

@@ -13,7 +13,7 @@ use proxy_core::overload::Rung;
 use proxy_core::pool::PoolLimits;
 use proxy_core::snapshot::Snapshot;
 use proxy_io::splice::PipePool;
-use proxy_io::{Driver, DriverCounters, DriverKind, DriverOptions};
+use proxy_io::{Driver, DriverCounters, DriverKind, DriverOptions, heap};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::runtime::Runtime;
@@ -244,6 +244,12 @@ impl Post {
                     }
                     local.pool.sweep();
                     local.http2.sweep();
+                    // Each thread has its own heap, and what is kept there counts as in use.
+                    if Rung::ALL.iter().any(|rung| local.shared.overload.is_at(*rung)) {
+                        heap::give_back();
+                    } else {
+                        heap::give_back_unused();
+                    }
                     *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = local.driver.counters();
                 }
             }

@@ -56,14 +56,21 @@ impl Ring {
         Ok(Ring { core: RefCell::new(core), buffers, bell, eventfd, busy })
     }
 
-    /// Works off completions and submits what was queued, whenever there is either.
+    /// Works off completions and submits what was queued, whenever there is either. Returns only with an error.
     pub(super) async fn run(&self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_run(cx)).await
+        let mut looks_again = false;
+        loop {
+            poll_fn(|cx| self.poll_run(cx, std::mem::take(&mut looks_again))).await?;
+            // First tokio looks at what else the worker waits for: timers, listeners, mailboxes.
+            tokio::task::yield_now().await;
+            looks_again = true;
+        }
     }
 
-    fn poll_run(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready when it is to be asked to look again, although nothing may have happened.
+    fn poll_run(&self, cx: &mut Context<'_>, looks_again: bool) -> Poll<io::Result<()>> {
         self.bell.set_driver(cx.waker());
-        let mut is_due = self.bell.take();
+        let mut is_due = self.bell.take() | looks_again;
         // The eventfd is never read: tokio watches edges, and each signal is one.
         while let Poll::Ready(guard) = self.eventfd.poll_read_ready(cx) {
             guard?.clear_ready();
@@ -72,9 +79,10 @@ impl Ring {
         if is_due {
             // The bell is quiet while this runs: what rings it now, or was left over, asks for the next turn,
             // before which others run, so that what they queue goes out with it.
-            let has_more = self.turn()?;
-            if has_more || self.busy.is_awake(self.core.borrow().completions()) {
+            if self.turn()? {
                 self.bell.ring();
+            } else if self.busy.is_awake(self.core.borrow().completions()) {
+                return Poll::Ready(Ok(()));
             }
         }
         Poll::Pending

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   preface ──> streams ──> requests, each in a future of its own
-//!                  └─ drained, idle for too long, too old: GOAWAY, and the end when the last request is over
+//!                  └─ drained, idle for too long, too old, key nearly worn: GOAWAY, and the end when the last request is over
 //! ```
 
 use std::future::{Future, poll_fn};
@@ -137,18 +137,22 @@ impl Session<'_> {
             Step::Ask => self.connection.ping(),
             Step::Lost => return Some(Reason::UserTimeout),
         }
-        let limits = self.client.limits();
         let left = self.client.time_left();
         if left == Some(Duration::ZERO) && self.leaving.is_none() {
-            self.leaving = Some((Reason::MaxAge, None));
-            self.connection.leave();
-            self.grace = limits.max_age_grace.map(|grace| Instant::now() + grace);
+            self.replace(Reason::MaxAge);
         }
         if self.grace.is_some_and(|grace| grace <= Instant::now()) {
             return Some(Reason::MaxAge);
         }
         self.set_alarm(step);
         None
+    }
+
+    /// Asks the client to make another connection; what is under way has its grace.
+    fn replace(&mut self, reason: Reason) {
+        self.leaving = Some((reason, None));
+        self.connection.leave();
+        self.grace = self.client.limits().max_age_grace.map(|grace| Instant::now() + grace);
     }
 
     /// Sees to it that somebody looks again.
@@ -176,12 +180,16 @@ impl Session<'_> {
     /// Asks the client to go elsewhere with what it has not begun yet, if that is wanted.
     fn poll_leave(&mut self, cx: &mut Context<'_>) {
         let killed = self.client.conn.poll_kill(cx);
-        let worn = self.connection.is_wearing().then_some(Reason::TlsWorn);
-        if let Some(reason) = killed.or(worn)
-            && self.leaving.is_none()
-        {
+        if self.leaving.is_some() {
+            return;
+        }
+        if let Some(reason) = killed {
             self.leaving = Some((reason, None));
             self.connection.leave();
+        } else if self.connection.is_wearing() {
+            // In order, and nothing is lost.
+            self.replace(Reason::Fin);
+            self.set_alarm(Step::Wait);
         }
     }
 
