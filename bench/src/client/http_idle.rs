@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::client::Job;
-use crate::client::idle::{first_part, settled};
-use crate::cpu::Window;
+use crate::client::idle::measured;
 use crate::http::answer::Answer;
 use crate::http::channel::Channel;
 use crate::http::{Pattern, request, tls};
@@ -24,20 +23,10 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// If a connection fails or answers wrongly.
 pub fn run(job: &Job, connections: usize, tls: Option<&tls::Client>) -> Result<Sample> {
-    let first = first_part(connections);
-    let (mut before, mut window) = (settled(&job.watched)?, Window::open(&job.watched)?);
     let pattern = Pattern::default();
-    let mut open = Vec::with_capacity(connections);
-    for index in 0..connections {
-        if index == first {
-            (before, window) = (settled(&job.watched)?, Window::open(&job.watched)?);
-        }
-        let used = ask_once(job.target, index, tls, &pattern);
-        open.push(used.with_context(|| format!("connection {index}"))?);
-    }
-    let usage = window.close()?;
-    let with = settled(&job.watched)?;
-    Ok(Sample { ops: (connections - first) as f64, usage, memory: Some((before, with)), ..Sample::default() })
+    measured(job, connections, |index| {
+        ask_once(job.target, index, tls, &pattern).with_context(|| format!("connection {index}"))
+    })
 }
 
 /// Asks once and says why there was no right answer, if there was none.

@@ -24,14 +24,8 @@ const LOOKS: usize = 15;
 /// # Errors
 /// If a connection fails or answers wrongly.
 pub fn run(job: &Job, connections: usize) -> Result<Sample> {
-    let first = first_part(connections);
-    let (mut before, mut window) = (settled(&job.watched)?, Window::open(&job.watched)?);
-    let mut open = Vec::with_capacity(connections);
     let began = Instant::now();
-    for index in 0..connections {
-        if index == first {
-            (before, window) = (settled(&job.watched)?, Window::open(&job.watched)?);
-        }
+    measured(job, connections, |index| {
         let mut stream = TcpStream::connect(job.target)
             .with_context(|| format!("cannot open connection {index} after {:?}", began.elapsed()))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -40,8 +34,22 @@ pub fn run(job: &Job, connections: usize) -> Result<Sample> {
         let mut answer = [0; BYTES];
         stream.read_exact(&mut answer).with_context(|| format!("no answer on connection {index}"))?;
         ensure!(answer[..] == request[..], "a wrong answer");
-        open.push(stream);
-    }
+        Ok(stream)
+    })
+}
+
+/// Opens connections one by one and keeps them; measures how much more memory the proxy has with all than with the [`first_part`].
+pub(super) fn measured<C>(
+    job: &Job,
+    connections: usize,
+    open: impl FnMut(usize) -> Result<C>,
+) -> Result<Sample> {
+    let first = first_part(connections);
+    let mut opening = (0..connections).map(open);
+    let _first = opening.by_ref().take(first).collect::<Result<Vec<C>>>()?;
+    let before = settled(&job.watched)?;
+    let window = Window::open(&job.watched)?;
+    let _others = opening.collect::<Result<Vec<C>>>()?;
     let usage = window.close()?;
     let with = settled(&job.watched)?;
     Ok(Sample { ops: (connections - first) as f64, usage, memory: Some((before, with)), ..Sample::default() })
