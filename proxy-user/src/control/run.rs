@@ -196,10 +196,12 @@ impl Control {
 
     /// Says that everything is in force and attached.
     pub fn set_ready(&mut self) {
-        self.parts.status.phase = Phase::Ready;
-        self.show_status();
         // To start, and to read a configuration, takes more than to go on.
         heap::give_back();
+        // Who is ready knows whether anything is short, and shows it. There is no stream yet to reset.
+        self.watchman.look(Instant::now(), &self.parts.shared.overload);
+        self.parts.status.phase = Phase::Ready;
+        self.show_status();
         self.parts.supervisor.ready();
     }
 
