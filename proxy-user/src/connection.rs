@@ -338,7 +338,8 @@ fn admit(local: &Local, fd: &OwnedFd, accepted: &Accepted) -> Result<Admitted, S
         return Err(Served::nowhere(None, stats, Reason::NoEndpoint));
     }
     let limits = service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits);
-    if accepted.is_remote {
+    // A listener of the config has it already.
+    if accepted.is_remote && !matches!(accepted.entry, Entry::Listener(_)) {
         // Without it the client is given up later, by the kernel's own count of retransmits.
         let _ = sock::set_user_timeout(fd, limits.user_timeout);
     }

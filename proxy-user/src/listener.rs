@@ -20,7 +20,8 @@ use proxy_core::addr::{ClientAddr, OriginalDst, canonical};
 use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
 use proxy_core::overload::Rung;
-use proxy_core::snapshot::Inbound;
+use proxy_core::service::{Limits, Protocol};
+use proxy_core::snapshot::{ExplicitListener, Inbound};
 use proxy_io::clock::monotonic_ns;
 use proxy_io::{sock, watch};
 
@@ -35,6 +36,9 @@ const BACKLOG: u32 = 4096;
 const TURN_ACCEPTS: usize = 16;
 /// What it costs an application that a connection is accepted, or that none is there, in bytes as [`Seat`](crate::pace::Seat) counts them.
 const ACCEPT_BYTES: usize = 8 << 10;
+/// Time for which a connection that has brought no byte yet is left to the kernel, where the client begins: the least that there
+/// is. Who waits longer is accepted then.
+const DEFER_TIME: Duration = Duration::from_secs(1);
 /// Pause when the process is out of descriptors: the listener stays readable, and asking at once would spin.
 const EMFILE_PAUSE: Duration = Duration::from_millis(50);
 /// Pause after anything else that goes wrong with a listener: memory may have run out, which takes its time.
@@ -134,6 +138,21 @@ pub fn open(address: SocketAddr) -> io::Result<OwnedFd> {
     sock::set_mark(&socket, WEIR_MARK)?;
     sock::set_nodelay(&socket, true)?;
     Ok(socket)
+}
+
+/// Prepares a listener of the config for its connections, which inherit what `limits` says.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn prepare(socket: &OwnedFd, listener: &ExplicitListener, limits: &Limits) -> io::Result<()> {
+    // Without it a client is given up later, by the kernel's own count of retransmits.
+    sock::set_user_timeout(socket, limits.user_timeout)?;
+    let is_client_first = match listener.protocol {
+        Protocol::Tls | Protocol::Http | Protocol::Http2 => true,
+        Protocol::Tcp | Protocol::Auto => listener.tls.is_some() || listener.expects_proxy_header,
+    };
+    // One wake-up for a connection and its first bytes, and none for who never sends any.
+    sock::set_defer_accept(socket, if is_client_first { DEFER_TIME } else { Duration::ZERO })
 }
 
 /// Opens a listener of the proxy lane in this thread's network namespace; `None` for IPv6 where that has none.

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use proxy_tests::config;
 use proxy_tests::http::{Backend, Message, Peer, ok};
@@ -188,6 +189,30 @@ fn large_bodies_go_both_ways_and_the_client_may_wait_for_100() {
     assert!(client.answer().body == body);
     assert_eq!(backend.connections(), 1);
     drop(weir);
+}
+
+#[test]
+fn who_asks_for_the_end_gets_all_of_the_last_answer_and_then_the_end() {
+    const BODY: usize = 3 << 20;
+    let Some(world) = World::new() else { return };
+    let _backend = Backend::answering(&world.net, host(10), |_| Some(ok(&"x".repeat(BODY))));
+    let Some(weir) = Weir::start(&world.net, &one_service(&world, &[host(10)], Value::Null)) else { return };
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    // What a client sends behind that against the rules must not become a reset that overtakes the answer.
+    let more = format!("{request}{}", "GET /more HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100));
+    let old = "GET / HTTP/1.0\r\nHost: x\r\n\r\n";
+    for asked in [request, old, &more] {
+        let mut client = Peer::connect(&world.net, edge());
+        client.say(asked);
+        // What it has not read by then is left to the kernel.
+        std::thread::sleep(Duration::from_millis(300));
+        let answer = client.answer();
+        assert_eq!((answer.body.len(), answer.header("connection")), (BODY, Some("close")), "{asked}");
+        assert_eq!(client.rest().unwrap(), b"", "an end and no reset: {asked}");
+    }
+    let closed =
+        weir.metrics().sum("weir_connections_closed_total", &[("service", "web"), ("reason", "fin")]);
+    assert!(closed > 2.5, "{closed}");
 }
 
 #[test]

@@ -237,6 +237,16 @@ impl Socket {
         }
     }
 
+    /// Says that what is sent next is the last, and that FIN follows at once, by [`Socket::shutdown_write`] or because the socket is
+    /// dropped: both leave in one packet then (MSG_MORE, send(2)). Where FIN does not follow, the kernel keeps what does not fill
+    /// a packet for 200 ms.
+    pub fn expect_end(&mut self) {
+        match &mut self.inner {
+            SocketInner::Ring(socket) => socket.expect_end(),
+            SocketInner::Epoll(socket) => socket.expect_end(),
+        }
+    }
+
     /// Waits until a receive would not block: bytes, end of stream or an error.
     ///
     /// While a receive is armed it would take the bytes first: settle it with [`Socket::pause_recv`].

@@ -139,6 +139,8 @@ pub(crate) struct Slot {
     pub(crate) is_paused: bool,
     /// Whoever has the socket wants it to stop: a send that the kernel has not accepted whole is not taken up again.
     pub(crate) is_settling: bool,
+    /// FIN comes right behind what is sent.
+    pub(crate) expects_end: bool,
     /// The slot is on the list of those that may hold leases.
     pub(crate) is_hoarding: bool,
     pub(crate) recv: Recv,
@@ -160,6 +162,7 @@ impl Slot {
             is_nonblocking: false,
             is_paused: false,
             is_settling: false,
+            expects_end: false,
             is_hoarding: false,
             recv: Recv::Idle,
             readable: Watch::Idle,

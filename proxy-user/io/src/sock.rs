@@ -236,6 +236,17 @@ pub fn set_user_timeout(fd: &impl AsFd, timeout: Duration) -> io::Result<()> {
     sys::set_option_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis)
 }
 
+/// Makes a listener accept a connection only with its first byte, or after about `time` without one (TCP_DEFER_ACCEPT, whole
+/// seconds, rounded up); zero accepts at once. The kernel asks a silent client for its acknowledgment once more then, which is what
+/// makes the connection (tcp(7)).
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_defer_accept(fd: &impl AsFd, time: Duration) -> io::Result<()> {
+    let seconds = c_int::try_from(time.as_millis().div_ceil(1000)).unwrap_or(c_int::MAX);
+    sys::set_option_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
 /// Switches keepalive on: first probe after `idle`, then every `interval`, dead after `count` unanswered.
 ///
 /// Durations are rounded up to whole seconds, at least one; the kernel's most is 32767 s and 127 probes.

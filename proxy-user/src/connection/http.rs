@@ -75,6 +75,8 @@ struct Client<'a> {
 enum Then {
     /// The next one.
     Next,
+    /// Nothing: the client has asked for the end itself, with a request that was all it had to say.
+    Done,
     /// The client is told that this was all, and may still read.
     Close(Reason),
     /// The client must not take what it has for whole.
@@ -134,8 +136,15 @@ async fn end(
 ) -> (Ending, Option<(EndpointId, EndpointAddr)>) {
     let ending = match then {
         Then::Next | Then::Http2 => Ending::of(Reason::Fin),
+        // The kernel delivers what was sent, and nothing comes that would make this close a reset. TLS has word of its own of the
+        // end, in both directions.
+        Then::Done if down.chunk.is_empty() && down.stream.negotiated().is_none() => Ending::of(Reason::Fin),
+        Then::Done => {
+            boxed(|| linger(&mut down, &conn)).await;
+            Ending::of(Reason::Fin)
+        }
         Then::Close(reason) => {
-            let _ = boxed(|| tokio::time::timeout(LINGER_TIME, linger(&mut down, &conn))).await;
+            boxed(|| linger(&mut down, &conn)).await;
             Ending::of(reason)
         }
         Then::Abort(reason) => {
@@ -251,17 +260,20 @@ enum NoRequest {
     Killed(Reason),
 }
 
-/// Ends what is sent and waits until the client has closed, too.
+/// Ends what is sent and waits a while for the client to close, too.
 async fn linger(down: &mut Wire, conn: &OpenConn) {
-    if poll_fn(|cx| down.stream.poll_shutdown_write(cx)).await.is_err() {
-        return;
-    }
-    let mut left = LINGER_BYTES;
-    while left > 0 && !down.is_ended {
-        down.chunk = Chunk::default();
-        match poll_fn(|cx| down.poll_more(cx, conn)).await {
-            Ok(true) => left = left.saturating_sub(down.chunk.len()),
-            _ => return,
+    let close = async {
+        if poll_fn(|cx| down.stream.poll_shutdown_write(cx)).await.is_err() {
+            return;
         }
-    }
+        let mut left = LINGER_BYTES;
+        while left > 0 && !down.is_ended {
+            down.chunk = Chunk::default();
+            match poll_fn(|cx| down.poll_more(cx, conn)).await {
+                Ok(true) => left = left.saturating_sub(down.chunk.len()),
+                _ => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER_TIME, close).await;
 }

@@ -10,9 +10,10 @@ use proxy_bpf::abi::config::{LISTENER_COUNT_MAX, LISTENER_COUNT_MIN, listener};
 use proxy_bpf::abi::key::ListenerKey;
 use proxy_bpf::abi::value::{FAMILY_V4, FAMILY_V6};
 use proxy_bpf::maps::Maps;
-use proxy_core::snapshot::Snapshot;
+use proxy_core::service::Limits;
+use proxy_core::snapshot::{ExplicitListener, Serves, Snapshot};
 
-use crate::listener::{ListenerName, Listening, Purpose, open, open_proxied};
+use crate::listener::{ListenerName, Listening, Purpose, open, open_proxied, prepare};
 use crate::takeover::{SocketName, Sockets};
 use crate::worker::{Command, Worker};
 
@@ -106,7 +107,10 @@ impl Listeners {
     /// The first address that cannot be listened on.
     pub async fn open_new(&mut self, workers: &[Worker], snapshot: &Snapshot) -> io::Result<()> {
         let mut sockets = Vec::new();
-        for address in wanted(snapshot).into_iter().filter(|address| !self.open.contains_key(address)) {
+        for listener in
+            snapshot.listeners.iter().filter(|listener| !self.open.contains_key(&listener.address))
+        {
+            let address = listener.address;
             let context = |error: io::Error| {
                 io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
             };
@@ -114,6 +118,7 @@ impl Listeners {
                 Some(socket) => socket,
                 None => retry_in_use(address).await.map_err(context)?,
             };
+            prepare(&socket, listener, limits(snapshot, listener)).map_err(context)?;
             sockets.push((address, Arc::new(socket)));
         }
         for (address, socket) in sockets {
@@ -127,15 +132,31 @@ impl Listeners {
         Ok(())
     }
 
-    /// Closes what a snapshot does not want any more.
-    pub async fn close_old(&mut self, workers: &[Worker], snapshot: &Snapshot) {
+    /// Closes what a snapshot does not want any more; what stays may be for something else now.
+    pub async fn settle(&mut self, workers: &[Worker], snapshot: &Snapshot) {
         let wanted = wanted(snapshot);
         let old: Vec<_> = self.open.keys().copied().filter(|address| !wanted.contains(address)).collect();
         for address in old {
             self.open.remove(&address);
             tell(workers, || Command::Unlisten(name(address))).await;
         }
+        for listener in &snapshot.listeners {
+            if let Some(socket) = self.open.get(&listener.address)
+                && let Err(error) = prepare(socket, listener, limits(snapshot, listener))
+            {
+                tracing::warn!(address = %listener.address, %error, "cannot set options of a listener");
+            }
+        }
     }
+}
+
+/// What the connections of a listener inherit; those of one with routes are for nobody yet.
+fn limits<'a>(snapshot: &'a Snapshot, listener: &ExplicitListener) -> &'a Limits {
+    let service = match listener.serves {
+        Serves::Service(id) => snapshot.service(id),
+        Serves::Routes(_) => None,
+    };
+    service.map_or(&Limits::DEFAULT, |service| &service.limits)
 }
 
 fn wanted(snapshot: &Snapshot) -> HashSet<SocketAddr> {
@@ -169,7 +190,55 @@ async fn tell(workers: &[Worker], make: impl Fn() -> Command) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use proxy_core::id::{Registry, Version};
+
     use super::*;
+
+    /// A listener of a config that is right but for its files, and the snapshot.
+    fn listener(more: &str) -> (Arc<ExplicitListener>, Snapshot) {
+        let text = format!(
+            "services: [{{name: a, protocol: auto, addresses: ['10.96.0.1:80'], limits: {{user_timeout: 7s}}, \
+             endpoints: [{{address: '10.0.0.1:80'}}]}}]\n\
+             listeners: [{{address: '127.0.0.1:1', service: a, {more}}}]"
+        );
+        let config = crate::config::parse("test", &text).unwrap();
+        let snapshot = config.snapshot(&mut Registry::default(), Version(1), None);
+        (Arc::clone(&snapshot.listeners[0]), snapshot)
+    }
+
+    #[test]
+    fn a_connection_is_accepted_with_its_first_bytes_where_the_client_is_the_first_to_speak() {
+        let socket = open(([127, 0, 0, 1], 0).into()).unwrap();
+        let accepting = TcpListener::from(socket.try_clone().unwrap());
+        let address = accepting.local_addr().unwrap();
+        let (at_once, with_its_bytes) = (true, false);
+        for (more, expected) in [
+            ("protocol: tcp", at_once),
+            ("protocol: http", with_its_bytes),
+            ("protocol: auto", at_once),
+            ("protocol: tcp, proxy_protocol: required", with_its_bytes),
+            ("protocol: tcp", at_once),
+            ("protocol: tcp, tls: {certificates: [{cert: a.pem, key: a.key}]}", with_its_bytes),
+        ] {
+            let (listener, snapshot) = listener(more);
+            prepare(&socket, &listener, limits(&snapshot, &listener)).unwrap();
+            let client = TcpStream::connect(address).unwrap();
+            let is_accepted = accepting.accept().is_ok();
+            assert_eq!(is_accepted, expected, "{more}");
+            // Its end is something to say, too.
+            drop(client);
+            while !is_accepted && accepting.accept().is_err() {}
+        }
+    }
+
+    #[test]
+    fn the_connections_of_a_listener_have_the_limits_of_its_service() {
+        let (listener, snapshot) = listener("protocol: tcp");
+        assert_eq!(limits(&snapshot, &listener).user_timeout, Duration::from_secs(7));
+    }
 
     #[test]
     fn every_worker_has_as_many_listeners_as_the_others() {

@@ -402,10 +402,10 @@ impl Control {
         let (old, new) = (Arc::clone(&self.snapshot), Arc::new(next));
         let published = self.parts.publisher.publish(&workers, &old, &new).await;
         if let Err(error) = published {
-            self.listeners.close_old(&workers, &old).await;
+            self.listeners.settle(&workers, &old).await;
             return Err(error.to_string());
         }
-        self.listeners.close_old(&workers, &new).await;
+        self.listeners.settle(&workers, &new).await;
         self.losses.handle_snapshot(Instant::now(), &old, &new);
         self.parts.status.applied = new.version;
         self.snapshot = Arc::clone(&new);

@@ -137,6 +137,8 @@ pub struct Download {
     body: Body,
     /// The client must not see chunks: it speaks HTTP/1.0.
     is_unwrapped: bool,
+    /// The client's connection ends with it.
+    is_last: bool,
     /// Bytes of the body so far.
     pub bytes: u64,
     most_bytes: u64,
@@ -146,7 +148,13 @@ impl Download {
     /// Begins with a head.
     #[must_use]
     pub fn new(head: Vec<u8>, body: Body, is_unwrapped: bool, most_bytes: u64) -> Self {
-        Self { out: Chunk::from(head), body, is_unwrapped, bytes: 0, most_bytes }
+        Self { out: Chunk::from(head), body, is_unwrapped, is_last: false, bytes: 0, most_bytes }
+    }
+
+    /// Says whether the client's connection ends with it, at once.
+    #[must_use]
+    pub fn ending(self, is_last: bool) -> Self {
+        Self { is_last, ..self }
     }
 
     /// Takes up what is there of the body already, so that one send carries it with the head.
@@ -190,6 +198,9 @@ impl Download {
         watch: &W,
     ) -> Poll<Result<(), Trouble>> {
         for _ in 0..TURN_PIECES {
+            if self.is_last && self.body.is_done() {
+                down.stream.expect_end();
+            }
             ready!(down.poll_send(cx, &mut self.out, watch)).map_err(Trouble::ClientDied)?;
             if self.body.is_done() {
                 return Poll::Ready(Ok(()));

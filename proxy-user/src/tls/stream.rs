@@ -95,6 +95,16 @@ impl Stream {
         }
     }
 
+    /// Says that what is sent next is the last: [`Socket::expect_end`].
+    pub fn expect_end(&mut self) {
+        match self {
+            Self::Plain(socket) => socket.expect_end(),
+            // close_notify, too, is going to be in that packet.
+            Self::Tls(stream) => stream.socket.expect_end(),
+            Self::Paced(paced) => paced.stream.expect_end(),
+        }
+    }
+
     /// Ends what is sent: inside TLS with close_notify, then FIN. Only while no send is in flight.
     ///
     /// # Errors

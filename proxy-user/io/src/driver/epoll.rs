@@ -97,6 +97,8 @@ pub(super) struct EpollSocket {
     number: u64,
     /// Bytes of the blocked send that wait in its chunk's heap allocation; 0 when none is blocked.
     held_bytes: u32,
+    /// FIN comes right behind what is sent.
+    expects_end: bool,
 }
 
 impl EpollSocket {
@@ -105,7 +107,7 @@ impl EpollSocket {
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE | Interest::WRITABLE) }?;
         driver.sockets.set(driver.sockets.get() + 1);
         let number = driver.next_number.replace(driver.next_number.get() + 1);
-        Ok(EpollSocket { fd, driver: Rc::clone(driver), number, held_bytes: 0 })
+        Ok(EpollSocket { fd, driver: Rc::clone(driver), number, held_bytes: 0, expects_end: false })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -174,11 +176,16 @@ impl EpollSocket {
 
     fn send_some(&self, chunk: &mut Chunk) -> io::Result<()> {
         while !chunk.is_empty() {
-            let outcome = sys::send(self.fd(), chunk, libc::MSG_NOSIGNAL);
+            let more = if self.expects_end { libc::MSG_MORE } else { 0 };
+            let outcome = sys::send(self.fd(), chunk, libc::MSG_NOSIGNAL | more);
             self.driver.count(&outcome);
             chunk.advance(outcome?);
         }
         Ok(())
+    }
+
+    pub(super) fn expect_end(&mut self) {
+        self.expects_end = true;
     }
 
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

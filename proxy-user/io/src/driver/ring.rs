@@ -152,6 +152,10 @@ impl RingSocket {
         self.ring.with(|core| core.poll_send(self.index, cx, chunk))
     }
 
+    pub(super) fn expect_end(&mut self) {
+        self.ring.core.borrow_mut().expect_end(self.index);
+    }
+
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.ring.with(|core| core.poll_watch(self.index, cx, Op::Readable))
     }

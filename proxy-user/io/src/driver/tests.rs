@@ -157,6 +157,48 @@ fn abort_sends_a_reset() {
 }
 
 #[test]
+fn an_end_that_is_expected_leaves_in_one_packet_with_the_last_bytes() {
+    on_each_driver(async |driver| {
+        for is_dropped in [true, false] {
+            let (mut peer, mut socket) = pair(&driver);
+            // As a connection whose next request is awaited.
+            settle(&driver, pin!(recv(&mut socket))).await;
+            let before = segments_in(&peer);
+            socket.expect_end();
+            send(&mut socket, patterned(0, 1000)).await.unwrap();
+            let kept = if is_dropped {
+                drop(socket);
+                None
+            } else {
+                socket.shutdown_write().unwrap();
+                Some(socket)
+            };
+            let (received, peer) = on_thread(move || {
+                let mut received = Vec::new();
+                peer.read_to_end(&mut received).unwrap();
+                (received, peer)
+            })
+            .await;
+            check_pattern(&received, 0);
+            assert_eq!((received.len(), segments_in(&peer) - before), (1000, 1), "dropped: {is_dropped}");
+            drop(kept);
+        }
+    });
+}
+
+#[test]
+fn bytes_before_an_end_that_does_not_come_arrive_all_the_same() {
+    on_each_driver(async |driver| {
+        let (mut peer, mut socket) = pair(&driver);
+        socket.expect_end();
+        send(&mut socket, b"all".to_vec()).await.unwrap();
+        let mut received = [0; 3];
+        let received = on_thread(move || peer.read_exact(&mut received).map(|()| received)).await.unwrap();
+        assert_eq!(&received, b"all");
+    });
+}
+
+#[test]
 fn dropping_a_socket_that_receives_closes_it_at_once() {
     on_each_driver(async |driver| {
         let (mut peer, mut socket) = pair(&driver);
@@ -642,6 +684,14 @@ fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (near, listener.accept().unwrap().0)
+}
+
+/// Segments that have come in on a connection (`tcpi_segs_in`, since Linux 4.2).
+fn segments_in(stream: &TcpStream) -> u32 {
+    const AT: usize = 140;
+    let mut info = [0; AT + 4];
+    sys::option(stream.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).unwrap();
+    u32::from_ne_bytes(info[AT..].try_into().unwrap())
 }
 
 async fn recv(socket: &mut Socket) -> io::Result<Chunk> {

@@ -122,6 +122,32 @@ fn options_are_accepted_by_the_kernel() {
 }
 
 #[test]
+fn a_listener_may_leave_silent_connections_to_the_kernel_for_a_while() {
+    let listener = listen("127.0.0.1:0".parse().unwrap(), 16, true, false).unwrap();
+    let address = local_addr(&listener).unwrap();
+    let is_accepted_at_once = |bytes: &[u8]| {
+        let client = std::net::TcpStream::connect(address).unwrap();
+        (&client).write_all(bytes).unwrap();
+        (accept(&listener, true).unwrap().is_some(), client)
+    };
+    let (at_once, _client) = is_accepted_at_once(b"");
+    assert!(at_once);
+    set_defer_accept(&listener, Duration::from_millis(1)).unwrap();
+    let (at_once, _silent) = is_accepted_at_once(b"");
+    assert!(!at_once);
+    let (at_once, _client) = is_accepted_at_once(b"x");
+    assert!(at_once, "it has something to say");
+    let began = std::time::Instant::now();
+    while accept(&listener, true).unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(60), "the silent one is accepted, too, only later");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    set_defer_accept(&listener, Duration::ZERO).unwrap();
+    let (at_once, _client) = is_accepted_at_once(b"");
+    assert!(at_once, "as before");
+}
+
+#[test]
 fn one_source_port_serves_two_destinations_when_chosen_late() {
     let first = listen("127.0.0.1:0".parse().unwrap(), 1, true, false).unwrap();
     let client = stream(Family::V4).unwrap();

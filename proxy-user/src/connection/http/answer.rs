@@ -212,6 +212,9 @@ pub(super) async fn send(
     is_last: bool,
 ) -> io::Result<()> {
     let mut out = Chunk::from(answer.write(is_last));
+    if is_last {
+        down.stream.expect_end();
+    }
     poll_fn(|cx| {
         if client.conn.poll_kill(cx).is_some() && !is_last {
             return std::task::Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -202,7 +202,7 @@ fn exchange(
                     upstream.keep(client, sent_bytes, ended);
                 }
                 if is_last || !is_sent {
-                    outcome.then = Then::Close(Reason::Fin);
+                    outcome.then = plan.question.after_last(plan.framing);
                 }
             }
             Err(trouble) => (outcome.then, outcome.reason) = cut(&trouble),
@@ -433,6 +433,7 @@ fn read(
     head.write(&mut out, body, &edits);
     let bound = client.bound();
     let most = client.limits().response_bytes.unwrap_or(u64::MAX);
-    let download = Download::new(out, Body::new(body, bound.fields, bound.bytes), is_unwrapped, most);
+    let download = Download::new(out, Body::new(body, bound.fields, bound.bytes), is_unwrapped, most)
+        .ending(is_last && !is_tunnel);
     Ok(Read::Final(Box::new(Final { download, status, is_last, is_kept, is_tunnel })))
 }

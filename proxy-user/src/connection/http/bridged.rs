@@ -344,7 +344,9 @@ fn exchange(
         let is_cut = is_tunnel && result.is_err();
         let kept = (result.is_ok() && passing.is_kept && is_sent).then(|| bridge.clean_bytes()).flatten();
         match result {
-            Ok(()) if passing.is_last.unwrap_or(true) || !is_sent => outcome.then = Then::Close(Reason::Fin),
+            Ok(()) if passing.is_last.unwrap_or(true) || !is_sent => {
+                outcome.then = plan.question.after_last(plan.framing);
+            }
             Ok(()) => {}
             Err(trouble) => {
                 (outcome.then, outcome.reason) = cut(&reached.named(trouble));

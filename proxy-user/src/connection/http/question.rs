@@ -1,10 +1,12 @@
 //! What stays known of a request while it is answered.
 
 use proxy_core::grpc::web::{Dialect, Web};
+use proxy_core::outcome::Reason;
 use proxy_core::retry;
 
+use super::Then;
 use crate::forward::head::Head;
-use crate::forward::http1::RequestHead;
+use crate::forward::http1::{Framing, RequestHead};
 use crate::forward::http2::Tunnel;
 
 /// What must be known of a request to pass its answer on.
@@ -49,6 +51,12 @@ impl Question {
             is_upgrade: false,
             tunnel: None,
         }
+    }
+
+    /// What comes after an answer that was the last one. Behind a body an old client may send an empty line (RFC 9112, 2.2).
+    pub(super) fn after_last(self, framing: Framing) -> Then {
+        let is_done = !self.is_keep_alive && framing == Framing::Length(0);
+        if is_done { Then::Done } else { Then::Close(Reason::Fin) }
     }
 
     /// The same of one that opens a tunnel: nobody else can be asked once it is open.

@@ -206,6 +206,10 @@ impl Core {
         Poll::Pending
     }
 
+    pub(super) fn expect_end(&mut self, index: u32) {
+        self.slots[index as usize].expects_end = true;
+    }
+
     pub(super) fn is_sending(&self, index: u32) -> bool {
         self.slots[index as usize].is_sending()
     }
@@ -359,12 +363,13 @@ impl Core {
     fn submit_send(&mut self, index: u32) {
         let slot = &self.slots[index as usize];
         let fd = types::Fd(slot.fd.as_raw_fd());
+        let always = libc::MSG_NOSIGNAL | if slot.expects_end { libc::MSG_MORE } else { 0 };
         let (chunk, how) = match &slot.send {
             Send::Trying(chunk) => (chunk, libc::MSG_DONTWAIT),
             // The kernel waits and goes on until everything is sent, without coming back for each piece.
             Send::Waiting(chunk) => (chunk, libc::MSG_WAITALL),
             Send::Gathering(_, gather) => {
-                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                let flags = libc::MSG_DONTWAIT | always;
                 let entry = opcode::SendMsg::new(fd, &raw const gather.header).flags(flags.unsigned_abs());
                 return self.push(index, Op::Send, entry.build());
             }
@@ -372,7 +377,7 @@ impl Core {
             Send::Idle | Send::Held(_) | Send::Done(_) => return,
         };
         let len = u32::try_from(chunk.len()).expect("a chunk is far below 4 GiB");
-        let entry = opcode::Send::new(fd, chunk.as_ptr(), len).flags(how | libc::MSG_NOSIGNAL).build();
+        let entry = opcode::Send::new(fd, chunk.as_ptr(), len).flags(how | always).build();
         self.push(index, Op::Send, entry);
     }
 
