@@ -15,6 +15,7 @@ mod local;
 pub mod moving;
 mod namespaces;
 mod open;
+mod parking;
 mod peers;
 mod routes;
 
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use proxy_core::addr::{Cidr, ClientAddr, EndpointAddr, OriginalDst};
 use proxy_core::id::{EndpointId, ServiceId};
 use proxy_core::outcome::Reason;
@@ -40,6 +42,7 @@ use proxy_io::netns::Netns;
 use proxy_io::{Chunk, sock};
 
 use self::endpoint::count;
+use self::http::Resting;
 use self::l4::Downstream;
 use crate::forward::l4::Ending;
 use crate::forward::wire::Wire;
@@ -53,6 +56,7 @@ pub(crate) use self::local::Local;
 pub use self::local::Shared;
 pub use self::namespaces::{Namespace, Namespaces};
 pub use self::open::{OpenConn, OpenConns, OpenGuard, TICK};
+pub(crate) use self::parking::Parking;
 pub(crate) use self::peers::LoadGuard;
 pub use self::peers::{Handed, Peers};
 pub use self::routes::{Route, Routes};
@@ -140,12 +144,32 @@ const EARLY_BYTES: usize = 4 << 10;
 pub(crate) fn run(local: Rc<Local>, fd: OwnedFd, mut accepted: Accepted) -> impl Future<Output = ()> {
     async move {
         let (here, whose) = (&local, &mut accepted);
-        let served = boxed(move || serve(here, fd, whose)).await;
-        accepted.told.0.take();
-        if !served.ending.is_moved {
-            tell(&local, &accepted, served);
-        } else if let Some(attending) = &accepted.attending {
-            attending.handle_move();
+        let after = boxed(move || serve(here, fd, whose)).await;
+        settle(&local, accepted, after);
+    }
+}
+
+/// Goes on with a connection that rested.
+#[expect(clippy::manual_async_fn, reason = "as above")]
+fn go_on(local: Rc<Local>, accepted: Accepted, resting: Resting) -> impl Future<Output = ()> {
+    async move {
+        let (here, whose) = (&local, &accepted);
+        let after = boxed(move || http::go_on(here, resting, whose)).await;
+        settle(&local, accepted, after);
+    }
+}
+
+/// Does what is left to do after a connection's task.
+fn settle(local: &Rc<Local>, mut accepted: Accepted, after: After) {
+    match after {
+        After::Rests(resting) => Parking::park(local, accepted, *resting),
+        After::Over(served) => {
+            accepted.told.0.take();
+            if !served.ending.is_moved {
+                tell(local, &accepted, served);
+            } else if let Some(attending) = &accepted.attending {
+                attending.handle_move();
+            }
         }
     }
 }
@@ -221,6 +245,20 @@ fn tell_end(local: &Local, end: End<'_>) {
     });
 }
 
+/// What became of a connection's task.
+enum After {
+    /// The connection is over.
+    Over(Served),
+    /// It rests, and needs no task until something happens to it.
+    Rests(Box<Resting>),
+}
+
+impl From<Served> for After {
+    fn from(served: Served) -> Self {
+        Self::Over(served)
+    }
+}
+
 /// What became of a connection.
 struct Served {
     service: Option<Arc<Service>>,
@@ -245,23 +283,23 @@ struct Known<'a> {
     stats: Arc<ServiceStats>,
 }
 
-async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Served {
+async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> After {
     let pacer = accepted.attending.as_ref().map(|attending| pace(local, attending));
     if let Some(pacer) = &pacer {
         boxed(|| await_turn(local, pacer)).await;
     }
-    let Admitted { service, stats, _counted } = match admit(local, &fd, accepted) {
+    let Admitted { service, stats, counted } = match admit(local, &fd, accepted) {
         Ok(admitted) => admitted,
         Err(refused) => {
             refuse(&fd);
-            return refused;
+            return refused.into();
         }
     };
     if let Some(attending) = &accepted.attending
         && let Err(reason) = boxed(|| enter(local, attending)).await
     {
         refuse(&fd);
-        return Served::nowhere(service, stats, reason);
+        return Served::nowhere(service, stats, reason).into();
     }
     let downstream = match &accepted.entry {
         Entry::Listener(listener) if listener.expects_proxy_header || listener.tls.is_some() => {
@@ -269,7 +307,7 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Serve
             let (listener, whose) = (&*listener, &mut *accepted);
             match boxed(move || unwrap(local, fd, listener, whose)).await {
                 Ok(downstream) => downstream,
-                Err(reason) => return Served::nowhere(service, stats, reason),
+                Err(reason) => return Served::nowhere(service, stats, reason).into(),
             }
         }
         Entry::Inbound(inbound) if inbound.expects_proxy_header => {
@@ -277,12 +315,16 @@ async fn serve(local: &Rc<Local>, fd: OwnedFd, accepted: &mut Accepted) -> Serve
             let (inbound, whose) = (&*inbound, &mut *accepted);
             match boxed(move || learn_client(local, fd, &inbound.trusted_proxies, whose)).await {
                 Ok(downstream) => downstream.paced(pacer),
-                Err(reason) => return Served::nowhere(service, stats, reason),
+                Err(reason) => return Served::nowhere(service, stats, reason).into(),
             }
         }
         Entry::Listener(_) | Entry::Inbound(_) | Entry::Intercepted(_) => Downstream::Fd(fd, pacer),
     };
-    serve_as_spoken(local, downstream, accepted, service, stats).await
+    let mut after = serve_as_spoken(local, downstream, accepted, service, stats).await;
+    if let After::Rests(resting) = &mut after {
+        resting.held.counted = counted;
+    }
+    after
 }
 
 /// A connection that is going to be served.
@@ -290,7 +332,7 @@ struct Admitted {
     service: Option<Arc<Service>>,
     stats: Arc<ServiceStats>,
     /// Counted against the bound of its service, if it has one.
-    _counted: Option<endpoint::Counted>,
+    counted: Option<endpoint::Counted>,
 }
 
 /// Counts a connection against what its application may have; it waits for its turn if they come too fast.
@@ -345,7 +387,7 @@ fn admit(local: &Local, fd: &OwnedFd, accepted: &Accepted) -> Result<Admitted, S
     }
     match service.as_ref().map(|service| count(&service.load, limits.max_connections)) {
         Some(None) => Err(Served::nowhere(service, stats, Reason::Limit)),
-        counted => Ok(Admitted { service, stats, _counted: counted.flatten() }),
+        counted => Ok(Admitted { service, stats, counted: counted.flatten() }),
     }
 }
 
@@ -358,7 +400,7 @@ fn serve_as_spoken<'a>(
     accepted: &'a Accepted,
     service: Option<Arc<Service>>,
     stats: Arc<ServiceStats>,
-) -> Pin<Box<dyn Future<Output = Served> + 'a>> {
+) -> Pin<Box<dyn Future<Output = After> + 'a>> {
     let protocol = match &accepted.entry {
         Entry::Listener(listener) => listener.protocol,
         Entry::Intercepted(_) | Entry::Inbound(_) => {
@@ -367,16 +409,18 @@ fn serve_as_spoken<'a>(
     };
     match (protocol, service) {
         (Protocol::Tcp, Some(service)) => {
-            boxed(move || l4::serve(local, downstream, Known { accepted, service, stats }))
+            boxed(move || l4::serve(local, downstream, Known { accepted, service, stats }).map(After::Over))
         }
         (Protocol::Http | Protocol::Http2, service) => match downstream.into_wire(local) {
             Some(down) => boxed(move || http::serve(local, down, accepted, service, stats)),
-            None => boxed(move || ready(Served::nowhere(service, stats, Reason::Internal))),
+            None => boxed(move || ready(Served::nowhere(service, stats, Reason::Internal).into())),
         },
         (Protocol::Tls | Protocol::Auto, service) => {
             boxed(move || detect::serve(local, downstream, accepted, protocol, service, stats))
         }
-        (Protocol::Tcp, None) => boxed(move || ready(Served::nowhere(None, stats, Reason::NoEndpoint))),
+        (Protocol::Tcp, None) => {
+            boxed(move || ready(Served::nowhere(None, stats, Reason::NoEndpoint).into()))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use proxy_io::heap::Allocator;
+use proxy_io::heap::{self, Allocator};
 use proxy_user::admin::client;
 use proxy_user::cli::{Check, Cli, Command, Doctor, Io, LogLevel, Output, Run};
 use proxy_user::config::{self, IoChoice, LogFormat, Source};
@@ -62,6 +62,8 @@ fn run(args: &Run) -> ExitCode {
         eprintln!("weir: {missing}");
         return ExitCode::from(NO_RIGHTS);
     }
+    // Without it Weir only needs more memory.
+    let _ = heap::avoid_huge_pages();
     let source = match Source::open(&args.config) {
         Ok(source) => source,
         Err(errors) => {

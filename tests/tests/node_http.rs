@@ -6,12 +6,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use proxy_tests::config;
 use proxy_tests::http::{Backend, Message, Peer, ok};
 use proxy_tests::net::Family;
 use proxy_tests::node::Weir;
 use proxy_tests::world::World;
+use proxy_tests::{config, wait};
 use serde_json::{Value, json};
+
+/// Far above what any of it takes.
+const SOON: Duration = Duration::from_secs(20);
 
 /// Where Weir listens for clients that it does not intercept.
 fn edge() -> SocketAddr {
@@ -213,6 +216,68 @@ fn who_asks_for_the_end_gets_all_of_the_last_answer_and_then_the_end() {
     let closed =
         weir.metrics().sum("weir_connections_closed_total", &[("service", "web"), ("reason", "fin")]);
     assert!(closed > 2.5, "{closed}");
+}
+
+/// More than the two ticks after which a connection is parked.
+const RESTED: Duration = Duration::from_millis(3500);
+
+/// Clients with a connection that has been used, and has rested for long enough to be parked.
+fn rested<const N: usize>(world: &World) -> [Peer; N] {
+    let clients = [(); N].map(|()| {
+        let mut client = Peer::connect(&world.net, edge());
+        client.say("GET /first HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(client.answer().text(), "GET /first HTTP/1.1|");
+        client
+    });
+    std::thread::sleep(RESTED);
+    clients
+}
+
+#[test]
+fn connections_that_have_rested_go_on_as_any_other() {
+    let Some(world) = World::new() else { return };
+    let _backend = Backend::answering(&world.net, host(10), echo);
+    // The service's own bound counts those that rest, too.
+    let mut config = one_service(&world, &[host(10)], json!({"limits": {"max_connections": 6}}));
+    config["listeners"][0]["http"] = json!({"idle_timeout": "8s"});
+    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
+    let closed = |reason| {
+        let of = [("service", "web"), ("reason", reason)];
+        weir.metrics().sum("weir_connections_closed_total", &of)
+    };
+    let [mut asking, mut slow, ended, reset, mut tired, mut asking_for_the_end] = rested(&world);
+    let mut refused = Peer::connect(&world.net, edge());
+    let _ = refused.try_say("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(refused.rest().is_err(), "the seventh is reset");
+    for n in 0..3 {
+        asking.say(format!("POST /{n} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{n}!"));
+        assert_eq!(asking.answer().text(), format!("POST /{n} HTTP/1.1|{n}!"));
+    }
+    for byte in "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n".bytes() {
+        slow.say([byte]);
+    }
+    assert_eq!(slow.answer().text(), "GET /slow HTTP/1.1|");
+    asking_for_the_end.say("GET /end HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_eq!(asking_for_the_end.answer().text(), "GET /end HTTP/1.1|");
+    assert_eq!(asking_for_the_end.rest().unwrap(), b"");
+    drop(ended);
+    wait::until_true("both ends", SOON, || closed("fin") > 1.5);
+    proxy_io::sock::set_linger_reset(reset.socket()).unwrap();
+    drop(reset);
+    wait::until_true("a reset", SOON, || closed("downstream_reset") > 0.5);
+    assert_eq!(tired.rest().unwrap(), b"", "closed without a word");
+    wait::until_true("its end to be counted", SOON, || closed("idle_timeout") > 0.5);
+    let [mut twice] = rested(&world);
+    for _ in 0..2 {
+        twice.say("GET /again HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(twice.answer().text(), "GET /again HTTP/1.1|");
+        std::thread::sleep(RESTED);
+    }
+    let mut resting = rested::<2>(&world);
+    assert!(weir.terminate().success());
+    for client in &mut resting {
+        assert_eq!(client.rest().unwrap(), b"", "a drain ends it in order");
+    }
 }
 
 #[test]

@@ -14,10 +14,12 @@ use crate::report::Sample;
 
 /// Bytes that go there and back once on every connection.
 const BYTES: usize = 64;
-/// Time between two looks at the memory; it counts as settled when two looks see the same.
-const LOOK: Duration = Duration::from_millis(200);
+/// Time between two looks at the memory; it counts as settled when this many looks, one after the other, have seen the same: who
+/// gives back what busy connections needed does so within seconds.
+const LOOK: Duration = Duration::from_millis(500);
+const EQUAL_LOOKS: usize = 5;
 /// Looks at most.
-const LOOKS: usize = 15;
+const LOOKS: usize = 40;
 
 /// Opens `connections`, uses each once, and measures how much more memory the proxy has with them than with the [`first_part`].
 ///
@@ -63,14 +65,15 @@ pub(super) fn first_part(all: usize) -> usize {
 
 /// Memory of these processes when it does not change any more.
 pub(super) fn settled(pids: &[u32]) -> Result<u64> {
-    let mut last = cpu::memory_bytes(pids)?;
+    let (mut last, mut equal) = (cpu::memory_bytes(pids)?, 0);
     for _ in 0..LOOKS {
         thread::sleep(LOOK);
         let now = cpu::memory_bytes(pids)?;
-        if now == last {
+        equal = if now == last { equal + 1 } else { 0 };
+        last = now;
+        if equal == EQUAL_LOOKS {
             break;
         }
-        last = now;
     }
     Ok(last)
 }

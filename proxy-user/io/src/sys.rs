@@ -150,6 +150,16 @@ pub(crate) fn page_bytes() -> u64 {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
+/// Keeps the kernel from making huge pages of this process's memory (prctl(2), since Linux 3.15).
+pub(crate) fn disable_huge_pages() -> io::Result<()> {
+    // SAFETY: prctl(2) takes integers for this.
+    if unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Gives memory back to the kernel that the C library's allocator keeps of what was freed.
 #[cfg(target_env = "gnu")]
 pub(crate) fn malloc_trim() {

@@ -22,7 +22,7 @@ use proxy_io::netns::Netns;
 use super::endpoint::{self, Established, Wanted, establish};
 use super::l4::Downstream;
 use super::moving::Whose;
-use super::{Accepted, Known, Local, Served, announce, boxed, http, l4};
+use super::{Accepted, After, Known, Local, Served, announce, boxed, http, l4};
 use crate::forward::l4::{Early, Watch as _, lost};
 use crate::forward::wire::Wire;
 use crate::http2;
@@ -46,18 +46,18 @@ pub(super) async fn serve(
     protocol: Protocol,
     service: Option<Arc<Service>>,
     stats: Arc<ServiceStats>,
-) -> Served {
+) -> After {
     match (protocol, service) {
         (Protocol::Auto, Some(service)) => {
             let is_server_first = local.routes.borrow().is_server_first(service.id, Instant::now());
             let known = Known { accepted, service, stats };
             if is_server_first {
-                l4::serve(local, downstream, known).await
+                l4::serve(local, downstream, known).await.into()
             } else {
                 by_first_speaker(local, downstream, known).await
             }
         }
-        (_, service) => by_name(local, downstream, accepted, service, stats).await,
+        (_, service) => by_name(local, downstream, accepted, service, stats).await.into(),
     }
 }
 
@@ -139,10 +139,10 @@ enum First {
     Over(Reason),
 }
 
-async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Known<'_>) -> Served {
+async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Known<'_>) -> After {
     let Known { accepted, service, stats } = known;
     let Some(mut down) = downstream.into_wire(local) else {
-        return Served::nowhere(Some(service), stats, Reason::Internal);
+        return Served::nowhere(Some(service), stats, Reason::Internal).into();
     };
     let guard = local.open.add(&service.limits, Some(&stats));
     guard.conn.set_pacer(down.stream.pacer());
@@ -153,7 +153,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
     let established = boxed(|| establish(local, &wants, &stats, &guard.conn)).await;
     let Established { stream, index, _counted } = match established {
         Ok(established) => established,
-        Err(reason) => return refuse(down, Some(service), stats, reason),
+        Err(reason) => return refuse(down, Some(service), stats, reason).into(),
     };
     let mut up = Wire::new(stream, proxy_io::Chunk::default());
     let endpoint = &service.endpoints[index];
@@ -183,7 +183,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
         }
         First::Server => local.routes.borrow_mut().set_server_first(service.id, Instant::now()),
         First::Opaque => {}
-        First::Over(reason) => return refuse(down, Some(service), stats, reason),
+        First::Over(reason) => return refuse(down, Some(service), stats, reason).into(),
     }
     let early = Early { downstream: down.chunk, upstream: up.chunk };
     let conn = Rc::clone(&guard.conn);
@@ -193,13 +193,13 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
     if !ending.is_moved {
         l4::report(local, endpoint, &ending);
     }
-    Served {
+    After::Over(Served {
         endpoint: Some((endpoint.id, endpoint.address)),
         service: Some(Arc::clone(&service)),
         stats,
         ending,
         is_told: false,
-    }
+    })
 }
 
 async fn first(down: &mut Wire, up: &mut Wire, conn: &super::OpenConn) -> First {

@@ -39,7 +39,8 @@ use proxy_io::clock::monotonic_ns;
 
 use self::plan::Version;
 use self::upstream::Tunnel;
-use super::{Accepted, Entry, Local, OpenConn, Served, boxed};
+use super::endpoint::Counted;
+use super::{Accepted, After, Entry, Local, OpenConn, OpenGuard, Served, boxed};
 use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
 use crate::forward::wire::{HeadBound, NoHead, Wire};
@@ -75,6 +76,8 @@ struct Client<'a> {
 enum Then {
     /// The next one.
     Next,
+    /// Nothing for a while.
+    Rest,
     /// Nothing: the client has asked for the end itself, with a request that was all it had to say.
     Done,
     /// The client is told that this was all, and may still read.
@@ -87,18 +90,52 @@ enum Then {
     Http2,
 }
 
-/// Serves a client to its end.
+/// A connection between two requests, with all that is needed to go on.
+pub(super) struct Resting {
+    pub(super) down: Wire,
+    pub(super) held: Held,
+}
+
+/// What a connection holds for as long as it lives.
+pub(super) struct Held {
+    pub(super) guard: OpenGuard,
+    service: Option<Arc<Service>>,
+    stats: Arc<ServiceStats>,
+    /// Counted against the bound of its service, if it has one.
+    pub(super) counted: Option<Counted>,
+}
+
+/// Serves a client until it rests, or to its end.
 pub(super) fn serve<'a>(
     local: &'a Rc<Local>,
-    mut down: Wire,
+    down: Wire,
     accepted: &'a Accepted,
     service: Option<Arc<Service>>,
     stats: Arc<ServiceStats>,
-) -> impl Future<Output = Served> + 'a {
+) -> impl Future<Output = After> + 'a {
     let limits = service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits);
     let guard = local.open.add(limits, Some(&stats));
     guard.conn.count(down.chunk.len(), 0);
     guard.conn.set_pacer(down.stream.pacer());
+    serve_from(local, Resting { down, held: Held { guard, service, stats, counted: None } }, accepted, true)
+}
+
+/// Goes on with a client that rested.
+pub(super) fn go_on<'a>(
+    local: &'a Rc<Local>,
+    resting: Resting,
+    accepted: &'a Accepted,
+) -> impl Future<Output = After> + 'a {
+    serve_from(local, resting, accepted, false)
+}
+
+fn serve_from<'a>(
+    local: &'a Rc<Local>,
+    resting: Resting,
+    accepted: &'a Accepted,
+    is_first: bool,
+) -> impl Future<Output = After> + 'a {
+    let Resting { mut down, held: Held { guard, service, stats, counted } } = resting;
     // Apart from the stream, which is somebody else's during a request. Boxed: most clients have none.
     let tls = down.stream.negotiated().cloned().map(Box::new);
     async move {
@@ -113,7 +150,10 @@ pub(super) fn serve<'a>(
             is_wearing: false,
         };
         let has_chosen = tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
-        let then = if has_chosen { Then::Http2 } else { client.run(&mut down).await };
+        let then = if has_chosen { Then::Http2 } else { client.run(&mut down, is_first).await };
+        if let Then::Rest = then {
+            return After::Rests(Box::new(Resting { down, held: Held { guard, service, stats, counted } }));
+        }
         let is_told = !matches!(then, Then::Tunnel(_));
         let (mut ending, endpoint) = if let Then::Http2 = then {
             client.version = Version::Http2;
@@ -123,7 +163,7 @@ pub(super) fn serve<'a>(
             boxed(|| end(local, down, then, Rc::clone(&guard.conn))).await
         };
         (ending.sent_bytes, ending.received_bytes) = guard.conn.bytes();
-        Served { service, stats, endpoint, ending, is_told }
+        After::Over(Served { service, stats, endpoint, ending, is_told })
     }
 }
 
@@ -135,7 +175,7 @@ async fn end(
     conn: Rc<OpenConn>,
 ) -> (Ending, Option<(EndpointId, EndpointAddr)>) {
     let ending = match then {
-        Then::Next | Then::Http2 => Ending::of(Reason::Fin),
+        Then::Next | Then::Rest | Then::Http2 => Ending::of(Reason::Fin),
         // The kernel delivers what was sent, and nothing comes that would make this close a reset. TLS has word of its own of the
         // end, in both directions.
         Then::Done if down.chunk.is_empty() && down.stream.negotiated().is_none() => Ending::of(Reason::Fin),
@@ -165,11 +205,11 @@ async fn end(
 }
 
 impl Client<'_> {
-    async fn run(&mut self, down: &mut Wire) -> Then {
-        let mut is_first = true;
+    async fn run(&mut self, down: &mut Wire, mut is_first: bool) -> Then {
         loop {
-            let head_bytes = match self.head(down).await {
+            let head_bytes = match self.head(down, is_first).await {
                 Ok(bytes) => bytes,
+                Err(NoRequest::Rests) => return Then::Rest,
                 Err(none) => return boxed(move || self.handle_no_head(down, none)).await,
             };
             if std::mem::take(&mut is_first) && self.tls.is_none() && down.chunk[..head_bytes] == *PREFACE {
@@ -186,7 +226,11 @@ impl Client<'_> {
     }
 
     /// Waits for a request's head.
-    fn head<'f>(&'f self, down: &'f mut Wire) -> impl Future<Output = Result<usize, NoRequest>> + 'f {
+    fn head<'f>(
+        &'f self,
+        down: &'f mut Wire,
+        is_first: bool,
+    ) -> impl Future<Output = Result<usize, NoRequest>> + 'f {
         self.conn.rest(self.limits().idle_timeout);
         let (mut scan, mut has_begun) = (Scan::default(), false);
         poll_fn(move |cx| {
@@ -194,6 +238,10 @@ impl Client<'_> {
                 return Poll::Ready(Err(NoRequest::Killed(reason)));
             }
             let head = down.poll_head(cx, &mut scan, self.bound(), self.conn).map_err(NoRequest::NoHead);
+            // What comes first may be of another protocol.
+            if head.is_pending() && !is_first && down.chunk.is_empty() && self.conn.has_rested() {
+                return Poll::Ready(Err(NoRequest::Rests));
+            }
             if head.is_pending() && !has_begun && !down.chunk.is_empty() {
                 has_begun = true;
                 // All of the head, however slowly: no byte of it begins the time anew.
@@ -205,6 +253,7 @@ impl Client<'_> {
 
     async fn handle_no_head(&self, down: &mut Wire, none: NoRequest) -> Then {
         match none {
+            NoRequest::Rests => Then::Rest,
             NoRequest::NoHead(NoHead::Ended) => Then::Next,
             NoRequest::NoHead(NoHead::Cut | NoHead::Died(_)) => Then::Abort(Reason::DownstreamReset),
             NoRequest::NoHead(NoHead::Fault(fault)) => {
@@ -257,6 +306,8 @@ impl Client<'_> {
 /// Why there is no request.
 enum NoRequest {
     NoHead(NoHead),
+    /// There has been none for a while.
+    Rests,
     Killed(Reason),
 }
 

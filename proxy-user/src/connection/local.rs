@@ -14,6 +14,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 
 use super::moving::Exit;
+use super::parking::Parking;
 use super::{Namespaces, OpenConns, Peers, Routes};
 use crate::pace::Turns;
 use crate::record::access::AccessSink;
@@ -78,6 +79,8 @@ pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     pub(crate) routes: RefCell<Routes>,
     pub(crate) open: Rc<OpenConns>,
+    /// Those of them that rest and have no task.
+    pub(crate) parking: Parking,
     pub(crate) pipes: PipePool,
     /// Connections to endpoints between two requests.
     pub(crate) pool: UpstreamPool,

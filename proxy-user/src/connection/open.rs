@@ -42,7 +42,7 @@ pub struct OpenConn {
     expiry: Cell<Reason>,
     half_close_limit: u32,
     /// Time that an endpoint gets to begin its answer.
-    answer_limit: Cell<Option<Duration>>,
+    answer_limit: Cell<u32>,
     /// Ticks until the connection is woken to look at something.
     alarm_ticks: Cell<u32>,
     has_alarm: Cell<bool>,
@@ -65,7 +65,7 @@ pub struct OpenConn {
     stats: Option<Arc<ServiceStats>>,
     /// It is to stop, and holds one of the few places for that;
     /// since when, on the monotonic clock.
-    stopping: RefCell<Option<(OwnedSemaphorePermit, u64)>>,
+    stopping: RefCell<Option<Box<(OwnedSemaphorePermit, u64)>>>,
 }
 
 /// "Never", in ticks.
@@ -81,7 +81,7 @@ impl OpenConn {
             idle_limit: Cell::new(ticks(limits.idle_timeout)),
             expiry: Cell::new(Reason::IdleTimeout),
             half_close_limit: ticks(limits.half_close_timeout),
-            answer_limit: Cell::new(limits.idle_timeout),
+            answer_limit: Cell::new(ticks(limits.idle_timeout)),
             alarm_ticks: Cell::new(NEVER),
             has_alarm: Cell::new(false),
             is_resting: Cell::new(false),
@@ -147,7 +147,7 @@ impl OpenConn {
 
     /// Says how long the endpoint of the next request may be silent before its answer.
     pub fn set_answer_limit(&self, limit: Option<Duration>) {
-        self.answer_limit.set(limit);
+        self.answer_limit.set(ticks(limit));
     }
 
     /// Says that the connection ends what is under way before it ends itself, if it is asked to.
@@ -164,9 +164,13 @@ impl OpenConn {
     /// Says what is awaited now: it has to come within this time (in whole ticks, `None` is never), else the connection ends
     /// with the reason. What makes progress begins the time anew.
     pub fn await_within(&self, limit: Option<Duration>, reason: Reason) {
+        self.await_for(ticks(limit), reason);
+    }
+
+    fn await_for(&self, ticks: u32, reason: Reason) {
         self.is_resting.set(false);
         self.idle_ticks.set(0);
-        self.idle_limit.set(ticks(limit));
+        self.idle_limit.set(ticks);
         self.expiry.set(reason);
     }
 
@@ -194,7 +198,7 @@ impl OpenConn {
     /// Asks the connection to stop, with the place that it takes among those that do at the same time.
     pub fn stop(&self, permit: OwnedSemaphorePermit) {
         if self.is_movable.get() {
-            *self.stopping.borrow_mut() = Some((permit, monotonic_ns()));
+            *self.stopping.borrow_mut() = Some(Box::new((permit, monotonic_ns())));
             self.wake();
         }
     }
@@ -202,7 +206,7 @@ impl OpenConn {
     /// When it was asked to stop, on the machine's monotonic clock.
     #[must_use]
     pub fn stopping_since_ns(&self) -> u64 {
-        self.stopping.borrow().as_ref().map_or_else(monotonic_ns, |(_, since_ns)| *since_ns)
+        self.stopping.borrow().as_ref().map_or_else(monotonic_ns, |stopping| stopping.1)
     }
 
     /// Goes on after a stop, for good.
@@ -217,6 +221,12 @@ impl OpenConn {
             self.kill.set(Some(reason));
             self.wake();
         }
+    }
+
+    /// Tells whether it is between two requests, and has been for a whole tick at least.
+    #[must_use]
+    pub fn has_rested(&self) -> bool {
+        self.is_resting.get() && self.idle_ticks.get() >= 2
     }
 
     /// Why it was asked to end, if it was.
@@ -284,7 +294,7 @@ impl Watch for OpenConn {
     }
 
     fn handle_sent(&self) {
-        self.await_within(self.answer_limit.get(), Reason::IdleTimeout);
+        self.await_for(self.answer_limit.get(), Reason::IdleTimeout);
     }
 
     fn poll_kill(&self, cx: &mut Context<'_>) -> Option<Reason> {
@@ -363,16 +373,14 @@ impl OpenConns {
     /// or for the first time: what is on its way just now would be lost. Those that end gracefully are asked at once.
     pub fn kill_rested(&self, reason: Reason) {
         let conns = self.conns.borrow();
-        let has_rested = |conn: &OpenConn| conn.is_resting.get() && conn.idle_ticks.get() >= 2;
-        let rested = conns.iter().filter(|(_, conn)| conn.is_graceful.get() || has_rested(conn));
+        let rested = conns.iter().filter(|(_, conn)| conn.is_graceful.get() || conn.has_rested());
         rested.for_each(|(_, conn)| conn.kill(reason));
     }
 
     /// Ends the connections that have rested for a tick at least, of whatever kind; gives their number.
     pub fn kill_idle(&self, reason: Reason) -> u64 {
         let conns = self.conns.borrow();
-        let has_rested = |conn: &OpenConn| conn.is_resting.get() && conn.idle_ticks.get() >= 2;
-        let rested = conns.iter().filter(|(_, conn)| has_rested(conn) && conn.kill.get().is_none());
+        let rested = conns.iter().filter(|(_, conn)| conn.has_rested() && conn.kill.get().is_none());
         rested.map(|(_, conn)| conn.kill(reason)).count() as u64
     }
 

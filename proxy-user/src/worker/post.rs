@@ -24,7 +24,7 @@ use super::Command;
 use super::restart::Restarts;
 use crate::bug;
 use crate::connection::moving::{self, Exit, Parcel};
-use crate::connection::{Handed, Local, Routes, Shared, TICK};
+use crate::connection::{Handed, Local, Parking, Routes, Shared, TICK};
 use crate::listener::{self, ListenerName, Listening};
 use crate::stats::conn::BudgetGuard;
 use crate::upstream::pool::UpstreamPool;
@@ -151,6 +151,7 @@ impl Post {
             shared: Arc::clone(&self.shared),
             routes: RefCell::new(Routes::new(Arc::clone(&self.snapshot), self.index)),
             open: Rc::default(),
+            parking: Parking::default(),
             pipes: PipePool::new(PIPES),
             pool: UpstreamPool::new(PoolLimits::DEFAULT),
             http2: Rc::default(),
@@ -175,6 +176,7 @@ impl Post {
         let mut driving = tokio::task::spawn_local(async move { driver.run().await });
         let turns = Rc::clone(&local.turns);
         tokio::task::spawn_local(async move { turns.run().await });
+        tokio::task::spawn_local(Parking::attend(Rc::clone(&local)));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut beats = tokio::time::interval(Duration::from_nanos(HEARTBEAT_NS));
