@@ -38,7 +38,7 @@ const TURN_ACCEPTS: usize = 16;
 const ACCEPT_BYTES: usize = 8 << 10;
 /// Time for which a connection that has brought no byte yet is left to the kernel, where the client begins: the least that there
 /// is. Who waits longer is accepted then.
-const DEFER_TIME: Duration = Duration::from_secs(1);
+pub(crate) const DEFER_TIME: Duration = Duration::from_secs(1);
 /// Pause when the process is out of descriptors: the listener stays readable, and asking at once would spin.
 const EMFILE_PAUSE: Duration = Duration::from_millis(50);
 /// Pause after anything else that goes wrong with a listener: memory may have run out, which takes its time.

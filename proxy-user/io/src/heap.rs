@@ -6,7 +6,8 @@ pub use mimalloc::MiMalloc as Allocator;
 /// Keeps the kernel from making huge pages of this process's memory, [`Allocator`]'s or other; to be called before there is much of it.
 ///
 /// A huge page is 2 MiB for who needs a few KiB of it, and the kernel puts together again, while the process rests, what was given
-/// back in parts: a process of Weir would have some 10 MiB more, and hardly a byte less from connections that come to rest.
+/// back in parts: a process of Weir would have some 10 MiB more, and hardly a byte less from connections that come to rest. Programs
+/// that this one starts inherit it.
 ///
 /// # Errors
 /// As prctl(2): `InvalidInput` before Linux 3.15, where nothing changes.

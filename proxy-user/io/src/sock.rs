@@ -237,8 +237,8 @@ pub fn set_user_timeout(fd: &impl AsFd, timeout: Duration) -> io::Result<()> {
 }
 
 /// Makes a listener accept a connection only with its first byte, or after about `time` without one (TCP_DEFER_ACCEPT, whole
-/// seconds, rounded up); zero accepts at once. The kernel asks a silent client for its acknowledgment once more then, which is what
-/// makes the connection (tcp(7)).
+/// seconds, rounded up); zero accepts at once. The kernel ignores a client's bare acknowledgment meanwhile, and asks for it again when
+/// the time is over (tcp(7)).
 ///
 /// # Errors
 /// As setsockopt(2).

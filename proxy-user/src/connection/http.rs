@@ -133,7 +133,7 @@ fn serve_from<'a>(
     local: &'a Rc<Local>,
     resting: Resting,
     accepted: &'a Accepted,
-    is_first: bool,
+    is_new: bool,
 ) -> impl Future<Output = After> + 'a {
     let Resting { mut down, held: Held { guard, service, stats, counted } } = resting;
     // Apart from the stream, which is somebody else's during a request. Boxed: most clients have none.
@@ -150,7 +150,7 @@ fn serve_from<'a>(
             is_wearing: false,
         };
         let has_chosen = tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
-        let then = if has_chosen { Then::Http2 } else { client.run(&mut down, is_first).await };
+        let then = if has_chosen { Then::Http2 } else { client.run(&mut down, is_new).await };
         if let Then::Rest = then {
             return After::Rests(Box::new(Resting { down, held: Held { guard, service, stats, counted } }));
         }
@@ -176,9 +176,7 @@ async fn end(
 ) -> (Ending, Option<(EndpointId, EndpointAddr)>) {
     let ending = match then {
         Then::Next | Then::Rest | Then::Http2 => Ending::of(Reason::Fin),
-        // The kernel delivers what was sent, and nothing comes that would make this close a reset. TLS has word of its own of the
-        // end, in both directions.
-        Then::Done if down.chunk.is_empty() && down.stream.negotiated().is_none() => Ending::of(Reason::Fin),
+        Then::Done if has_said_all(&mut down, &conn).await => Ending::of(Reason::Fin),
         Then::Done => {
             boxed(|| linger(&mut down, &conn)).await;
             Ending::of(Reason::Fin)
@@ -205,8 +203,14 @@ async fn end(
 }
 
 impl Client<'_> {
-    async fn run(&mut self, down: &mut Wire, mut is_first: bool) -> Then {
+    /// Serves one request after the other; `is_new` unless the connection goes on after a rest.
+    async fn run(&mut self, down: &mut Wire, is_new: bool) -> Then {
+        let (mut is_first, mut rests) = (is_new, !is_new);
         loop {
+            // A rest goes on until there is a request, whatever ended its being parked.
+            if !std::mem::take(&mut rests) {
+                self.conn.rest(self.limits().idle_timeout);
+            }
             let head_bytes = match self.head(down, is_first).await {
                 Ok(bytes) => bytes,
                 Err(NoRequest::Rests) => return Then::Rest,
@@ -231,7 +235,6 @@ impl Client<'_> {
         down: &'f mut Wire,
         is_first: bool,
     ) -> impl Future<Output = Result<usize, NoRequest>> + 'f {
-        self.conn.rest(self.limits().idle_timeout);
         let (mut scan, mut has_begun) = (Scan::default(), false);
         poll_fn(move |cx| {
             if let Some(reason) = self.conn.poll_kill(cx) {
@@ -309,6 +312,16 @@ enum NoRequest {
     /// There has been none for a while.
     Rests,
     Killed(Reason),
+}
+
+/// Tells whether a client that wants the end has nothing to say any more, so that closing is no reset: the kernel delivers what was
+/// sent. TLS has word of its own of the end, in both directions.
+async fn has_said_all(down: &mut Wire, conn: &OpenConn) -> bool {
+    if !down.chunk.is_empty() || down.stream.negotiated().is_some() {
+        return false;
+    }
+    // What it said behind its request, against the rules.
+    poll_fn(|cx| Poll::Ready(!matches!(down.poll_more(cx, conn), Poll::Ready(Ok(true))))).await
 }
 
 /// Ends what is sent and waits a while for the client to close, too.

@@ -8,8 +8,10 @@
 //! again; what follows is found out there, as if it had never been parked.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -30,11 +32,12 @@ struct Parked {
 }
 
 /// All that rest on one worker.
-#[derive(Default)]
 pub(crate) struct Parking {
     // Boxed: what is left of a table after many have gone would be as large as it was with them.
     places: RefCell<Slab<Box<Parked>>>,
     bell: Arc<Bell>,
+    /// How many they are, on all workers.
+    count: Arc<AtomicU64>,
 }
 
 /// Who is to go on; written by whoever wakes, which is the worker's own thread nearly always.
@@ -84,31 +87,45 @@ impl Bell {
     }
 }
 
+impl Drop for Parking {
+    fn drop(&mut self) {
+        let left = self.places.get_mut().len() as u64;
+        self.count.fetch_sub(left, Ordering::Relaxed);
+    }
+}
+
 impl Parking {
+    /// Begins with none.
+    pub(crate) fn new(count: Arc<AtomicU64>) -> Self {
+        Self { places: RefCell::default(), bell: Arc::default(), count }
+    }
+
     /// Parks a connection until something happens to it.
     pub(super) fn park(local: &Rc<Local>, accepted: Accepted, resting: Resting) {
-        let Self { places, bell } = &local.parking;
+        let Self { places, bell, count } = &local.parking;
         let place = places.borrow().vacant_key();
         let waker = Waker::from(Arc::new(Ticket { place, bell: Arc::clone(bell) }));
         let cx = &mut Context::from_waker(&waker);
         let Resting { mut down, held } = resting;
         let conn = &held.guard.conn;
         if conn.poll_kill(cx).is_some() || down.poll_more(cx, &**conn).is_ready() {
-            // Just now: what it is is found out by whoever goes on.
+            // Hardly ever: what comes is taken note of between the polls of tasks, and this is within one.
             tokio::task::spawn_local(super::go_on(Rc::clone(local), accepted, Resting { down, held }));
             return;
         }
         let parked = Box::new(Parked { accepted, stream: down.stream, held });
         let taken = places.borrow_mut().insert(parked);
-        debug_assert_eq!(taken, place, "nobody else parks meanwhile");
+        assert_eq!(taken, place, "nobody else parks meanwhile");
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes tasks of those that go on, for as long as the worker lives.
-    pub(crate) async fn attend(local: Rc<Local>) {
+    pub(crate) async fn attend(local: Rc<Local>) -> Infallible {
         loop {
             for place in poll_fn(|cx| local.parking.bell.poll_places(cx)).await {
                 let parked = local.parking.places.borrow_mut().try_remove(place);
                 if let Some(parked) = parked {
+                    local.parking.count.fetch_sub(1, Ordering::Relaxed);
                     let Parked { accepted, stream, held } = *parked;
                     let resting = Resting { down: Wire::new(stream, Chunk::default()), held };
                     tokio::task::spawn_local(super::go_on(Rc::clone(&local), accepted, resting));

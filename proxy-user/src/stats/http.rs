@@ -212,6 +212,8 @@ fn add(count: &AtomicU64, more: u64) {
 pub struct HttpRegistry {
     services: Mutex<HashMap<ServiceId, Shards>>,
     rules: Mutex<Rules>,
+    /// Connections that rest without a task.
+    pub parked: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -325,7 +327,7 @@ impl HttpRegistry {
         if rules.others.all().next().is_some() {
             own.push((OTHERS.into(), String::new(), rules.others.sum()));
         }
-        HttpReading { services, rules: own }
+        HttpReading { services, rules: own, parked: self.parked.load(Ordering::Relaxed) }
     }
 }
 
@@ -339,6 +341,8 @@ pub struct HttpReading {
     pub services: Vec<(ServiceId, HttpTotals)>,
     /// By name of the route and index of the rule.
     pub rules: Vec<(Arc<str>, String, HttpTotals)>,
+    /// Connections that rest.
+    pub parked: u64,
 }
 
 /// Counters of all workers together.

@@ -151,7 +151,7 @@ impl Post {
             shared: Arc::clone(&self.shared),
             routes: RefCell::new(Routes::new(Arc::clone(&self.snapshot), self.index)),
             open: Rc::default(),
-            parking: Parking::default(),
+            parking: Parking::new(Arc::clone(&self.shared.stats.http.parked)),
             pipes: PipePool::new(PIPES),
             pool: UpstreamPool::new(PoolLimits::DEFAULT),
             http2: Rc::default(),
@@ -176,7 +176,7 @@ impl Post {
         let mut driving = tokio::task::spawn_local(async move { driver.run().await });
         let turns = Rc::clone(&local.turns);
         tokio::task::spawn_local(async move { turns.run().await });
-        tokio::task::spawn_local(Parking::attend(Rc::clone(&local)));
+        let mut attending = tokio::task::spawn_local(Parking::attend(Rc::clone(&local)));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut beats = tokio::time::interval(Duration::from_nanos(HEARTBEAT_NS));
@@ -196,6 +196,8 @@ impl Post {
                 biased;
                 // The driver ends only by an error or a bug, and without it nothing here can go on.
                 end = &mut driving => resume_unwind(why_ended(end)),
+                // Nor without who wakes connections that rest.
+                end = &mut attending => resume_unwind(why_ended(end.map(|never| match never {}))),
                 command = self.commands.recv() => match command.map(|command| self.handle_command(command)) {
                     Some(News::Nothing) => {}
                     Some(News::Snapshot(snapshot)) => local.routes.borrow_mut().handle_snapshot(snapshot),

@@ -53,9 +53,11 @@ impl Question {
         }
     }
 
-    /// What comes after an answer that was the last one. Behind a body an old client may send an empty line (RFC 9112, 2.2).
+    /// What comes after an answer that was the last one. Behind a body an old client may send an empty line (RFC 9112, 2.2), and
+    /// who wants a tunnel what goes into it.
     pub(super) fn after_last(self, framing: Framing) -> Then {
-        let is_done = !self.is_keep_alive && framing == Framing::Length(0);
+        let wants_tunnel = self.is_connect || self.is_upgrade;
+        let is_done = !self.is_keep_alive && framing == Framing::Length(0) && !wants_tunnel;
         if is_done { Then::Done } else { Then::Close(Reason::Fin) }
     }
 

@@ -43,6 +43,9 @@ impl Reading {
         let of = |figure: fn(&HttpTotals) -> u64| self.http_services().map(move |(l, t)| (l, figure(t)));
         let (name, help) = ("weir_http_requests_active", "Requests under way");
         table.gauge(name, help, ["service"], of(HttpTotals::active))?;
+        let (name, help) =
+            ("weir_http_connections_parked", "Connections of HTTP/1.1 between two requests that have rested");
+        table.gauge(name, help, [], [([], self.http.parked)])?;
         let (name, help) = ("weir_http_request_duration", "Time from a request's head to its end");
         table.seconds_histogram(name, help, ["service"], self.http_services())?;
         let (name, help) = ("weir_http_bytes_sent", "Bytes of bodies from clients to endpoints");
