@@ -8,6 +8,7 @@
 
 mod announce;
 mod detect;
+mod end;
 mod endpoint;
 mod http;
 mod l4;
@@ -27,11 +28,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use proxy_core::addr::{Cidr, ClientAddr, EndpointAddr, OriginalDst};
-use proxy_core::id::{EndpointId, ServiceId};
+use proxy_core::addr::{Cidr, ClientAddr, OriginalDst};
+use proxy_core::id::ServiceId;
 use proxy_core::outcome::Reason;
 use proxy_core::proxy_protocol::Header;
 use proxy_core::service::{Limits, Protocol, Service};
@@ -41,13 +41,12 @@ use proxy_io::clock::monotonic_ns;
 use proxy_io::netns::Netns;
 use proxy_io::{Chunk, sock};
 
+use self::end::{After, End, Served, tell, tell_end};
 use self::endpoint::count;
 use self::http::Resting;
 use self::l4::Downstream;
-use crate::forward::l4::Ending;
 use crate::forward::wire::Wire;
 use crate::pace::{CONNECTION_BYTES, Pacer};
-use crate::record::access::AccessRecord;
 use crate::stats::application::Attending;
 use crate::stats::conn::{BudgetGuard, ServiceStats};
 use crate::tls::Stream;
@@ -171,108 +170,6 @@ fn settle(local: &Rc<Local>, mut accepted: Accepted, after: After) {
                 attending.handle_move();
             }
         }
-    }
-}
-
-fn tell(local: &Local, accepted: &Accepted, served: Served) {
-    let Served { service, stats, endpoint, ending, is_told } = served;
-    tell_end(
-        local,
-        End {
-            client: accepted.client,
-            original_dst: accepted.original_dst,
-            lane: accepted.entry.lane(),
-            cgroup_id: accepted.cgroup_id,
-            attending: accepted.attending.as_ref(),
-            service: service.as_ref().map(|service| Arc::clone(&service.name)),
-            stats: &stats,
-            endpoint: endpoint.map(|(_, address)| address),
-            ending: &ending,
-            duration: Duration::from_nanos(monotonic_ns().saturating_sub(accepted.began_ns)),
-            is_told,
-        },
-    );
-}
-
-/// The end of a connection, with all that is told of it.
-struct End<'a> {
-    client: ClientAddr,
-    original_dst: OriginalDst,
-    /// Word of the lane.
-    lane: &'static str,
-    cgroup_id: u64,
-    attending: Option<&'a Attending>,
-    service: Option<Arc<str>>,
-    stats: &'a ServiceStats,
-    endpoint: Option<EndpointAddr>,
-    ending: &'a Ending,
-    duration: Duration,
-    /// Its requests were written down one by one.
-    is_told: bool,
-}
-
-/// Counts the end of a connection and writes it down.
-fn tell_end(local: &Local, end: End<'_>) {
-    let End { ending, endpoint, .. } = end;
-    end.stats.handle_end(ending.reason);
-    if let Some(attending) = end.attending {
-        attending.handle_end(ending.reason, ending.sent_bytes, ending.received_bytes);
-    }
-    tracing::debug!(
-        client = %end.client,
-        original_dst = %end.original_dst,
-        service = end.service.as_deref(),
-        endpoint = endpoint.map(tracing::field::display),
-        sent_bytes = ending.sent_bytes,
-        received_bytes = ending.received_bytes,
-        reason = ending.reason.as_str(),
-        "connection closed",
-    );
-    if end.is_told {
-        return;
-    }
-    local.shared.access.record(|| AccessRecord {
-        client: end.client,
-        original_dst: end.original_dst,
-        endpoint,
-        service: end.service,
-        lane: end.lane,
-        cgroup_id: end.cgroup_id,
-        sent_bytes: ending.sent_bytes,
-        received_bytes: ending.received_bytes,
-        duration: end.duration,
-        reason: ending.reason.as_str(),
-    });
-}
-
-/// What became of a connection's task.
-enum After {
-    /// The connection is over.
-    Over(Served),
-    /// It rests, and needs no task until something happens to it.
-    Rests(Box<Resting>),
-}
-
-impl From<Served> for After {
-    fn from(served: Served) -> Self {
-        Self::Over(served)
-    }
-}
-
-/// What became of a connection.
-struct Served {
-    service: Option<Arc<Service>>,
-    stats: Arc<ServiceStats>,
-    endpoint: Option<(EndpointId, EndpointAddr)>,
-    ending: Ending,
-    /// Its requests were written down one by one, with their bytes.
-    is_told: bool,
-}
-
-impl Served {
-    /// A connection that never reached an endpoint.
-    fn nowhere(service: Option<Arc<Service>>, stats: Arc<ServiceStats>, reason: Reason) -> Self {
-        Self { service, stats, endpoint: None, ending: Ending::of(reason), is_told: false }
     }
 }
 

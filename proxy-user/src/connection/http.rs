@@ -213,7 +213,6 @@ impl Client<'_> {
             }
             let head_bytes = match self.head(down, is_first).await {
                 Ok(bytes) => bytes,
-                Err(NoRequest::Rests) => return Then::Rest,
                 Err(none) => return boxed(move || self.handle_no_head(down, none)).await,
             };
             if std::mem::take(&mut is_first) && self.tls.is_none() && down.chunk[..head_bytes] == *PREFACE {
