@@ -17,7 +17,7 @@ const BYTES: usize = 64;
 /// Time between two looks at the memory; it counts as settled when this many looks, one after the other, have seen the same: who
 /// gives back what busy connections needed does so within seconds.
 const LOOK: Duration = Duration::from_millis(500);
-const EQUAL_LOOKS: usize = 5;
+const EQUAL_LOOKS: usize = 8;
 /// Looks at most.
 const LOOKS: usize = 40;
 
