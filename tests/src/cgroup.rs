@@ -79,10 +79,10 @@ impl Cgroup {
         &self.path
     }
 
-    /// A command that joins the cgroup before it becomes `program`.
+    /// A command that joins the cgroup before it becomes `program`; `wrap` makes the command that runs the one that joins.
     #[must_use]
-    pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("sh");
+    pub fn command(&self, wrap: impl FnOnce(&Path) -> Command, program: &Path) -> Command {
+        let mut command = wrap(Path::new("sh"));
         let script = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
         command.args(["-c", script]).arg(&self.path).arg(program);
         command

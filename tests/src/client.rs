@@ -36,11 +36,9 @@ impl Place<'_> {
     /// A command of this place.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
-        self.net.command(
-            self.side,
-            |nsenter| self.cgroup.map_or_else(|| Command::new(nsenter), |c| c.command(nsenter)),
-            program,
-        )
+        let within = |program: &Path| self.net.command(self.side, |nsenter| Command::new(nsenter), program);
+        // The network first: within the cgroup, Weir takes whatever network a process is in for that of an application.
+        self.cgroup.map_or_else(|| within(program), |cgroup| cgroup.command(within, program))
     }
 
     /// Starts a client: one of the functions in `python/main.py` with its arguments.
