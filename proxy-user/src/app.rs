@@ -364,6 +364,7 @@ impl Node {
         };
         tokio::select! {
             () = drained => {}
+            never = self.control.know_newcomers() => match never {},
             // A second signal means now; what was replaced has had none yet.
             () = signals.end(successor.is_some()) => {}
         }

@@ -79,6 +79,8 @@ pub struct Surroundings<'a> {
     pub may_steer: bool,
     /// Workers accept, and entries of original destinations stay until they are taken.
     pub may_probe: bool,
+    /// A newer process has copies of the listeners.
+    pub is_handing_over: bool,
 }
 
 /// The namespaces that are served.
@@ -136,6 +138,25 @@ impl Pods {
         self.node.close();
     }
 
+    /// Has nobody accept the first connections of new namespaces until these are followed again: whoever takes over does.
+    pub async fn pause_node_listeners(&mut self, workers: &[Worker]) {
+        self.node.pause(workers).await;
+    }
+
+    /// Takes what the older process has opened since it began to hand over.
+    pub fn take_over(&mut self, late: Sockets) {
+        self.taken_over.extend(late);
+    }
+
+    /// Makes namespaces known whose connections have been accepted and wait for that, and nothing else.
+    pub fn know(&self, wanted: impl Iterator<Item = Wanted>, shared: &Shared) {
+        for one in wanted.filter(|one| shared.namespaces.get(one.cookie).is_none()) {
+            if let Err(error) = Self::make_known(&one, shared) {
+                tracing::debug!(netns = one.name, %error, "cannot enter a network namespace");
+            }
+        }
+    }
+
     /// Closes what was taken over of namespaces that are not to be served any more: it would keep them alive.
     pub fn close_taken_over(&mut self) {
         let count = self.taken_over.close();
@@ -176,7 +197,10 @@ impl Pods {
             }
             self.report(&one, result);
         }
-        self.node.follow(&mut self.served, &mut self.taken_over, around).await;
+        // One that is opened now would not be handed over.
+        if !around.is_handing_over {
+            self.node.follow(&mut self.served, &mut self.taken_over, around).await;
+        }
     }
 
     /// The next probe of the node listener that ends; `None` if none is under way.
@@ -199,7 +223,7 @@ impl Pods {
 
     async fn open(&mut self, wanted: &Wanted, around: Surroundings<'_>) -> io::Result<()> {
         let cookie = wanted.cookie;
-        let Some(namespace) = Self::know(wanted, around)? else {
+        let Some(namespace) = Self::make_known(wanted, around.shared)? else {
             // Another one has taken its name since; the next look finds it.
             return Ok(());
         };
@@ -209,7 +233,11 @@ impl Pods {
         let value =
             NetnsValue { owner: u32::try_from(owner).unwrap_or(0), ..sources(netns, around.snapshot)? };
         let taken_over = &mut self.taken_over;
-        let opened = netns.within(|| listeners(cookie, taken_over))??;
+        let opened = match netns.within(|| listeners(cookie, taken_over))? {
+            // The older process has found it in the meantime, and hands that over, too.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !around.may_steer => return Ok(()),
+            opened => opened?,
+        };
         let inbound = Steered::new(netns, value.owner, wanted.cgroup_id);
         let (name, known_as) = (wanted.name.clone(), wanted.known_as.clone());
         let (listeners, reach) = (Vec::new(), Default::default());
@@ -227,10 +255,10 @@ impl Pods {
     }
 
     /// Makes a namespace known to the workers: connections from it may have come to the node listener, and wait for that.
-    fn know(wanted: &Wanted, around: Surroundings<'_>) -> io::Result<Option<Arc<Namespace>>> {
+    fn make_known(wanted: &Wanted, shared: &Shared) -> io::Result<Option<Arc<Namespace>>> {
         let Wanted { name, file, cookie, known_as, .. } = wanted;
-        let name = || around.shared.stats.applications.name(Key::Netns(*cookie), name, known_as.clone());
-        if let Some(namespace) = around.shared.namespaces.get(*cookie) {
+        let name = || shared.stats.applications.name(Key::Netns(*cookie), name, known_as.clone());
+        if let Some(namespace) = shared.namespaces.get(*cookie) {
             name();
             return Ok(Some(namespace));
         }
@@ -238,9 +266,9 @@ impl Pods {
         if netns.cookie() != *cookie {
             return Ok(None);
         }
-        let share = around.shared.budget.share(*cookie);
+        let share = shared.budget.share(*cookie);
         let namespace = Arc::new(Namespace { netns, share, application: name() });
-        around.shared.namespaces.put(Arc::clone(&namespace));
+        shared.namespaces.put(Arc::clone(&namespace));
         Ok(Some(namespace))
     }
 

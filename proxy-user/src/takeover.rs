@@ -36,7 +36,7 @@ pub use self::arrive::{Arrivals, Arrive};
 pub use self::carry::{Carrier, Given, MOST_STOPPED};
 pub use self::give::{Ask, Giver, Outcome, Successor};
 pub use self::sockets::{NamedSockets, SocketName, Sockets};
-pub use self::take::{Begun, Taking, begin};
+pub use self::take::{Begun, HandedOver, Taking, begin};
 
 /// File name of the socket, in the run folder.
 pub const SOCKET: &str = "takeover.sock";

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use proxy_tests::client::{Client, Place};
@@ -259,6 +260,37 @@ fn a_node_listener_is_where_the_config_says() {
     weir.reload(&config);
     wait::until_true("it to be missed", SOON, || weir.log().contains("cannot listen on 10.77.0.99:0"));
     assert!(is_refused(&world, &weir, 20..30));
+}
+
+#[test]
+fn no_newcomer_is_lost_between_two_weirs() {
+    const TAKEOVERS: usize = 8;
+    let Some(world) = World::new() else { return };
+    world.net.connect_pods().expect("root may");
+    let grid = Grid::new(&world);
+    let config = config(&world, &grid);
+    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
+    let _first = lead(&world, &weir);
+    let (next, is_over) = (AtomicU8::new(0), AtomicBool::new(false));
+    let asked = std::thread::scope(|scope| {
+        let ask = || {
+            let mut asked = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                let number = 10 + next.fetch_add(1, Ordering::Relaxed) % 200;
+                asked.push(ask_first(&world, number));
+                world.net.remove_pod(number);
+            }
+            asked
+        };
+        let asking = [(); 2].map(|()| scope.spawn(ask));
+        for _ in 0..TAKEOVERS {
+            let mut older = weir.take_over(&config);
+            assert!(older.wait(SOON).success());
+        }
+        is_over.store(true, Ordering::Relaxed);
+        asking.map(|asking| asking.join().expect("it asks")).concat()
+    });
+    assert!(asked.len() > 2 * TAKEOVERS && asked.iter().all(|one| one == "four"), "{asked:?}");
 }
 
 #[test]

@@ -19,7 +19,9 @@ use crate::admin;
 use crate::bug;
 use crate::control::{Control, End};
 use crate::stats::carried::Counts;
-use crate::takeover::{self, Begun, NamedSockets, Outcome, SocketName, Sockets, Successor, Taking};
+use crate::takeover::{
+    self, Begun, HandedOver, NamedSockets, Outcome, SocketName, Sockets, Successor, Taking,
+};
 
 /// Longest wait for a Weir that is starting or ending: a drain of the usual length, and then some.
 const LATER_TIME: Duration = Duration::from_secs(60);
@@ -123,15 +125,15 @@ impl Node {
         let wait = tokio::task::spawn_blocking(move || {
             let programs: Vec<(&str, BorrowedFd<'_>)> =
                 kernel.programs().map(|(hook, program)| (hook.name, program.as_fd())).collect();
-            taking.ready(&programs, &socket).map(|counts| (taking, counts))
+            taking.ready(&programs, &socket).map(|handed_over| (taking, handed_over))
         });
-        let (taking, counts) = tokio::select! {
+        let (taking, HandedOver { late, counts }) = tokio::select! {
             taken = wait => taken?.context("the process that runs goes on")?,
             () = signals.end(false) => bail!("told to end before it had taken over"),
         };
         // Hooks that the other did not know.
         attach::attach(&self.kernel, &self.hierarchy.mount, &self.pins).context("cannot attach")?;
-        self.control.take_over().await?;
+        self.control.take_over(late).await?;
         lock.as_mut().map_or(Ok(()), RunLock::announce).context("cannot write the process id")?;
         // Before anybody can ask for them.
         counts.iter().for_each(|counts| self.handle.shared().stats.import(counts));
@@ -174,6 +176,7 @@ impl Node {
         admin: &admin::Server,
         lock: &mut Option<RunLock>,
     ) -> bool {
+        self.control.hand_over().await;
         // Who asks for counters waits for the one who has them all.
         tokio::select! {
             () = admin.pause() => {}
@@ -183,7 +186,8 @@ impl Node {
         self.health = Counts::of_health(&self.control.health());
         let switch = |programs: &[(String, OwnedFd)]| attach::hand_over(programs, &self.pins);
         let counts = || super::carry::counts(&self.handle, &self.health);
-        let outcome = tokio::task::block_in_place(|| successor.hand_over(switch, counts));
+        let sockets = self.control.pod_sockets();
+        let outcome = tokio::task::block_in_place(|| successor.hand_over(sockets, switch, counts));
         let Outcome::Failed(error) = outcome else {
             tracing::info!(process = successor.process(), "a newer process has taken over");
             return true;

@@ -27,7 +27,7 @@ use super::probe::probe;
 use super::{Pod, Surroundings};
 use crate::listener::{Listening, Purpose, open_proxied};
 use crate::takeover::{SocketName, Sockets};
-use crate::worker::Command;
+use crate::worker::{Command, Worker};
 
 /// Time before a namespace that did not reach the listener is asked again, twice as long each time: addresses, routes and policies of a
 /// new pod may come late.
@@ -87,6 +87,21 @@ struct Open {
     socket: Arc<OwnedFd>,
     /// Some namespace has reached it, which may be gone.
     was_reached: bool,
+    /// Nobody accepts from it just now.
+    is_paused: bool,
+}
+
+impl Open {
+    fn listening(&self) -> Listening {
+        let Self { address, socket, .. } = self;
+        let (socket, purpose) = (Arc::clone(socket), Purpose::Node(*address));
+        Listening { socket, address: SocketAddr::from(*address), purpose }
+    }
+
+    async fn tell(&self, command: Command, workers: &[Worker]) -> io::Result<()> {
+        let sent = workers[self.owner as usize].mailbox.send(command).await;
+        sent.map_err(|_| io::Error::other("the worker has ended"))
+    }
 }
 
 impl NodeListeners {
@@ -103,6 +118,14 @@ impl NodeListeners {
 
     pub(super) fn close(&mut self) {
         self.each.iter_mut().for_each(|one| one.open = None);
+    }
+
+    /// Has nobody accept from them until they are followed again: what comes meanwhile waits in the kernel.
+    pub(super) async fn pause(&mut self, workers: &[Worker]) {
+        for open in self.each.iter_mut().filter_map(|one| one.open.as_mut()) {
+            let command = Command::Unlisten(open.listening().name());
+            open.is_paused = open.tell(command, workers).await.is_ok();
+        }
     }
 
     pub(super) fn status(&self) -> Vec<NodeListenerStatus> {
@@ -178,6 +201,10 @@ impl OneFamily {
         if let Some(socket) = taken_over.take(&SocketName::Node { family: self.family }) {
             self.listen(socket, true, around).await?;
         }
+        if let Some(open) = self.open.as_mut().filter(|open| open.is_paused) {
+            open.tell(Command::Listen(open.listening()), around.workers).await?;
+            open.is_paused = false;
+        }
         let wanted = self.wanted(served, around);
         if wanted == self.ip() {
             return Ok(());
@@ -235,24 +262,19 @@ impl OneFamily {
     ) -> io::Result<()> {
         let socket = Arc::new(socket);
         let address = Addr::from(sock::local_addr(&socket)?);
-        let owner = self.family as usize % around.workers.len();
-        let (shown, purpose) = (Arc::clone(&socket), Purpose::Node(address));
-        let listening = Listening { socket: shown, address: address.into(), purpose };
-        let sent = around.workers[owner].mailbox.send(Command::Listen(listening)).await;
-        sent.map_err(|_| io::Error::other("the worker has ended"))?;
-        around.maps.listeners.put(&ListenerKey::node(self.family), socket.as_fd())?;
-        let owner = u32::try_from(owner).unwrap_or(0);
-        self.open = Some(Open { address, owner, socket, was_reached });
+        let owner = u32::try_from(self.family as usize % around.workers.len()).unwrap_or(0);
+        let open = Open { address, owner, socket, was_reached, is_paused: false };
+        open.tell(Command::Listen(open.listening()), around.workers).await?;
+        around.maps.listeners.put(&ListenerKey::node(self.family), open.socket.as_fd())?;
+        self.open = Some(open);
         Ok(())
     }
 
     async fn unlisten(&mut self, served: &mut HashMap<u64, Pod>, around: Surroundings<'_>) {
-        let Some(Open { address, owner, socket, .. }) = self.open.take() else { return };
+        let Some(open) = self.open.take() else { return };
         self.show(served, around.maps);
         let _ = around.maps.listeners.remove(&ListenerKey::node(self.family));
-        let listening = Listening { socket, address: address.into(), purpose: Purpose::Node(address) };
-        let command = Command::Unlisten(listening.name());
-        let _ = around.workers[owner as usize].mailbox.send(command).await;
+        let _ = open.tell(Command::Unlisten(open.listening().name()), around.workers).await;
         for pod in served.values_mut() {
             pod.reach[self.family as usize] = Reach::default();
         }

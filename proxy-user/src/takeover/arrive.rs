@@ -55,7 +55,7 @@ impl Arrivals {
             };
             match said {
                 Carried::Counters(counts) => counts.iter().for_each(|counts| to.handle_counts(counts)),
-                Carried::Counted => {}
+                Carried::Sockets(_) | Carried::Counted => {}
                 Carried::Connections(moving) => {
                     let parcels = unpack(&self.stream, moving, fds)?;
                     self.take(parcels, to)?;

@@ -1,7 +1,8 @@
 //! The older process's side.
 
+use std::collections::HashSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -135,6 +136,7 @@ fn talk(stream: UnixStream, place: &Place, runtime: &Runtime) -> io::Result<Prep
         sockets.push((name.clone(), fd.try_clone()?));
     }
     let (names, fds): (Vec<SocketName>, Vec<OwnedFd>) = sockets.into_iter().unzip();
+    let offered = names.iter().cloned().collect();
     let offer = Offer {
         abi: ABI_VERSION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -160,6 +162,7 @@ fn talk(stream: UnixStream, place: &Place, runtime: &Runtime) -> io::Result<Prep
         stream,
         process: hello.process,
         programs,
+        offered,
         admin_socket: ready.admin_socket,
         ledger: (hello.carriage == CARRIAGE).then(Ledger::default),
         _resolve: resolve,
@@ -196,6 +199,8 @@ pub struct Successor {
     stream: UnixStream,
     process: u32,
     programs: Vec<(String, OwnedFd)>,
+    /// Sockets of which it has copies.
+    offered: HashSet<SocketName>,
     admin_socket: PathBuf,
     /// What it knows of this process's counters; none if it does not understand them, nor connections.
     ledger: Option<Ledger>,
@@ -234,13 +239,15 @@ impl Successor {
         Ok(Some(Carrier::new(self.stream.try_clone()?, ledger)))
     }
 
-    /// Hands over: `switch` gives each hook to the programs of the other, then that is told together with all counters, and it says
-    /// that it serves. From `counts` on nobody may be shown this process's own counters any more.
+    /// Hands over: `switch` gives each hook to the programs of the other, then that is told together with the `sockets` that it does
+    /// not have yet and all counters, and it says that it serves. From `counts` on nobody may be shown this process's own counters
+    /// any more.
     ///
     /// Blocks for some milliseconds; if the other hangs just then, for seconds: it has everything then, as a process that
     /// hangs later has.
-    pub fn hand_over(
+    pub fn hand_over<'a>(
         &mut self,
+        sockets: impl Iterator<Item = (SocketName, &'a Arc<OwnedFd>)>,
         switch: impl FnOnce(&[(String, OwnedFd)]) -> io::Result<()>,
         counts: impl FnOnce() -> Vec<Counts>,
     ) -> Outcome {
@@ -250,6 +257,11 @@ impl Successor {
         }
         let mut told = send(&self.stream, &Verdict::Yours, &[]);
         if let Some(ledger) = &mut self.ledger {
+            let late = sockets.filter(|(name, _)| !self.offered.contains(name));
+            let (names, fds): (Vec<_>, Vec<_>) = late.map(|(name, socket)| (name, socket.as_fd())).unzip();
+            if !names.is_empty() {
+                told = told.and_then(|()| send(&self.stream, &Carried::Sockets(names), &fds));
+            }
             told = told
                 .and_then(|()| say_counters(&self.stream, ledger.difference(counts())))
                 .and_then(|()| send(&self.stream, &Carried::Counted, &[]));
@@ -294,13 +306,15 @@ mod tests {
         let (resolve, _) = oneshot::channel();
         let admin_socket = PathBuf::from("/x");
         let ledger = Some(Ledger::default());
-        (Successor { stream, process: 1, programs, admin_socket, ledger, _resolve: resolve }, other)
+        let offered = HashSet::from([SocketName::Lock]);
+        (Successor { stream, process: 1, programs, offered, admin_socket, ledger, _resolve: resolve }, other)
     }
 
     #[test]
     fn programs_that_cannot_be_switched_to_are_refused() {
         let (mut successor, other) = successor();
-        let outcome = successor.hand_over(|_| Err(io::Error::other("no such link")), Vec::new);
+        let outcome =
+            successor.hand_over(std::iter::empty(), |_| Err(io::Error::other("no such link")), Vec::new);
         assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
         let (verdict, _) = recv::<Verdict>(&other).unwrap();
         assert_eq!(verdict, Verdict::Refused("no such link".to_owned()));
@@ -316,6 +330,7 @@ mod tests {
                 }
             });
             let outcome = successor.hand_over(
+                std::iter::empty(),
                 |programs| {
                     assert_eq!(programs[0].0, "a");
                     Ok(())
@@ -332,8 +347,14 @@ mod tests {
         let (mut successor, other) = successor();
         send(&other, &Serving {}, &[]).unwrap();
         let counts = || vec![Counts::new(Owner::Process, &[("reloads", 3)])];
-        assert!(matches!(successor.hand_over(|_| Ok(()), counts), Outcome::HandedOver));
+        let file = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
+        let late = SocketName::Pod { netns_cookie: 7, family: 0 };
+        let sockets = [SocketName::Lock, late.clone()].map(|name| (name, &file));
+        let outcome = successor.hand_over(sockets.into_iter(), |_| Ok(()), counts);
+        assert!(matches!(outcome, Outcome::HandedOver));
         assert_eq!(recv::<Verdict>(&other).unwrap().0, Verdict::Yours);
+        let (said, fds) = recv::<Carried>(&other).unwrap();
+        assert_eq!((said, fds.len()), (Carried::Sockets(vec![late]), 1), "only what it does not have");
         assert_eq!(recv::<Carried>(&other).unwrap().0, Carried::Counters(counts()));
         assert_eq!(recv::<Carried>(&other).unwrap().0, Carried::Counted);
     }
@@ -344,7 +365,8 @@ mod tests {
         successor.ledger = None;
         send(&other, &Serving {}, &[]).unwrap();
         let counts = || -> Vec<Counts> { panic!("nobody wants them") };
-        assert!(matches!(successor.hand_over(|_| Ok(()), counts), Outcome::HandedOver));
+        let outcome = successor.hand_over(std::iter::empty(), |_| Ok(()), counts);
+        assert!(matches!(outcome, Outcome::HandedOver));
         assert!(successor.carrier().unwrap().is_none());
         drop(successor);
         assert_eq!(recv::<Verdict>(&other).unwrap().0, Verdict::Yours);

@@ -15,9 +15,9 @@ use crate::stats::carried::Counts;
 
 /// Version of what is said here. The first message of each side is understood by every version.
 pub(super) const PROTOCOL: u32 = 3;
-/// Format of what the older process says after `Yours`: counters, and connections with their bytes. A process that knows another
+/// Format of what the older process says after `Yours`: late sockets, counters, and connections with their bytes. A process that knows another
 /// format, or none, is told nothing, and the connections end where they are.
-pub(super) const CARRIAGE: u32 = 2;
+pub(super) const CARRIAGE: u32 = 3;
 /// Longest message: a few dozen bytes for each socket, two sockets for each of 4,096 namespaces.
 const MESSAGE_BYTES: u32 = 16 << 20;
 /// Most descriptors: the same, and as many listeners of the config.
@@ -90,6 +90,8 @@ pub(super) struct Serving {}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Carried {
+    /// Listeners that were opened after the offer, if any; their descriptors come along. Before any counters.
+    Sockets(Vec<SocketName>),
     /// Counters to be added.
     Counters(Vec<Counts>),
     /// Those were all; only now the newer one may show its own.

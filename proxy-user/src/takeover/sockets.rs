@@ -76,6 +76,12 @@ impl FromIterator<(SocketName, OwnedFd)> for Sockets {
     }
 }
 
+impl Extend<(SocketName, OwnedFd)> for Sockets {
+    fn extend<T: IntoIterator<Item = (SocketName, OwnedFd)>>(&mut self, more: T) {
+        self.0.extend(more);
+    }
+}
+
 impl IntoIterator for Sockets {
     type Item = (SocketName, OwnedFd);
     type IntoIter = std::collections::hash_map::IntoIter<SocketName, OwnedFd>;

@@ -35,6 +35,15 @@ pub struct Taking {
     carries: bool,
 }
 
+/// What comes with the word that everything is this process's.
+#[derive(Debug, Default)]
+pub struct HandedOver {
+    /// Listeners that the other opened after its offer.
+    pub late: Sockets,
+    /// What it has counted so far.
+    pub counts: Vec<Counts>,
+}
+
 /// Asks the process that serves a socket to hand over.
 ///
 /// # Errors
@@ -91,12 +100,11 @@ impl Taking {
         &self.pins
     }
 
-    /// Says that everything is prepared, and waits until the other has let go: the kernel runs these programs then. Gives what the
-    /// other has counted so far.
+    /// Says that everything is prepared, and waits until the other has let go: the kernel runs these programs then.
     ///
     /// # Errors
     /// If the other keeps everything, or is gone.
-    pub fn ready(&self, programs: &[(&str, BorrowedFd<'_>)], admin_socket: &Path) -> io::Result<Vec<Counts>> {
+    pub fn ready(&self, programs: &[(&str, BorrowedFd<'_>)], admin_socket: &Path) -> io::Result<HandedOver> {
         let ready = Ready {
             programs: programs.iter().map(|(name, _)| (*name).to_owned()).collect(),
             admin_socket: admin_socket.to_owned(),
@@ -104,19 +112,20 @@ impl Taking {
         let fds: Vec<BorrowedFd<'_>> = programs.iter().map(|(_, fd)| *fd).collect();
         send(&self.stream, &ready, &fds)?;
         match recv::<Verdict>(&self.stream)?.0 {
-            Verdict::Yours if self.carries => self.counters(),
-            Verdict::Yours => Ok(Vec::new()),
+            Verdict::Yours if self.carries => self.carried(),
+            Verdict::Yours => Ok(HandedOver::default()),
             Verdict::Refused(reason) => Err(io::Error::other(reason)),
         }
     }
 
-    fn counters(&self) -> io::Result<Vec<Counts>> {
-        let mut all = Vec::new();
+    fn carried(&self) -> io::Result<HandedOver> {
+        let mut all = HandedOver::default();
         loop {
-            match recv::<Carried>(&self.stream)?.0 {
-                Carried::Counters(some) => all.extend(some),
-                Carried::Counted => return Ok(all),
-                Carried::Connections(_) => {
+            match recv::<Carried>(&self.stream)? {
+                (Carried::Sockets(names), fds) => all.late.extend(names.into_iter().zip(fds)),
+                (Carried::Counters(some), _) => all.counts.extend(some),
+                (Carried::Counted, _) => return Ok(all),
+                (Carried::Connections(_), _) => {
                     let text = "connections before anybody serves them";
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 }

@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_core::health::EndpointReport;
 use proxy_core::id::EndpointId;
 
 use super::{Control, Phase};
-use crate::takeover::{Ask, SocketName};
+use crate::takeover::{Ask, SocketName, Sockets};
 use crate::worker::Command;
 
 /// Longest time for the first checks of a process that takes over. Each endpoint's first check begins within 100 ms, so
@@ -42,11 +43,11 @@ impl Control {
         self.publish_health().await;
     }
 
-    /// Makes this process the one that serves: the other has just let go.
+    /// Makes this process the one that serves: the other has just let go, and had opened `late` after it had begun to.
     ///
     /// # Errors
     /// If the kernel's records cannot be read.
-    pub async fn take_over(&mut self) -> io::Result<()> {
+    pub async fn take_over(&mut self, late: Sockets) -> io::Result<()> {
         self.parts.records.reopen()?;
         for worker in self.parts.workers.iter() {
             let _ = worker.mailbox.send(Command::Release).await;
@@ -54,9 +55,10 @@ impl Control {
         self.parts.is_taking_over = false;
         self.save_names();
         self.listeners.close_taken_over();
-        self.pods.close_taken_over();
+        self.pods.take_over(late);
         // Connections to applications, before the other one takes them no more.
         self.look_for_pods().await;
+        self.pods.close_taken_over();
         Ok(())
     }
 
@@ -98,6 +100,16 @@ impl Control {
         let all = home.chain(self.listeners.sockets()).chain(self.pods.sockets());
         let copies = all.map(|(name, socket)| Ok((name, socket.try_clone()?)));
         copies.collect::<io::Result<_>>().map_err(|error| format!("it cannot copy its sockets: {error}"))
+    }
+
+    /// Lets go of what the other is to accept from the very beginning.
+    pub async fn hand_over(&mut self) {
+        self.pods.pause_node_listeners(&self.parts.workers).await;
+    }
+
+    /// What is accepted from in other network namespaces.
+    pub fn pod_sockets(&self) -> impl Iterator<Item = (SocketName, &Arc<OwnedFd>)> {
+        self.pods.sockets()
     }
 
     /// Goes on as if nobody had wanted to take over.

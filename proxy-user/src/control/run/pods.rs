@@ -1,5 +1,7 @@
 //! Following pods: which of them scopes mean, and the network namespaces of the scopes.
 
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,10 +29,11 @@ impl Control {
             cgroup_id: 0,
         });
         // What has a name in the config is called by it.
-        let selection = &self.parts.selection;
-        let wanted = self.parts.finder.wanted(|cgroup| selection.known_as(cgroup, snapshot)).chain(named);
-        let may_probe = self.parts.status.phase == Phase::Ready;
-        let around = Surroundings { snapshot, shared, maps, workers, kernel, may_steer, may_probe };
+        let wanted = self.parts.found(snapshot).chain(named);
+        let status = &self.parts.status;
+        let (may_probe, is_handing_over) = (status.phase == Phase::Ready, status.is_handing_over);
+        let around =
+            Surroundings { snapshot, shared, maps, workers, kernel, may_steer, may_probe, is_handing_over };
         self.pods.follow(wanted, around).await;
         self.show_node_listeners();
     }
@@ -53,11 +56,22 @@ impl Control {
 
     /// Serves the namespaces that the kernel programs told of.
     pub(super) async fn handle_newcomers(&mut self) {
-        while let Some(newcomer) = self.parts.newcomers.poll_event() {
-            self.parts.finder.handle_newcomer(newcomer.netns_cookie, newcomer.process);
-        }
+        self.parts.find_newcomers();
         let snapshot = Arc::clone(&self.snapshot);
         self.follow_pods(&snapshot).await;
+    }
+
+    /// Makes namespaces known while workers drain: connections of new ones have been accepted and wait for that.
+    pub async fn know_newcomers(&mut self) -> Infallible {
+        let mut look = tokio::time::interval(super::RECORDS_INTERVAL);
+        let snapshot = Arc::clone(&self.snapshot);
+        loop {
+            look.tick().await;
+            self.parts.find_newcomers();
+            let treated = self.parts.selection.treated(&snapshot);
+            self.parts.find_namespaces(&snapshot, &treated);
+            self.pods.know(self.parts.found(&snapshot), &self.parts.shared);
+        }
     }
 
     /// Looks for pods that scopes mean, and for namespaces in the cgroups of the scopes.
@@ -68,19 +82,14 @@ impl Control {
     }
 
     async fn follow_selection(&mut self, snapshot: &Snapshot) {
-        let Parts { selection, publisher, finder, .. } = &mut self.parts;
+        let Parts { selection, publisher, .. } = &mut self.parts;
         let treated = selection.treated(snapshot);
         let failed = publisher.set_pods(&treated).err().map(|error| error.to_string());
         if let Some(error) = failed.as_ref().filter(|_| failed != self.pods_error) {
             tracing::warn!(%error, "not every pod is followed as the scopes say; it is tried again");
         }
         self.pods_error = failed;
-        let named = snapshot.intercept.scopes.iter().filter_map(|scope| match scope {
-            Scope::Cgroup(path) => Some(path.as_str()),
-            Scope::Netns(_) | Scope::Pods(_) => None,
-        });
-        let pods = treated.iter().filter(|(treatment, _)| *treatment == Treatment::Caught);
-        finder.look(Instant::now(), named.chain(pods.map(|(_, path)| path.as_str())));
+        self.parts.find_namespaces(snapshot, &treated);
         self.follow_pods(snapshot).await;
         let status = self.parts.selection.status();
         if status != self.parts.status.pods {
@@ -113,5 +122,29 @@ impl Control {
         if let Ok(Some(answer)) = answered {
             self.handle_kubelet(answer).await;
         }
+    }
+}
+
+impl Parts {
+    /// Takes up what the kernel programs told of.
+    fn find_newcomers(&mut self) {
+        while let Some(newcomer) = self.newcomers.poll_event() {
+            self.finder.handle_newcomer(newcomer.netns_cookie, newcomer.process);
+        }
+    }
+
+    /// Looks for namespaces in the cgroups of the scopes and of the pods that they mean.
+    fn find_namespaces(&mut self, snapshot: &Snapshot, treated: &BTreeSet<(Treatment, String)>) {
+        let named = snapshot.intercept.scopes.iter().filter_map(|scope| match scope {
+            Scope::Cgroup(path) => Some(path.as_str()),
+            Scope::Netns(_) | Scope::Pods(_) => None,
+        });
+        let pods = treated.iter().filter(|(treatment, _)| *treatment == Treatment::Caught);
+        self.finder.look(Instant::now(), named.chain(pods.map(|(_, path)| path.as_str())));
+    }
+
+    /// The namespaces that were found.
+    fn found(&self, snapshot: &Snapshot) -> impl Iterator<Item = Wanted> {
+        self.finder.wanted(|cgroup| self.selection.known_as(cgroup, snapshot))
     }
 }
