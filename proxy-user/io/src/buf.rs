@@ -143,6 +143,32 @@ impl Chunk {
         Chunk { storage: Storage::Bundle(chunks), start: 0, end }
     }
 
+    /// Puts another one behind it, without copying either.
+    pub(crate) fn push(&mut self, chunk: Chunk) {
+        if self.is_empty() {
+            *self = chunk;
+            return;
+        }
+        match &mut self.storage {
+            Storage::Bundle(parts) if !chunk.is_bundle() && !chunk.is_empty() => {
+                self.end += offset(chunk.len());
+                parts.push_back(chunk);
+            }
+            _ => *self = Chunk::join(std::mem::take(self), chunk),
+        }
+    }
+
+    /// Takes out the first of several, or everything.
+    pub(crate) fn pop(&mut self) -> Chunk {
+        let Storage::Bundle(parts) = &mut self.storage else { return std::mem::take(self) };
+        let first = parts.pop_front().unwrap_or_default();
+        self.end -= offset(first.len());
+        if parts.len() <= 1 {
+            *self = parts.pop_front().unwrap_or_default();
+        }
+        first
+    }
+
     pub(crate) fn is_bundle(&self) -> bool {
         matches!(self.storage, Storage::Bundle(_))
     }
@@ -214,6 +240,14 @@ impl Chunk {
         heap.extend_from_slice(bytes);
         self.end = offset(heap.len());
         true
+    }
+
+    /// As [`Chunk::try_append`], to the last of several.
+    pub(crate) fn try_append_to_last(&mut self, bytes: &[u8]) -> bool {
+        let Storage::Bundle(parts) = &mut self.storage else { return self.try_append(bytes) };
+        let did = parts.back_mut().is_some_and(|last| last.try_append(bytes));
+        self.end += if did { offset(bytes.len()) } else { 0 };
+        did
     }
 
     /// Wraps the first `len` bytes of a ring buffer.
@@ -303,6 +337,22 @@ mod tests {
         let mut chunk = bundle();
         chunk.truncate(0);
         assert!(chunk.is_empty() && chunk.parts().next().is_none());
+    }
+
+    #[test]
+    fn chunks_are_pushed_and_popped_in_order() {
+        let of = |bytes: &[u8]| Chunk::from(bytes.to_vec());
+        let mut row = Chunk::default();
+        for part in [&b"ab"[..], b"", b"c", b"de"] {
+            row.push(of(part));
+        }
+        assert!(row.try_append_to_last(b"f"));
+        assert_eq!((row.len(), &row.pop()[..], row.len()), (6, &b"ab"[..], 4));
+        row.push(of(b"g"));
+        assert_eq!([&row.pop()[..], &row.pop()[..]], [b"c", &b"def"[..]]);
+        assert!(row.try_append_to_last(b"h") && !row.is_bundle());
+        assert_eq!(&row.pop()[..], b"gh");
+        assert!(row.is_empty() && row.pop().is_empty() && !row.try_append_to_last(b"i"));
     }
 
     #[test]

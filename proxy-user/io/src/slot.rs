@@ -1,6 +1,5 @@
 //! What the ring driver knows about one socket, and how a completion finds it again.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::task::Waker;
@@ -203,50 +202,42 @@ impl Slot {
     }
 }
 
-/// Received chunks that nobody has taken yet. Empty, it holds no allocation.
+/// Received bytes that nobody has taken yet. Empty, it holds no allocation.
 #[derive(Default)]
 pub(crate) struct Queue {
-    /// Empty if and only if the queue is.
-    first: Chunk,
-    more: VecDeque<Chunk>,
-    bytes: usize,
+    /// A bundle if they came in several chunks.
+    all: Chunk,
     /// Bytes that do not sit in leased buffers.
     heap_bytes: u64,
     /// Chunks that do.
-    leases: usize,
+    leases: u32,
 }
 
 impl Queue {
     pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_empty()
+        self.all.is_empty()
     }
 
     pub(crate) fn leases(&self) -> usize {
-        self.leases
+        self.leases as usize
     }
 
     pub(crate) fn len_bytes(&self) -> usize {
-        self.bytes
+        self.all.len()
     }
 
     pub(crate) fn push(&mut self, chunk: Chunk) {
-        self.bytes += chunk.len();
         self.heap_bytes += heap_bytes(&chunk);
-        self.leases += usize::from(chunk.is_leased());
-        if self.first.is_empty() {
-            self.first = chunk;
-        } else {
-            self.more.push_back(chunk);
-        }
+        self.leases += u32::from(chunk.is_leased());
+        self.all.push(chunk);
     }
 
     /// Adds a copy of `bytes`, to the last chunk if that is on the heap as well: many small pieces must not
     /// cost an allocation each.
     pub(crate) fn push_copy(&mut self, bytes: &[u8]) {
-        let last = self.more.back_mut().unwrap_or(&mut self.first);
-        if last.try_append(bytes) {
-            self.bytes += bytes.len();
-            self.heap_bytes += bytes.len() as u64;
+        let before = self.len_bytes();
+        if self.all.try_append_to_last(bytes) {
+            self.heap_bytes += (self.len_bytes() - before) as u64;
         } else {
             self.push(Chunk::from(bytes.to_vec()));
         }
@@ -254,39 +245,27 @@ impl Queue {
 
     /// Takes everything at once, as a bundle if it is several chunks.
     pub(crate) fn pop_all(&mut self) -> Option<Chunk> {
-        if self.is_empty() {
-            return None;
-        }
-        let mut all = std::mem::take(self);
-        all.more.push_front(all.first);
-        Some(Chunk::bundle(all.more))
+        let all = std::mem::take(self).all;
+        (!all.is_empty()).then_some(all)
     }
 
     pub(crate) fn pop(&mut self) -> Option<Chunk> {
-        let chunk = std::mem::take(&mut self.first);
+        let chunk = self.all.pop();
         if chunk.is_empty() {
             return None;
         }
-        self.bytes -= chunk.len();
         self.heap_bytes -= heap_bytes(&chunk);
-        self.leases -= usize::from(chunk.is_leased());
-        match self.more.pop_front() {
-            Some(next) => self.first = next,
-            None => self.more = VecDeque::new(),
-        }
+        self.leases -= u32::from(chunk.is_leased());
         Some(chunk)
     }
 
     /// Copies everything into one heap allocation, so that no buffer is held.
     pub(crate) fn detach(&mut self) {
-        if self.leases == 0 {
-            return;
+        if self.leases > 0 {
+            let mut all = std::mem::take(self).all;
+            all.detach();
+            self.push(all);
         }
-        let mut all = Vec::with_capacity(self.bytes);
-        while let Some(chunk) = self.pop() {
-            all.extend_from_slice(&chunk);
-        }
-        self.push(Chunk::from(all));
     }
 }
 
@@ -325,6 +304,6 @@ mod tests {
 
     #[test]
     fn a_slot_is_small() {
-        assert!(size_of::<Slot>() <= 320, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 200, "{}", size_of::<Slot>());
     }
 }
