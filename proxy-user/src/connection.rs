@@ -71,8 +71,6 @@ pub(crate) struct Accepted {
     pub(crate) cgroup_id: u64,
     /// Counts it as one of its application; none of a listener of the config.
     pub(crate) attending: Option<Attending>,
-    /// The client may be on another machine.
-    pub(crate) is_remote: bool,
     /// The application's network namespace, if it is not Weir's own.
     pub(crate) netns: Option<Arc<Netns>>,
     /// When, on the machine's monotonic clock.
@@ -83,6 +81,18 @@ pub(crate) struct Accepted {
     pub(crate) _budget: BudgetGuard,
     /// Whether its end has been counted.
     pub(crate) told: Told,
+}
+
+impl Accepted {
+    /// The client may be on another machine.
+    pub(crate) fn is_remote(&self) -> bool {
+        !matches!(self.entry, Entry::Intercepted(_))
+    }
+
+    /// The counters in which it is open.
+    pub(crate) fn stats<'a>(&'a self, local: &'a Local) -> &'a Arc<ServiceStats> {
+        self.told.0.get().unwrap_or(&local.shared.stats.stray)
+    }
 }
 
 /// Counters in which a connection is open. Dropped with them, it was cut: by a bug in its own task or in its worker.
@@ -278,7 +288,7 @@ fn admit(local: &Local, fd: &OwnedFd, accepted: &Accepted) -> Result<Admitted, S
     }
     let limits = service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits);
     // A listener of the config has it already.
-    if accepted.is_remote && !matches!(accepted.entry, Entry::Listener(_)) {
+    if matches!(accepted.entry, Entry::Inbound(_)) {
         // Without it the client is given up later, by the kernel's own count of retransmits.
         let _ = sock::set_user_timeout(fd, limits.user_timeout);
     }
@@ -309,7 +319,7 @@ fn serve_as_spoken<'a>(
             boxed(move || l4::serve(local, downstream, Known { accepted, service, stats }).map(After::Over))
         }
         (Protocol::Http | Protocol::Http2, service) => match downstream.into_wire(local) {
-            Some(down) => boxed(move || http::serve(local, down, accepted, service, stats)),
+            Some(down) => boxed(move || http::serve(local, down, accepted, service)),
             None => boxed(move || ready(Served::nowhere(service, stats, Reason::Internal).into())),
         },
         (Protocol::Tls | Protocol::Auto, service) => {

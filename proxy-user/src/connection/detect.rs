@@ -179,7 +179,7 @@ async fn by_first_speaker(local: &Rc<Local>, downstream: Downstream, known: Know
                 }
             }
             drop((guard, _counted));
-            return boxed(move || http::serve(local, down, accepted, Some(service), stats)).await;
+            return boxed(move || http::serve(local, down, accepted, Some(service))).await;
         }
         First::Server => local.routes.borrow_mut().set_server_first(service.id, Instant::now()),
         First::Opaque => {}

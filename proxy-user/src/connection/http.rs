@@ -44,7 +44,6 @@ use super::{Accepted, After, Entry, Local, OpenConn, OpenGuard, Served, boxed};
 use crate::forward::http1::Scan;
 use crate::forward::l4::{Early, Ending, Watch as _};
 use crate::forward::wire::{HeadBound, NoHead, Wire};
-use crate::stats::conn::ServiceStats;
 use crate::tls::Count as _;
 use crate::tls::Negotiated;
 
@@ -100,7 +99,6 @@ pub(super) struct Resting {
 pub(super) struct Held {
     pub(super) guard: OpenGuard,
     service: Option<Arc<Service>>,
-    stats: Arc<ServiceStats>,
     /// Counted against the bound of its service, if it has one.
     pub(super) counted: Option<Counted>,
 }
@@ -111,13 +109,12 @@ pub(super) fn serve<'a>(
     down: Wire,
     accepted: &'a Accepted,
     service: Option<Arc<Service>>,
-    stats: Arc<ServiceStats>,
 ) -> impl Future<Output = After> + 'a {
     let limits = service.as_ref().map_or(&Limits::DEFAULT, |service| &service.limits);
-    let guard = local.open.add(limits, Some(&stats));
+    let guard = local.open.add(limits, Some(accepted.stats(local)));
     guard.conn.count(down.chunk.len(), 0);
     guard.conn.set_pacer(down.stream.pacer());
-    serve_from(local, Resting { down, held: Held { guard, service, stats, counted: None } }, accepted, true)
+    serve_from(local, Resting { down, held: Held { guard, service, counted: None } }, accepted, true)
 }
 
 /// Goes on with a client that rested.
@@ -135,7 +132,7 @@ fn serve_from<'a>(
     accepted: &'a Accepted,
     is_new: bool,
 ) -> impl Future<Output = After> + 'a {
-    let Resting { mut down, held: Held { guard, service, stats, counted } } = resting;
+    let Resting { mut down, held: Held { guard, service, counted } } = resting;
     // Apart from the stream, which is somebody else's during a request. Boxed: most clients have none.
     let tls = down.stream.negotiated().cloned().map(Box::new);
     async move {
@@ -152,7 +149,7 @@ fn serve_from<'a>(
         let has_chosen = tls.is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
         let then = if has_chosen { Then::Http2 } else { client.run(&mut down, is_new).await };
         if let Then::Rest = then {
-            return After::Rests(Box::new(Resting { down, held: Held { guard, service, stats, counted } }));
+            return After::Rests(Box::new(Resting { down, held: Held { guard, service, counted } }));
         }
         let is_told = !matches!(then, Then::Tunnel(_));
         let (mut ending, endpoint) = if let Then::Http2 = then {
@@ -163,6 +160,7 @@ fn serve_from<'a>(
             boxed(|| end(local, down, then, Rc::clone(&guard.conn))).await
         };
         (ending.sent_bytes, ending.received_bytes) = guard.conn.bytes();
+        let stats = Arc::clone(accepted.stats(local));
         After::Over(Served { service, stats, endpoint, ending, is_told })
     }
 }

@@ -281,7 +281,7 @@ fn pace(client: &Client<'_>, rates: &RateLimits) -> Result<(), Box<Answer>> {
     if rates.is_empty() {
         return Ok(());
     }
-    let whose = rate::one_client(client.accepted.client.0.ip(), client.accepted.is_remote);
+    let whose = rate::one_client(client.accepted.client.0.ip(), client.accepted.is_remote());
     let begun = rates.try_begin(whose, clock::monotonic_ns());
     begun.map_err(|early| Box::new(Answer::too_early(early)))
 }
