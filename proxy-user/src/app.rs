@@ -364,7 +364,7 @@ impl Node {
         };
         tokio::select! {
             () = drained => {}
-            never = self.control.know_newcomers() => match never {},
+            never = upgrade::newcomers_are_known(&mut self.control) => match never {},
             // A second signal means now; what was replaced has had none yet.
             () = signals.end(successor.is_some()) => {}
         }
@@ -379,6 +379,8 @@ impl Node {
                 let _ = std::fs::remove_file(Path::new(RUN_DIR).join(file));
             }
         } else if self.may_stay {
+            // A namespace lives as long as somebody has it.
+            self.handle.shared().namespaces.clear();
             signals.stay().await?;
         }
         tracing::info!("stopped");

@@ -25,6 +25,7 @@ use proxy_core::snapshot::{ExplicitListener, Inbound};
 use proxy_io::clock::monotonic_ns;
 use proxy_io::{sock, watch};
 
+pub(crate) use self::newcomer::LONGEST_WAIT;
 use crate::bug;
 use crate::connection::{self, Accepted, Entry, Handed, Local, Namespace, Shared, Told};
 use crate::stats::application::{Key, Lane};

@@ -131,16 +131,20 @@ impl Pods {
 
     /// Lets go of all listeners; the workers close them when they are told to drain.
     pub fn close_listeners(&mut self) {
-        for pod in self.served.values_mut() {
+        for (_, mut pod) in self.served.drain() {
             pod.inbound.stop();
-            pod.listeners.clear();
         }
         self.node.close();
     }
 
-    /// Has nobody accept the first connections of new namespaces until these are followed again: whoever takes over does.
+    /// Has nobody accept the first connections of new namespaces: whoever takes over does.
     pub async fn pause_node_listeners(&mut self, workers: &[Worker]) {
         self.node.pause(workers).await;
+    }
+
+    /// Has workers accept them again.
+    pub async fn resume_node_listeners(&mut self, workers: &[Worker]) {
+        self.node.resume(workers).await;
     }
 
     /// Takes what the older process has opened since it began to hand over.

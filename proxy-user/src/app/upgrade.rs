@@ -1,5 +1,6 @@
 //! The live upgrade as this process begins and ends in it; what is said between the two is in [`crate::takeover`].
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -176,13 +177,13 @@ impl Node {
         admin: &admin::Server,
         lock: &mut Option<RunLock>,
     ) -> bool {
-        self.control.hand_over().await;
         // Who asks for counters waits for the one who has them all.
         tokio::select! {
             () = admin.pause() => {}
             // What was asked before gets its answer, which may need this.
             () = self.control.answer() => {}
         }
+        self.control.hand_over(successor).await;
         self.health = Counts::of_health(&self.control.health());
         let switch = |programs: &[(String, OwnedFd)]| attach::hand_over(programs, &self.pins);
         let counts = || super::carry::counts(&self.handle, &self.health);
@@ -199,7 +200,7 @@ impl Node {
             tracing::warn!(%error, "cannot write the process id");
         }
         admin.resume();
-        self.control.resume();
+        self.control.resume().await;
         tracing::warn!(process = successor.process(), %error, "a takeover failed; this process goes on");
         false
     }
@@ -217,6 +218,17 @@ async fn control_runs(control: &mut Control, reload: &mut Signal) -> std::io::Re
         }
         tokio::time::sleep(PANIC_PAUSE).await;
     }
+}
+
+/// Looks for the namespaces that connections wait for, and then for nothing more.
+pub(super) async fn newcomers_are_known(control: &mut Control) -> Infallible {
+    if let Err(panic) = bug::caught(control.know_newcomers()).await {
+        tracing::error!(
+            panic,
+            "connections of new network namespaces are not served while this process drains"
+        );
+    }
+    std::future::pending().await
 }
 
 /// Starts the program that lies where ours lay, with our arguments, to take over from this process.

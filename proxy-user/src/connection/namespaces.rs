@@ -36,6 +36,11 @@ impl Namespaces {
         self.0.send_if_modified(|all| all.remove(&cookie).is_some());
     }
 
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.0.send_modify(HashMap::clear);
+    }
+
     /// Finds one.
     #[must_use]
     pub fn get(&self, cookie: u64) -> Option<Arc<Namespace>> {

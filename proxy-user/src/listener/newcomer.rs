@@ -20,7 +20,7 @@ use crate::stats::conn::BudgetGuard;
 
 /// Longest time for a namespace to become known. Its first socket has told of it, which takes some milliseconds; where that was
 /// lost, a look finds it within a second.
-const LONGEST_WAIT: Duration = Duration::from_secs(3);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 pub(super) fn handle_accepted(
     local: &Rc<Local>,

@@ -120,11 +120,19 @@ impl NodeListeners {
         self.each.iter_mut().for_each(|one| one.open = None);
     }
 
-    /// Has nobody accept from them until they are followed again: what comes meanwhile waits in the kernel.
+    /// Has nobody accept from them: what comes meanwhile waits in the kernel.
     pub(super) async fn pause(&mut self, workers: &[Worker]) {
         for open in self.each.iter_mut().filter_map(|one| one.open.as_mut()) {
             let command = Command::Unlisten(open.listening().name());
             open.is_paused = open.tell(command, workers).await.is_ok();
+        }
+    }
+
+    /// Has their workers accept from them again.
+    pub(super) async fn resume(&mut self, workers: &[Worker]) {
+        for open in self.each.iter_mut().filter_map(|one| one.open.as_mut()).filter(|open| open.is_paused) {
+            let command = Command::Listen(open.listening());
+            open.is_paused = open.tell(command, workers).await.is_err();
         }
     }
 
@@ -199,11 +207,9 @@ impl OneFamily {
         around: Surroundings<'_>,
     ) -> io::Result<()> {
         if let Some(socket) = taken_over.take(&SocketName::Node { family: self.family }) {
+            // One of this process's own, if the other's came late.
+            self.unlisten(served, around).await;
             self.listen(socket, true, around).await?;
-        }
-        if let Some(open) = self.open.as_mut().filter(|open| open.is_paused) {
-            open.tell(Command::Listen(open.listening()), around.workers).await?;
-            open.is_paused = false;
         }
         let wanted = self.wanted(served, around);
         if wanted == self.ip() {

@@ -230,6 +230,12 @@ impl Successor {
         &self.admin_socket
     }
 
+    /// Whether it hears of sockets that it has no copies of.
+    #[must_use]
+    pub fn gets_late_sockets(&self) -> bool {
+        self.ledger.is_some()
+    }
+
     /// What goes on after the hand-over: connections move to the other, if it understands them.
     ///
     /// # Errors
@@ -239,8 +245,8 @@ impl Successor {
         Ok(Some(Carrier::new(self.stream.try_clone()?, ledger)))
     }
 
-    /// Hands over: `switch` gives each hook to the programs of the other, then that is told together with the `sockets` that it does
-    /// not have yet and all counters, and it says that it serves. From `counts` on nobody may be shown this process's own counters
+    /// Hands over: `switch` gives each hook to the programs of the other, then that is told, together with the `sockets` that it does
+    /// not have yet and all counters if it understands them, and it says that it serves. From `counts` on nobody may be shown this process's own counters
     /// any more.
     ///
     /// Blocks for some milliseconds; if the other hangs just then, for seconds: it has everything then, as a process that

@@ -122,6 +122,9 @@ impl Taking {
         let mut all = HandedOver::default();
         loop {
             match recv::<Carried>(&self.stream)? {
+                (Carried::Sockets(names), fds) if names.len() != fds.len() => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "sockets are missing"));
+                }
                 (Carried::Sockets(names), fds) => all.late.extend(names.into_iter().zip(fds)),
                 (Carried::Counters(some), _) => all.counts.extend(some),
                 (Carried::Counted, _) => return Ok(all),

@@ -10,7 +10,7 @@ use proxy_core::health::EndpointReport;
 use proxy_core::id::EndpointId;
 
 use super::{Control, Phase};
-use crate::takeover::{Ask, SocketName, Sockets};
+use crate::takeover::{Ask, SocketName, Sockets, Successor};
 use crate::worker::Command;
 
 /// Longest time for the first checks of a process that takes over. Each endpoint's first check begins within 100 ms, so
@@ -79,8 +79,9 @@ impl Control {
     pub(super) fn handle_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Sockets(answer) => {
-                let answered = answer.send(self.sockets()).is_ok();
-                self.parts.status.is_handing_over = answered;
+                let sockets = self.sockets();
+                let is_offered = sockets.is_ok();
+                self.parts.status.is_handing_over = answer.send(sockets).is_ok() && is_offered;
             }
             Ask::Resume(error) => {
                 self.parts.status.is_handing_over = false;
@@ -102,9 +103,14 @@ impl Control {
         copies.collect::<io::Result<_>>().map_err(|error| format!("it cannot copy its sockets: {error}"))
     }
 
-    /// Lets go of what the other is to accept from the very beginning.
-    pub async fn hand_over(&mut self) {
-        self.pods.pause_node_listeners(&self.parts.workers).await;
+    /// Lets go of what the other is to accept from the very beginning, if it also gets what it has no copy of.
+    pub async fn hand_over(&mut self, successor: &Successor) {
+        if successor.gets_late_sockets() {
+            self.pods.pause_node_listeners(&self.parts.workers).await;
+        }
+        // For those that have been accepted, and wait.
+        self.find_namespaces();
+        self.know_found();
     }
 
     /// What is accepted from in other network namespaces.
@@ -113,8 +119,9 @@ impl Control {
     }
 
     /// Goes on as if nobody had wanted to take over.
-    pub fn resume(&mut self) {
+    pub async fn resume(&mut self) {
         self.parts.status.is_handing_over = false;
+        self.pods.resume_node_listeners(&self.parts.workers).await;
         // The other may have written the names of services down.
         self.parts.names.0.handle_other_writer();
         self.save_names();

@@ -1,7 +1,6 @@
 //! Following pods: which of them scopes mean, and the network namespaces of the scopes.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use proxy_core::snapshot::{Scope, Snapshot, Treatment};
 use tokio::task::JoinError;
 
 use super::{Control, Parts, Phase};
+use crate::listener::LONGEST_WAIT;
 use crate::pods::{KubeletError, ListedPod, Probed, Surroundings, Wanted, kubelet};
 
 /// Longest time that a start waits for the kubelet. Afterwards pods with labels are followed as they become known.
@@ -61,17 +61,31 @@ impl Control {
         self.follow_pods(&snapshot).await;
     }
 
-    /// Makes namespaces known while workers drain: connections of new ones have been accepted and wait for that.
-    pub async fn know_newcomers(&mut self) -> Infallible {
-        let mut look = tokio::time::interval(super::RECORDS_INTERVAL);
-        let snapshot = Arc::clone(&self.snapshot);
-        loop {
-            look.tick().await;
+    /// Makes namespaces known while workers drain: connections of new ones have been accepted and wait for that, so long at most.
+    pub async fn know_newcomers(&mut self) {
+        let over = Instant::now() + LONGEST_WAIT;
+        let mut looked = None;
+        while Instant::now() < over {
             self.parts.find_newcomers();
-            let treated = self.parts.selection.treated(&snapshot);
-            self.parts.find_namespaces(&snapshot, &treated);
-            self.pods.know(self.parts.found(&snapshot), &self.parts.shared);
+            if looked.is_none_or(|looked: Instant| looked.elapsed() >= super::SWEEP_INTERVAL) {
+                self.find_namespaces();
+                looked = Some(Instant::now());
+            }
+            self.know_found();
+            tokio::time::sleep(super::RECORDS_INTERVAL).await;
         }
+    }
+
+    /// Looks for namespaces everywhere, without serving them yet.
+    pub(super) fn find_namespaces(&mut self) {
+        let snapshot = Arc::clone(&self.snapshot);
+        self.parts.find_newcomers();
+        let treated = self.parts.selection.treated(&snapshot);
+        self.parts.find_namespaces(&snapshot, &treated);
+    }
+
+    pub(super) fn know_found(&self) {
+        self.pods.know(self.parts.found(&self.snapshot), &self.parts.shared);
     }
 
     /// Looks for pods that scopes mean, and for namespaces in the cgroups of the scopes.
