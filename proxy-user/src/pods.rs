@@ -131,9 +131,7 @@ impl Pods {
 
     /// Lets go of all listeners; the workers close them when they are told to drain.
     pub fn close_listeners(&mut self) {
-        for (_, mut pod) in self.served.drain() {
-            pod.inbound.stop();
-        }
+        self.served.clear();
         self.node.close();
     }
 

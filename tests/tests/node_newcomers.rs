@@ -76,6 +76,16 @@ fn lead(world: &World, weir: &Weir) -> Client {
     first
 }
 
+/// Starts a Weir that is reached by pods, with one that stays.
+fn start(world: &World) -> Option<(Grid, Value, Weir<'_>, Client)> {
+    world.net.connect_pods().expect("root may");
+    let grid = Grid::new(world);
+    let config = config(world, &grid);
+    let weir = Weir::start(&world.net, &config)?;
+    let first = lead(world, &weir);
+    Some((grid, config, weir, first))
+}
+
 /// Expects that the first two connections of a pod are served, and as its own.
 fn is_served_as_itself(place: Place<'_>, grid: &Grid, number: u8, family: Family) {
     let (server, name) = grid.server(family);
@@ -132,10 +142,7 @@ fn the_first_connection_of_a_namespace_is_served_and_seen_as_its_own() {
 #[test]
 fn a_namespace_in_which_nobody_can_listen_is_served_through_the_node_for_good() {
     let Some(world) = World::new() else { return };
-    world.net.connect_pods().expect("root may");
-    let grid = Grid::new(&world);
-    let Some(weir) = Weir::start(&world.net, &config(&world, &grid)) else { return };
-    let _first = lead(&world, &weir);
+    let Some((grid, _config, weir, _first)) = start(&world) else { return };
     for (number, family) in (2..).zip(Family::ALL) {
         let place = pod(&world, number);
         world.net.set_loopback(number, "down").expect("root may");
@@ -208,10 +215,7 @@ fn where_nobody_reaches_the_node_all_get_what_their_service_says() {
 #[test]
 fn strangers_gain_nothing() {
     let Some(world) = World::new() else { return };
-    world.net.connect_pods().expect("root may");
-    let grid = Grid::new(&world);
-    let Some(weir) = Weir::start(&world.net, &config(&world, &grid)) else { return };
-    let _first = lead(&world, &weir);
+    let Some((_grid, _config, weir, _first)) = start(&world) else { return };
     let refused = || weir.metrics().sum("weir_connections_closed_total", &[("reason", "no_original_dst")]);
     let listeners = listeners(&weir);
     assert_eq!(listeners.len(), 2);
@@ -236,11 +240,7 @@ fn strangers_gain_nothing() {
 #[test]
 fn a_node_listener_is_where_the_config_says() {
     let Some(world) = World::new() else { return };
-    world.net.connect_pods().expect("root may");
-    let grid = Grid::new(&world);
-    let mut config = config(&world, &grid);
-    let Some(weir) = Weir::start(&world.net, &config) else { return };
-    let _first = lead(&world, &weir);
+    let Some((_grid, mut config, weir, _first)) = start(&world) else { return };
     assert_eq!(
         listeners(&weir).iter().map(SocketAddr::ip).collect::<Vec<_>>(),
         [Family::V4.own(), Family::V6.own()]
@@ -266,11 +266,7 @@ fn a_node_listener_is_where_the_config_says() {
 fn no_newcomer_is_lost_between_two_weirs() {
     const TAKEOVERS: usize = 8;
     let Some(world) = World::new() else { return };
-    world.net.connect_pods().expect("root may");
-    let grid = Grid::new(&world);
-    let config = config(&world, &grid);
-    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
-    let _first = lead(&world, &weir);
+    let Some((_grid, config, mut weir, _first)) = start(&world) else { return };
     let (next, is_over) = (AtomicU8::new(0), AtomicBool::new(false));
     let asked = std::thread::scope(|scope| {
         let ask = || {
@@ -296,11 +292,7 @@ fn no_newcomer_is_lost_between_two_weirs() {
 #[test]
 fn a_hung_or_dead_weir_gets_no_newcomers_and_a_newer_one_has_them_at_once() {
     let Some(world) = World::new() else { return };
-    world.net.connect_pods().expect("root may");
-    let grid = Grid::new(&world);
-    let config = config(&world, &grid);
-    let Some(mut weir) = Weir::start(&world.net, &config) else { return };
-    let _first = lead(&world, &weir);
+    let Some((_grid, config, mut weir, _first)) = start(&world) else { return };
     let before = listeners(&weir);
     // in the middle of a takeover and after it
     let asked = std::thread::scope(|scope| {

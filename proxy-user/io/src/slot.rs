@@ -235,9 +235,8 @@ impl Queue {
     /// Adds a copy of `bytes`, to the last chunk if that is on the heap as well: many small pieces must not
     /// cost an allocation each.
     pub(crate) fn push_copy(&mut self, bytes: &[u8]) {
-        let before = self.len_bytes();
         if self.all.try_append_to_last(bytes) {
-            self.heap_bytes += (self.len_bytes() - before) as u64;
+            self.heap_bytes += bytes.len() as u64;
         } else {
             self.push(Chunk::from(bytes.to_vec()));
         }

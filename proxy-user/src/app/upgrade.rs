@@ -222,7 +222,7 @@ async fn control_runs(control: &mut Control, reload: &mut Signal) -> std::io::Re
 
 /// Looks for the namespaces that connections wait for, and then for nothing more.
 pub(super) async fn newcomers_are_known(control: &mut Control) -> Infallible {
-    if let Err(panic) = bug::caught(control.know_newcomers()).await {
+    if let Err(panic) = bug::caught(control.keep_knowing_newcomers()).await {
         tracing::error!(
             panic,
             "connections of new network namespaces are not served while this process drains"

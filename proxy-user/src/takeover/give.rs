@@ -246,8 +246,8 @@ impl Successor {
     }
 
     /// Hands over: `switch` gives each hook to the programs of the other, then that is told, together with the `sockets` that it does
-    /// not have yet and all counters if it understands them, and it says that it serves. From `counts` on nobody may be shown this process's own counters
-    /// any more.
+    /// not have yet and all counters if it understands them, and it says that it serves. From `counts` on nobody may be shown this
+    /// process's own counters any more.
     ///
     /// Blocks for some milliseconds; if the other hangs just then, for seconds: it has everything then, as a process that
     /// hangs later has.

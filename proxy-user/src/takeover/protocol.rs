@@ -15,8 +15,8 @@ use crate::stats::carried::Counts;
 
 /// Version of what is said here. The first message of each side is understood by every version.
 pub(super) const PROTOCOL: u32 = 3;
-/// Format of what the older process says after `Yours`: late sockets, counters, and connections with their bytes. A process that knows another
-/// format, or none, is told nothing, and the connections end where they are.
+/// Format of what the older process says after `Yours`: late sockets, counters, and connections with their bytes. A process that
+/// knows another format, or none, is told nothing, and the connections end where they are.
 pub(super) const CARRIAGE: u32 = 3;
 /// Longest message: a few dozen bytes for each socket, two sockets for each of 4,096 namespaces.
 const MESSAGE_BYTES: u32 = 16 << 20;

@@ -109,8 +109,7 @@ impl Control {
             self.pods.pause_node_listeners(&self.parts.workers).await;
         }
         // For those that have been accepted, and wait.
-        self.find_namespaces();
-        self.know_found();
+        self.know_newcomers(true);
     }
 
     /// What is accepted from in other network namespaces.

@@ -62,29 +62,26 @@ impl Control {
     }
 
     /// Makes namespaces known while workers drain: connections of new ones have been accepted and wait for that, so long at most.
-    pub async fn know_newcomers(&mut self) {
-        let over = Instant::now() + LONGEST_WAIT;
-        let mut looked = None;
-        while Instant::now() < over {
-            self.parts.find_newcomers();
-            if looked.is_none_or(|looked: Instant| looked.elapsed() >= super::SWEEP_INTERVAL) {
-                self.find_namespaces();
-                looked = Some(Instant::now());
+    pub async fn keep_knowing_newcomers(&mut self) {
+        let begun = Instant::now();
+        let mut next_look = begun;
+        while begun.elapsed() < LONGEST_WAIT {
+            let looks = Instant::now() >= next_look;
+            if looks {
+                next_look += super::SWEEP_INTERVAL;
             }
-            self.know_found();
+            self.know_newcomers(looks);
             tokio::time::sleep(super::RECORDS_INTERVAL).await;
         }
     }
 
-    /// Looks for namespaces everywhere, without serving them yet.
-    pub(super) fn find_namespaces(&mut self) {
-        let snapshot = Arc::clone(&self.snapshot);
+    /// Makes the namespaces known that the kernel programs told of, and with `looks` those in the cgroups, without serving them.
+    pub(super) fn know_newcomers(&mut self, looks: bool) {
         self.parts.find_newcomers();
-        let treated = self.parts.selection.treated(&snapshot);
-        self.parts.find_namespaces(&snapshot, &treated);
-    }
-
-    pub(super) fn know_found(&self) {
+        if looks {
+            let treated = self.parts.selection.treated(&self.snapshot);
+            self.parts.find_namespaces(&self.snapshot, &treated);
+        }
         self.pods.know(self.parts.found(&self.snapshot), &self.parts.shared);
     }
 
