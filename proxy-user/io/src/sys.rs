@@ -3,11 +3,14 @@
 //! Every function here is safe: it owns or borrows what the kernel reads and writes, turns -1 into
 //! [`io::Error`] and repeats calls that a signal interrupted. Tests can make any call fail ([`fault`]).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_short, c_void, socklen_t};
+
+/// Parts that one [`send_parts`] takes: a head and a body of 16 KiB in pieces of any sane size.
+pub(crate) const MOST_PARTS: usize = 16;
 
 /// Names a system call, so that a test can say which one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +195,28 @@ pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8], flags: c_int) -> io::Result
     let len = call(Call::Send, || unsafe {
         libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags)
     })?;
+    Ok(len.unsigned_abs())
+}
+
+/// Sends several parts by one call, the first ones if there are more than [`MOST_PARTS`].
+pub(crate) fn send_parts<'a>(
+    fd: BorrowedFd<'_>,
+    parts: impl Iterator<Item = &'a [u8]>,
+    flags: c_int,
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); MOST_PARTS];
+    let mut count = 0;
+    for (slice, part) in slices.iter_mut().zip(parts) {
+        *slice = IoSlice::new(part);
+        count += 1;
+    }
+    // SAFETY: all zeroes is a valid msghdr: no address, no control data.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    // An IoSlice has the layout of an iovec, which sendmsg(2) only reads.
+    header.msg_iov = slices.as_mut_ptr().cast();
+    header.msg_iovlen = count;
+    // SAFETY: `header` describes `count` slices, which outlive the call as what they point to does.
+    let len = call(Call::Send, || unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) })?;
     Ok(len.unsigned_abs())
 }
 

@@ -177,7 +177,12 @@ impl EpollSocket {
     fn send_some(&self, chunk: &mut Chunk) -> io::Result<()> {
         while !chunk.is_empty() {
             let more = if self.expects_end { libc::MSG_MORE } else { 0 };
-            let outcome = sys::send(self.fd(), chunk, libc::MSG_NOSIGNAL | more);
+            let flags = libc::MSG_NOSIGNAL | more;
+            let outcome = if chunk.is_bundle() {
+                sys::send_parts(self.fd(), chunk.parts(), flags)
+            } else {
+                sys::send(self.fd(), chunk, flags)
+            };
             self.driver.count(&outcome);
             chunk.advance(outcome?);
         }

@@ -157,6 +157,29 @@ fn abort_sends_a_reset() {
 }
 
 #[test]
+fn parts_in_a_row_leave_together() {
+    on_each_driver(async |driver| {
+        // More than one call takes at the end.
+        for (parts, segments) in [(2, 1..=1), (9, 1..=1), (sys::MOST_PARTS * 3, 1..=3)] {
+            let (peer, mut socket) = pair(&driver);
+            let before = segments_in(&peer);
+            let mut row = Chunk::default();
+            for part in 0..parts {
+                row.push(Chunk::from(patterned(part * 100, 100)));
+            }
+            poll_fn(|cx| socket.poll_send(cx, &mut row)).await.unwrap();
+            assert!(row.is_empty());
+            drop(socket);
+            let (received, peer) = on_thread(move || (read_pattern(&peer), peer)).await;
+            // The FIN is a segment of its own.
+            let count = segments_in(&peer) - before - 1;
+            assert!(segments.contains(&count), "{parts} parts in {count} segments, not {segments:?}");
+            assert_eq!(received, parts * 100);
+        }
+    });
+}
+
+#[test]
 fn an_end_that_is_expected_leaves_in_one_packet_with_the_last_bytes() {
     on_each_driver(async |driver| {
         for is_dropped in [true, false] {
