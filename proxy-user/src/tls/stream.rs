@@ -16,6 +16,8 @@ use crate::pace::Pacer;
 
 /// Plaintext that is sealed at once: four whole records, which one send carries.
 const SEAL_BYTES: usize = 4 * PLAIN_BYTES;
+/// Level and description (RFC 8446, 6).
+const ALERT_BYTES: usize = 2;
 
 /// One side of a proxied connection, as those who read and write plain bytes see it.
 ///
@@ -99,8 +101,7 @@ impl Stream {
     pub fn expect_end(&mut self) {
         match self {
             Self::Plain(socket) => socket.expect_end(),
-            // close_notify, too, is going to be in that packet.
-            Self::Tls(stream) => stream.socket.expect_end(),
+            Self::Tls(stream) => stream.expect_end(),
             Self::Paced(paced) => paced.stream.expect_end(),
         }
     }
@@ -185,6 +186,8 @@ pub struct TlsStream {
     /// The sender's chunk is lent.
     is_sending: bool,
     is_closed: bool,
+    /// What is sent next is the last: close_notify goes right behind it.
+    expects_end: bool,
     /// Why the session is over; the peer may still have to be told.
     fault: Option<Fault>,
     negotiated: Negotiated,
@@ -200,6 +203,7 @@ impl TlsStream {
             sealed: Chunk::default(),
             is_sending: false,
             is_closed: false,
+            expects_end: false,
             fault: None,
             negotiated,
         }
@@ -313,7 +317,9 @@ impl TlsStream {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
             let count = self.plain.len().min(SEAL_BYTES);
-            let mut sealed = Vec::with_capacity(count + count.div_ceil(PLAIN_BYTES) * OVERHEAD_BYTES);
+            let is_end = self.expects_end && count == self.plain.len();
+            let records = count.div_ceil(PLAIN_BYTES) + usize::from(is_end);
+            let mut sealed = Vec::with_capacity(count + ALERT_BYTES + records * OVERHEAD_BYTES);
             if let Err(fault) = self.session.seal(first(&self.plain, count), &mut sealed) {
                 // What was sealed is lost, so nothing that follows could be read.
                 self.is_closed = true;
@@ -321,7 +327,24 @@ impl TlsStream {
                 return Poll::Ready(Err(fault.into()));
             }
             self.plain.advance(count);
+            if is_end {
+                self.close(&mut sealed)?;
+            }
             self.sealed = Chunk::from(sealed);
+        }
+    }
+
+    fn expect_end(&mut self) {
+        self.expects_end = true;
+        self.socket.expect_end();
+    }
+
+    /// Seals what ends the session: why it failed, or close_notify.
+    fn close(&mut self, sealed: &mut Vec<u8>) -> Result<(), Fault> {
+        self.is_closed = true;
+        match self.fault.as_ref().and_then(Fault::alert) {
+            Some(alert) => self.session.fail(alert, sealed),
+            None => self.session.close(sealed),
         }
     }
 
@@ -331,12 +354,8 @@ impl TlsStream {
                 let why = "shutdown while a send is in flight would cut it off";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::ResourceBusy, why)));
             }
-            self.is_closed = true;
             let mut sealed = Vec::new();
-            match self.fault.as_ref().and_then(Fault::alert) {
-                Some(alert) => self.session.fail(alert, &mut sealed)?,
-                None => self.session.close(&mut sealed)?,
-            }
+            self.close(&mut sealed)?;
             self.sealed = Chunk::from(sealed);
         }
         if !self.sealed.is_empty() {

@@ -129,6 +129,37 @@ fn what_the_client_has_sent_before_is_part_of_the_handshake() {
 }
 
 #[test]
+fn an_end_that_is_expected_is_announced_with_the_last_bytes() {
+    let pki = Pki::new();
+    let (server, client) = (pki.server(), pki.client());
+    on_each_driver(async |driver| {
+        for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+            for (total, is_shut) in [(1, false), (12, true), (MIB, false), (MIB, true)] {
+                let (far, near) = pair(&driver);
+                let config = only_config(&client, version);
+                let client = thread::spawn(move || {
+                    let mut far = far_client(config, "web.shop", far);
+                    far.write_all(b"go").unwrap();
+                    let mut received = Vec::new();
+                    far.read_to_end(&mut received).map(|_| received)
+                });
+                let mut stream = accept(&server_config(&server), near).await.unwrap();
+                assert_eq!(recv_exactly(&mut stream, 2).await, b"go");
+                stream.expect_end();
+                send(&mut stream, patterned(0, total)).await.unwrap();
+                let refused = send(&mut stream, b"more".to_vec()).await.unwrap_err();
+                assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe, "nothing follows");
+                if is_shut {
+                    poll_fn(|cx| stream.poll_shutdown_write(cx)).await.unwrap();
+                }
+                drop(stream);
+                assert!(on_thread(|| client.join().unwrap()).await.unwrap() == patterned(0, total));
+            }
+        }
+    });
+}
+
+#[test]
 fn an_end_that_was_not_announced_is_an_error() {
     let pki = Pki::new();
     let (server, client) = (pki.server(), pki.client());
