@@ -216,7 +216,7 @@ impl Socket {
     pub fn poll_recv_bundle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         match &mut self.inner {
             SocketInner::Ring(socket) => socket.poll_recv_bundle(cx),
-            SocketInner::Epoll(socket) => socket.poll_recv(cx),
+            SocketInner::Epoll(socket) => socket.poll_recv_bundle(cx),
         }
     }
 

@@ -58,6 +58,10 @@ impl Pool {
         self.most
     }
 
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
     pub(crate) fn leased(&self) -> usize {
         self.leased.get()
     }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::busy::BusyPoll;
 use super::{DriverCounters, DriverOptions};
 use crate::buf::Chunk;
-use crate::buf::pool::Pool;
+use crate::buf::pool::{Pool, PoolLease};
 use crate::splice::{self, Pipe};
 use crate::sys;
 
@@ -23,6 +23,8 @@ pub(super) const BUFFER_BYTES: u32 = 16 << 10;
 /// 2 MiB per worker at most. A buffer is on loan only between a receive and the send after it, within one
 /// poll of a task, so even a few suffice; consumers that hold chunks across polls need the rest.
 pub(super) const BUFFERS: u16 = 128;
+/// Buffers that are received into at once where the last receive filled one: 64 KiB, which one send carries on.
+const BUNDLE_BUFFERS: usize = 4;
 
 /// State shared by the sockets of one worker.
 pub(super) struct Epoll {
@@ -99,6 +101,8 @@ pub(super) struct EpollSocket {
     held_bytes: u32,
     /// FIN comes right behind what is sent.
     expects_end: bool,
+    /// The last receive filled a buffer: more is likely to be there than the next one holds.
+    is_bulk: bool,
 }
 
 impl EpollSocket {
@@ -107,7 +111,14 @@ impl EpollSocket {
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE | Interest::WRITABLE) }?;
         driver.sockets.set(driver.sockets.get() + 1);
         let number = driver.next_number.replace(driver.next_number.get() + 1);
-        Ok(EpollSocket { fd, driver: Rc::clone(driver), number, held_bytes: 0, expects_end: false })
+        Ok(EpollSocket {
+            fd,
+            driver: Rc::clone(driver),
+            number,
+            held_bytes: 0,
+            expects_end: false,
+            is_bulk: false,
+        })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -115,24 +126,50 @@ impl EpollSocket {
     }
 
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        self.poll_recv_into(cx, 1)
+    }
+
+    pub(super) fn poll_recv_bundle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        let most = if self.is_bulk { BUNDLE_BUFFERS } else { 1 };
+        let outcome = ready!(self.poll_recv_into(cx, most));
+        self.is_bulk = outcome.as_ref().is_ok_and(|chunk| chunk.len() >= self.driver.pool.buffer_bytes());
+        Poll::Ready(outcome)
+    }
+
+    /// Receives by one call into so many buffers at most, fewer if there are not so many.
+    fn poll_recv_into(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Chunk>> {
+        let pool = &self.driver.pool;
         loop {
             let mut guard = ready!(self.fd.poll_read_ready(cx))?;
-            let Some(mut lease) = self.driver.pool.try_lease() else {
+            let Some(mut first) = pool.try_lease() else {
                 self.driver.starvations.set(self.driver.starvations.get() + 1);
-                self.driver.pool.wake_on_return(self.number, cx.waker());
+                pool.wake_on_return(self.number, cx.waker());
                 return Poll::Pending;
             };
-            let outcome = sys::recv(guard.get_inner().as_fd(), &mut lease, 0);
+            let mut more: Vec<PoolLease> = (1..most).map_while(|_| pool.try_lease()).collect();
+            let fd = guard.get_inner().as_fd();
+            let outcome = if more.is_empty() {
+                sys::recv(fd, &mut first, 0)
+            } else {
+                let leases = std::iter::once(&mut first).chain(&mut more);
+                sys::recv_parts(fd, leases.map(|lease| &mut **lease))
+            };
             self.driver.count(&outcome);
             match outcome {
                 Ok(0) => return Poll::Ready(Ok(Chunk::default())),
                 Ok(len) => {
-                    if len < lease.len() {
+                    let buffer_bytes = first.len();
+                    if len < buffer_bytes * (1 + more.len()) {
                         // A short receive emptied the socket; a later FIN is a new event, an earlier one
                         // was seen with this event and tokio never forgets it.
                         guard.clear_ready();
                     }
-                    return Poll::Ready(Ok(Chunk::from_pool(lease, len)));
+                    let mut chunk = Chunk::from_pool(first, len.min(buffer_bytes));
+                    for lease in more.into_iter().take((len - 1) / buffer_bytes) {
+                        let left = len - chunk.len();
+                        chunk.push(Chunk::from_pool(lease, left.min(buffer_bytes)));
+                    }
+                    return Poll::Ready(Ok(chunk));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(error) => return Poll::Ready(Err(error)),

@@ -180,6 +180,28 @@ fn parts_in_a_row_leave_together() {
 }
 
 #[test]
+fn bulk_comes_in_several_parts_at_once() {
+    const TOTAL: usize = 16 << 20;
+    on_each_driver(async |driver| {
+        let (mut peer, mut socket) = pair(&driver);
+        let writer = thread::spawn(move || write_pattern(&mut peer, TOTAL));
+        let (mut received, mut most) = (0, 0);
+        while received < TOTAL {
+            let bundle = poll_fn(|cx| socket.poll_recv_bundle(cx)).await.unwrap();
+            assert!(!bundle.is_empty());
+            most = most.max(bundle.parts().count());
+            for part in bundle.parts() {
+                check_pattern(part, received);
+                received += part.len();
+            }
+        }
+        assert!(most > 1, "never more than one part");
+        assert_eq!((received, driver.counters().buffers_leased), (TOTAL, 0));
+        writer.join().unwrap();
+    });
+}
+
+#[test]
 fn an_end_that_is_expected_leaves_in_one_packet_with_the_last_bytes() {
     on_each_driver(async |driver| {
         for is_dropped in [true, false] {
