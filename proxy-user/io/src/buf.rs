@@ -184,9 +184,14 @@ impl Chunk {
         matches!(self.storage, Storage::Lent)
     }
 
-    /// Puts a chunk behind another without copying either; one send carries both.
+    /// Puts a chunk behind another; one send carries both. Nothing is copied but a first one that fits where the second one
+    /// was consumed already, as a new head does in front of a body.
     #[must_use]
-    pub fn join(first: Chunk, second: Chunk) -> Chunk {
+    pub fn join(first: Chunk, mut second: Chunk) -> Chunk {
+        let is_in_one_piece = first[..].len() == first.len();
+        if is_in_one_piece && second.try_prepend(&first) {
+            return second;
+        }
         let mut parts = VecDeque::with_capacity(2);
         for chunk in [first, second] {
             match chunk.storage {
@@ -222,6 +227,25 @@ impl Chunk {
             all.extend_from_slice(bytes);
             *self = Chunk::from(all);
         }
+    }
+
+    /// Puts a copy of `bytes` in front if there is room for it, where as much was consumed before; says whether it did.
+    fn try_prepend(&mut self, bytes: &[u8]) -> bool {
+        if let Storage::Bundle(parts) = &mut self.storage {
+            let did = parts.front_mut().is_some_and(|first| first.try_prepend(bytes));
+            self.end += if did { offset(bytes.len()) } else { 0 };
+            return did;
+        }
+        let Some(start) = self.start.checked_sub(offset(bytes.len())) else { return false };
+        let all: &mut [u8] = match &mut self.storage {
+            Storage::Heap(all) => all,
+            Storage::Pool(lease) => lease,
+            Storage::Ring(lease) => lease,
+            Storage::Empty | Storage::Shared(_) | Storage::Bundle(_) | Storage::Lent => return false,
+        };
+        all[start as usize..self.start as usize].copy_from_slice(bytes);
+        self.start = start;
+        true
     }
 
     /// Makes one piece of several parts, by copying.
@@ -368,6 +392,34 @@ mod tests {
         bundle.flatten();
         assert_eq!(&bundle[..], b"xy");
         assert!(Chunk::join(of(b""), of(b"")).is_empty());
+    }
+
+    #[test]
+    fn a_head_takes_the_place_of_the_one_before() {
+        let whole = |is_bundle: bool| {
+            let mut chunk = Chunk::from(b"old/body".to_vec());
+            if is_bundle {
+                chunk.push(Chunk::from(b"/more".to_vec()));
+            }
+            chunk.advance(4);
+            chunk
+        };
+        let text = |chunk: &Chunk| chunk.parts().collect::<Vec<_>>().concat();
+        for (is_bundle, rest) in [(false, ""), (true, "/more")] {
+            for (head, parts) in [("", 1), ("n", 1), ("new/", 1), ("newer", 2)] {
+                let mut joined = Chunk::join(Chunk::from(head.as_bytes().to_vec()), whole(is_bundle));
+                let expected = format!("{head}body{rest}").into_bytes();
+                assert_eq!((joined.len(), text(&joined)), (expected.len(), expected.clone()), "{head:?}");
+                assert_eq!(joined.parts().count(), parts + usize::from(is_bundle), "{head:?}");
+                joined.advance(head.len() + 1);
+                assert_eq!(text(&joined), expected[head.len() + 1..], "{head:?}");
+            }
+        }
+        // Somebody else looks at it.
+        let mut first = whole(false);
+        let second = first.share();
+        assert_eq!(text(&Chunk::join(Chunk::from(b"new/".to_vec()), first)), b"new/body");
+        assert_eq!(&second[..], b"body");
     }
 
     #[test]

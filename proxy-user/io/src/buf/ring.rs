@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Waker;
@@ -174,6 +174,14 @@ impl Deref for RingLease {
         // SAFETY: the buffer lies in the mapping, which the lease keeps alive and which was zeroed, and the
         // kernel does not write to it again before it is provided again, which is when the lease is gone.
         unsafe { std::slice::from_raw_parts(start, self.ring.buffer_bytes as usize) }
+    }
+}
+
+impl DerefMut for RingLease {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let start = self.ring.start_of(self.buffer);
+        // SAFETY: as in `deref`; a buffer has one lease, and that is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(start, self.ring.buffer_bytes as usize) }
     }
 }
 
