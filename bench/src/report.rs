@@ -28,6 +28,8 @@ pub struct Pace {
     pub wanted: u32,
     /// How late they were sent.
     pub late: Quantiles,
+    /// Latency that one in a hundred exceeded in a usual part of the measurement.
+    pub usual_p99_ns: u64,
 }
 
 /// One measurement.

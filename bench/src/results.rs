@@ -116,6 +116,9 @@ pub struct Row {
     /// One in a thousand was slower, in microseconds.
     #[serde(default)]
     pub p999_us: Option<Spread>,
+    /// At a fixed rate: one in a hundred was slower in the middle one of equal parts of the time, in microseconds.
+    #[serde(default)]
+    pub usual_p99_us: Option<Spread>,
     /// At a fixed rate: one in a hundred messages was sent so much after it was due, in microseconds.
     #[serde(default)]
     pub late_us: Option<Spread>,
@@ -188,6 +191,7 @@ impl Row {
             p50_us: spread(&|sample| Some(sample.latency?.p50_ns as f64 / 1e3)),
             p99_us: spread(&|sample| Some(sample.latency?.p99_ns as f64 / 1e3)),
             p999_us: spread(&|sample| Some(sample.latency?.p999_ns as f64 / 1e3)),
+            usual_p99_us: spread(&|sample| Some(sample.pace?.usual_p99_ns as f64 / 1e3)),
             late_us: spread(&|sample| Some(sample.pace?.late.p99_ns as f64 / 1e3)),
             client_us: spread(&|sample| Some(sample.client_us())),
             proxy_busy: spread(&Sample::proxy_busy),

@@ -6,7 +6,7 @@ use crate::results::{CaseResult, Group, Results, Row, Spread};
 type Column = (&'static str, fn(&CaseResult, &Row) -> String);
 
 /// All columns; those that have nothing to say in a case are left out.
-const COLUMNS: [Column; 15] = [
+const COLUMNS: [Column; 17] = [
     ("contestant", |_, row| row.name.clone()),
     ("asked per second", |_, row| row.asked_rate.map(|rate| rate.to_string()).unwrap_or_default()),
     ("figure (min-max)", |_, row| row.figure.map(range).unwrap_or_default()),
@@ -14,9 +14,11 @@ const COLUMNS: [Column; 15] = [
     ("per second", |_, row| median(row.rate)),
     ("p50 µs", |_, row| median(row.p50_us)),
     ("p99 µs", |_, row| median(row.p99_us)),
+    ("usual p99 µs", |_, row| median(row.usual_p99_us)),
     ("p99.9 µs", |_, row| median(row.p999_us)),
     ("p50 over direct", |case, row| over_direct(case, row, |row| row.p50_us)),
     ("p99 over direct", |case, row| over_direct(case, row, |row| row.p99_us)),
+    ("usual p99 over direct", |case, row| over_direct(case, row, |row| row.usual_p99_us)),
     ("p99.9 over direct", |case, row| over_direct(case, row, |row| row.p999_us)),
     ("sent late, p99 µs", |_, row| median(row.late_us)),
     ("proxy busy", |_, row| percent(row.proxy_busy)),

@@ -32,6 +32,8 @@ const GRID_NS: u64 = 100_000;
 const BUFFER_BYTES: usize = 16 << 10;
 /// Time after the last message was due in which answers still count; what has not come by then counts as failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// Parts of a measurement whose p99s are compared: a stop of the whole machine falls into one or two.
+const PARTS: usize = 10;
 /// Sleeps of the sender end as exactly as the kernel can; 50 µs late is usual otherwise (prctl(2), PR_SET_TIMERSLACK).
 const TIMER_SLACK: (&str, &str) = ("/proc/self/timerslack_ns", "1");
 
@@ -79,7 +81,7 @@ fn at_rate(
     let window = Window::open(&job.watched)?;
     let timetable = Timetable::new(job, rate);
     let sender = thread::spawn(move || send_all(timetable, send));
-    let mut score = Score { timetable, left: timetable.count, latency: Histogram::default() };
+    let mut score = Score::new(timetable);
     take_all(&mut poll, &mut receiver, &mut score)?;
     let usage = window.close()?;
     let late = sender.join().map_err(|_| anyhow!("the sender panicked"))??;
@@ -88,7 +90,11 @@ fn at_rate(
         failures: score.left,
         usage,
         latency: score.latency.quantiles(),
-        pace: Some(Pace { wanted: rate, late: late.quantiles().unwrap_or_default() }),
+        pace: Some(Pace {
+            wanted: rate,
+            late: late.quantiles().unwrap_or_default(),
+            usual_p99_ns: score.usual_p99_ns().unwrap_or_default(),
+        }),
         ..Sample::default()
     })
 }
@@ -109,6 +115,12 @@ impl Timetable {
         let within = |time: Duration| cpu::as_ns(time) * u64::from(rate) / NS_PER_S;
         let warm_up_count = within(job.warm_up);
         Self { began: Instant::now(), rate, warm_up_count, count: warm_up_count + within(job.length) }
+    }
+
+    /// In which of the parts a message is due; none before its latency counts.
+    fn part(&self, number: u64) -> Option<usize> {
+        let counted = number.checked_sub(self.warm_up_count)?;
+        usize::try_from(counted * PARTS as u64 / (self.count - self.warm_up_count)).ok()
     }
 
     fn due(&self, number: u64) -> Instant {
@@ -161,9 +173,20 @@ pub(super) struct Score {
     /// Messages without an answer.
     left: u64,
     latency: Histogram,
+    /// The same of equal parts of the time.
+    parts: [Histogram; PARTS],
 }
 
 impl Score {
+    fn new(timetable: Timetable) -> Self {
+        Self {
+            timetable,
+            left: timetable.count,
+            latency: Histogram::default(),
+            parts: std::array::from_fn(|_| Histogram::default()),
+        }
+    }
+
     /// Counts the answer to a message.
     pub(super) fn answer(&mut self, number: u64, now: Instant) {
         self.left -= 1;
@@ -171,9 +194,19 @@ impl Score {
     }
 
     fn record(&mut self, number: u64, now: Instant) {
-        if number >= self.timetable.warm_up_count {
-            self.latency.record(cpu::as_ns(now.saturating_duration_since(self.timetable.due(number))));
+        if let Some(part) = self.timetable.part(number) {
+            let latency_ns = cpu::as_ns(now.saturating_duration_since(self.timetable.due(number)));
+            self.latency.record(latency_ns);
+            self.parts[part].record(latency_ns);
         }
+    }
+
+    /// What one in a hundred exceeds in the middle one of the parts.
+    fn usual_p99_ns(&self) -> Option<u64> {
+        let mut of_parts: Vec<u64> =
+            self.parts.iter().filter_map(|part| Some(part.quantiles()?.p99_ns)).collect();
+        of_parts.sort_unstable();
+        of_parts.get(of_parts.len() / 2).copied()
     }
 }
 
@@ -184,5 +217,31 @@ pub(super) fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> Result<Option<u
         Ok(count) => Ok(Some(count)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error).context("cannot receive"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_of_the_machine_is_in_the_tail_but_not_in_what_is_usual() {
+        let timetable = Timetable { began: Instant::now(), rate: 10_000, warm_up_count: 1000, count: 11_000 };
+        let mut score = Score::new(timetable);
+        for number in 0..timetable.count {
+            // 50 ms stand still from the 300th of a second on; one in twenty takes longer as a rule.
+            let due = timetable.due(number);
+            let stop = timetable.due(4000)..timetable.due(4500);
+            let took = Duration::from_micros(if number % 20 == 0 { 300 } else { 100 });
+            score.answer(number, if stop.contains(&due) { stop.end + took } else { due + took });
+        }
+        let all = score.latency.quantiles().unwrap();
+        assert!(all.p50_ns < 110_000 && all.p99_ns > 30_000_000, "{all:?}");
+        let usual = score.usual_p99_ns().unwrap();
+        assert!((300_000..310_000).contains(&usual), "{usual}");
+        assert_eq!(
+            [999, 1000, 1999, 2000, 10_999].map(|n| timetable.part(n)),
+            [None, Some(0), Some(0), Some(1), Some(9)]
+        );
     }
 }
