@@ -9,6 +9,7 @@
 //! [`crate::takeover`].
 
 mod carry;
+mod control_task;
 mod lock;
 mod upgrade;
 mod workers;
@@ -364,7 +365,7 @@ impl Node {
         };
         tokio::select! {
             () = drained => {}
-            never = upgrade::newcomers_are_known(&mut self.control) => match never {},
+            never = control_task::know_newcomers(&mut self.control) => match never {},
             // A second signal means now; what was replaced has had none yet.
             () = signals.end(successor.is_some()) => {}
         }

@@ -1,6 +1,5 @@
 //! The live upgrade as this process begins and ends in it; what is said between the two is in [`crate::takeover`].
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,10 +14,9 @@ use proxy_io::{limit, unix};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{AlreadyRunning, Node, Options, RUN_DIR, RunLock};
+use super::{AlreadyRunning, Node, Options, RUN_DIR, RunLock, control_task};
 use crate::admin;
-use crate::bug;
-use crate::control::{Control, End};
+use crate::control::End;
 use crate::stats::carried::Counts;
 use crate::takeover::{
     self, Begun, HandedOver, NamedSockets, Outcome, SocketName, Sockets, Successor, Taking,
@@ -30,8 +28,6 @@ const LATER_TIME: Duration = Duration::from_secs(60);
 const LATER_PAUSE: Duration = Duration::from_millis(200);
 /// Makes a process take over.
 const TAKEOVER: &str = "--takeover";
-/// Pause after a bug in a step of the control task, so that one which fails each time leaves time for others.
-const PANIC_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two looks for whether there is a Weir.
 const STAY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -152,7 +148,7 @@ impl Node {
     /// Serves until somebody says that it is enough.
     pub(super) async fn run(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
         let Signals { reload, terminate, interrupt, upgrade, is_told } = signals;
-        let mut running = std::pin::pin!(control_runs(&mut self.control, reload));
+        let mut running = std::pin::pin!(control_task::run(&mut self.control, reload));
         loop {
             tokio::select! {
                 end = &mut running => return Ok(end?),
@@ -204,31 +200,6 @@ impl Node {
         tracing::warn!(process = successor.process(), %error, "a takeover failed; this process goes on");
         false
     }
-}
-
-/// Runs the control task. A bug in one of its steps ends that step: what is in force stays so, workers and kernel programs
-/// go on, and so does everything that this task is told and sees next.
-async fn control_runs(control: &mut Control, reload: &mut Signal) -> std::io::Result<End> {
-    loop {
-        match bug::caught(control.run(reload)).await {
-            Ok(end) => return end,
-            Err(panic) => {
-                tracing::error!(panic, "a step of the control task failed; it goes on with the next")
-            }
-        }
-        tokio::time::sleep(PANIC_PAUSE).await;
-    }
-}
-
-/// Looks for the namespaces that connections wait for, and then for nothing more.
-pub(super) async fn newcomers_are_known(control: &mut Control) -> Infallible {
-    if let Err(panic) = bug::caught(control.keep_knowing_newcomers()).await {
-        tracing::error!(
-            panic,
-            "connections of new network namespaces are not served while this process drains"
-        );
-    }
-    std::future::pending().await
 }
 
 /// Starts the program that lies where ours lay, with our arguments, to take over from this process.
