@@ -11,6 +11,9 @@ use std::rc::Rc;
 use self::pool::PoolLease;
 use self::ring::RingLease;
 
+/// Bytes of a body that are rather copied behind its head than sent as a part of their own.
+const COPIED_BYTES: usize = 4 << 10;
+
 /// Received bytes: leases of the driver's buffers, or a heap allocation.
 ///
 /// Contiguous, so that it dereferences to all its bytes, unless it came from
@@ -154,7 +157,7 @@ impl Chunk {
                 self.end += offset(chunk.len());
                 parts.push_back(chunk);
             }
-            _ => *self = Chunk::join(std::mem::take(self), chunk),
+            _ => *self = Chunk::row(std::mem::take(self), chunk),
         }
     }
 
@@ -184,14 +187,23 @@ impl Chunk {
         matches!(self.storage, Storage::Lent)
     }
 
-    /// Puts a chunk behind another; one send carries both. Nothing is copied but a first one that fits where the second one
-    /// was consumed already, as a new head does in front of a body.
+    /// Puts a body behind a head; one send carries both. Of the two the head is copied, if it fits where the body's buffer was
+    /// consumed already, or a small body; else neither.
     #[must_use]
-    pub fn join(first: Chunk, mut second: Chunk) -> Chunk {
-        let is_in_one_piece = first[..].len() == first.len();
-        if is_in_one_piece && second.try_prepend(&first) {
-            return second;
+    pub fn join(mut head: Chunk, mut body: Chunk) -> Chunk {
+        let is_in_one_piece = head[..].len() == head.len();
+        if is_in_one_piece && body.try_prepend(&head) {
+            return body;
         }
+        if is_in_one_piece && body.len() <= COPIED_BYTES && !body.is_lent() {
+            body.parts().for_each(|part| head.append(part));
+            return head;
+        }
+        Chunk::row(head, body)
+    }
+
+    /// Puts a chunk behind another without copying either.
+    fn row(first: Chunk, second: Chunk) -> Chunk {
         let mut parts = VecDeque::with_capacity(2);
         for chunk in [first, second] {
             match chunk.storage {
@@ -396,27 +408,26 @@ mod tests {
 
     #[test]
     fn a_head_takes_the_place_of_the_one_before() {
-        let whole = |is_bundle: bool| {
-            let mut chunk = Chunk::from(b"old/body".to_vec());
-            if is_bundle {
-                chunk.push(Chunk::from(b"/more".to_vec()));
-            }
-            chunk.advance(4);
-            chunk
-        };
         let text = |chunk: &Chunk| chunk.parts().collect::<Vec<_>>().concat();
-        for (is_bundle, rest) in [(false, ""), (true, "/more")] {
-            for (head, parts) in [("", 1), ("n", 1), ("new/", 1), ("newer", 2)] {
-                let mut joined = Chunk::join(Chunk::from(head.as_bytes().to_vec()), whole(is_bundle));
-                let expected = format!("{head}body{rest}").into_bytes();
-                assert_eq!((joined.len(), text(&joined)), (expected.len(), expected.clone()), "{head:?}");
-                assert_eq!(joined.parts().count(), parts + usize::from(is_bundle), "{head:?}");
+        // Small bodies are copied behind a head that does not fit, others are parts of their own.
+        for (body, more, parts) in [("body", "", 1), ("body", "/more", 1), ("b", "", 2), ("b", "/more", 3)] {
+            let body = if parts > 1 { body.repeat(COPIED_BYTES + 1) } else { body.to_owned() };
+            for (head, fits) in [("", true), ("n", true), ("new/", true), ("newer", false)] {
+                let mut old = Chunk::from(format!("old/{body}").into_bytes());
+                old.push(Chunk::from(more.as_bytes().to_vec()));
+                old.advance(4);
+                let mut joined = Chunk::join(Chunk::from(head.as_bytes().to_vec()), old);
+                let expected = format!("{head}{body}{more}").into_bytes();
+                assert!(joined.len() == expected.len() && text(&joined) == expected, "{head:?} {more:?}");
+                let parts = if fits { 1 + usize::from(!more.is_empty()) } else { parts };
+                assert_eq!(joined.parts().count(), parts, "{head:?} {more:?}");
                 joined.advance(head.len() + 1);
-                assert_eq!(text(&joined), expected[head.len() + 1..], "{head:?}");
+                assert!(text(&joined) == expected[head.len() + 1..], "{head:?} {more:?}");
             }
         }
         // Somebody else looks at it.
-        let mut first = whole(false);
+        let mut first = Chunk::from(b"old/body".to_vec());
+        first.advance(4);
         let second = first.share();
         assert_eq!(text(&Chunk::join(Chunk::from(b"new/".to_vec()), first)), b"new/body");
         assert_eq!(&second[..], b"body");

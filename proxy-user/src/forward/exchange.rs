@@ -20,8 +20,6 @@ use super::http1::{Body, Fault, Scan};
 use super::l4::Watch;
 use super::wire::{HeadBound, NoHead, Wire};
 
-/// Bytes of a body that are copied behind its head, so that one send carries both without a list of parts.
-pub const COPIED_BYTES: usize = 4 << 10;
 /// Pieces of a body that move before others get their turn.
 pub(super) const TURN_PIECES: u32 = 32;
 
@@ -166,12 +164,7 @@ impl Download {
             return Ok(());
         }
         let piece = self.piece(&mut up.chunk)?;
-        if piece.len() <= COPIED_BYTES {
-            piece.parts().for_each(|part| self.out.append(part));
-        } else {
-            let head = std::mem::take(&mut self.out);
-            self.out = Chunk::join(head, piece);
-        }
+        self.out = Chunk::join(std::mem::take(&mut self.out), piece);
         Ok(())
     }
 

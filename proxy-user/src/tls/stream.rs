@@ -274,7 +274,8 @@ impl TlsStream {
 
     fn poll_fault(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         let Some(fault) = self.fault.clone() else { return Poll::Ready(Ok(Chunk::default())) };
-        if self.is_closed && !self.sealed.is_empty() {
+        // What is being sent is its sender's to finish.
+        if self.is_closed && !self.is_sending && !self.sealed.is_empty() {
             // That the peer cannot be told makes nothing worse.
             let _ = ready!(self.socket.poll_send(cx, &mut self.sealed));
         }

@@ -38,6 +38,11 @@ impl Pool {
         Some(PoolLease { bytes, pool: Rc::clone(self) })
     }
 
+    /// Takes a buffer beyond the first of a receive; `None` if most are leased, so that those who have none get theirs.
+    pub(crate) fn try_lease_spare(self: &Rc<Pool>) -> Option<PoolLease> {
+        if self.leased.get() >= self.most / 2 { None } else { self.try_lease() }
+    }
+
     /// Wakes `waker` when a buffer is back, in place of what this socket asked for before.
     ///
     /// Everybody on the list is woken then, not one: a socket that was woken may be dropped or busy instead of
@@ -116,6 +121,7 @@ mod tests {
         assert!(pool.try_lease().is_none());
         drop(first);
         assert_eq!(pool.leased(), 1);
+        assert!(pool.try_lease_spare().is_none(), "the last one is for somebody else");
         assert_eq!(pool.try_lease().unwrap().len(), 16);
     }
 }

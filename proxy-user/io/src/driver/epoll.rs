@@ -17,13 +17,13 @@ use crate::buf::pool::{Pool, PoolLease};
 use crate::splice::{self, Pipe};
 use crate::sys;
 
-/// Receive size: one call takes what an ordinary 16 KiB TLS record or HTTP body piece brings, and what a blocked
-/// send leaves over (copied to the heap) stays small.
+/// Receive size: one call takes what an ordinary 16 KiB TLS record or HTTP body piece brings.
 pub(super) const BUFFER_BYTES: u32 = 16 << 10;
-/// 2 MiB per worker at most. A buffer is on loan only between a receive and the send after it, within one
-/// poll of a task, so even a few suffice; consumers that hold chunks across polls need the rest.
+/// 2 MiB per worker at most. A buffer is on loan between a receive and the send after it, mostly within one
+/// poll of a task, so a few would do; consumers that hold chunks across polls need the rest.
 pub(super) const BUFFERS: u16 = 128;
-/// Buffers that are received into at once where the last receive filled one: 64 KiB, which one send carries on.
+/// Buffers that are received into at once where the last receive filled one: 64 KiB, which one send carries on. It is also what
+/// a blocked send leaves over at most, copied to the heap.
 const BUNDLE_BUFFERS: usize = 4;
 
 /// State shared by the sockets of one worker.
@@ -146,7 +146,7 @@ impl EpollSocket {
                 pool.wake_on_return(self.number, cx.waker());
                 return Poll::Pending;
             };
-            let mut more: Vec<PoolLease> = (1..most).map_while(|_| pool.try_lease()).collect();
+            let mut more: Vec<PoolLease> = (1..most).map_while(|_| pool.try_lease_spare()).collect();
             let fd = guard.get_inner().as_fd();
             let outcome = if more.is_empty() {
                 sys::recv(fd, &mut first, 0)

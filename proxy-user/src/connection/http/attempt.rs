@@ -22,7 +22,7 @@ use super::upstream::{Upstream, reach};
 use super::{Client, Then};
 use crate::connection::endpoint::send_attempt;
 use crate::connection::{OpenConn, boxed};
-use crate::forward::exchange::{COPIED_BYTES, Download, Exchange, Trouble, Upload};
+use crate::forward::exchange::{Download, Exchange, Trouble, Upload};
 use crate::forward::http1::{Body, Fault, Framing, ResponseEdits, ResponseHead, Scan, slots};
 use crate::forward::l4::lost;
 use crate::forward::wire::Wire;
@@ -401,9 +401,7 @@ fn read(
 ) -> Result<Read, Fault> {
     let mut slots = slots();
     let head = ResponseHead::parse(&exchange.up.chunk[..head_bytes], &mut slots)?;
-    // With what is there of the body, if that is going to be copied behind it.
-    let early_bytes = exchange.up.chunk.len().saturating_sub(head_bytes).min(COPIED_BYTES);
-    let mut out = Vec::with_capacity(head_bytes + 64 + early_bytes);
+    let mut out = Vec::with_capacity(head_bytes + 64);
     if head.is_interim() {
         head.write(&mut out, Framing::Length(0), &ResponseEdits::default());
         return Ok(Read::Interim(out));

@@ -18,7 +18,6 @@ use super::story::Story;
 use super::tries::Tries;
 use super::{Client, Then, bridged, mirror};
 use crate::connection::boxed;
-use crate::forward::exchange::COPIED_BYTES;
 use crate::forward::http1::{Body, Fault, Framing};
 use crate::forward::wire::Wire;
 
@@ -154,20 +153,15 @@ impl Sending {
         if plan.framing != Framing::Length(0) && !down.chunk.is_empty() {
             early = body.split(&mut down.chunk)?;
         }
-        let mut head = match std::mem::take(&mut plan.head) {
+        let head = match std::mem::take(&mut plan.head) {
             Outgoing::Bytes(head) => head,
             // Goes another way.
             Outgoing::Fields(_) => Vec::new(),
         };
         let (head_bytes, early_bytes) = (head.len() as u64, early.len() as u64);
-        let mut first = if early.len() <= COPIED_BYTES {
-            early.parts().for_each(|part| head.extend_from_slice(part));
-            Chunk::from(head)
-        } else {
-            // It may have to wait for a connection.
-            early.detach();
-            Chunk::join(Chunk::from(head), early)
-        };
+        let mut first = Chunk::join(Chunk::from(head), early);
+        // It may have to wait for a connection.
+        first.detach();
         let is_whole = body.is_done() && first.len() <= REPLAY_BYTES;
         let copy = is_whole.then(|| first.share());
         Ok(Self { first: Some((first, body)), copy, head_bytes, early_bytes })
