@@ -20,8 +20,8 @@ use super::http1::{Body, Fault, Scan};
 use super::l4::Watch;
 use super::wire::{HeadBound, NoHead, Wire};
 
-/// Pieces of a body that move before others get their turn.
-pub(super) const TURN_PIECES: u32 = 32;
+/// Pieces of a body that move before others get their turn; 64 KiB each where there is much of it.
+pub(super) const TURN_PIECES: u32 = 8;
 
 /// What ends an exchange before its time.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use super::conn::Conn;
 use super::error::End;
 use crate::tls::{Count, Stream};
 
-/// Chunks that are taken in a row before others get their turn.
-const TURN_CHUNKS: usize = 16;
+/// Chunks that are taken in a row before others get their turn; 64 KiB each where there is much to receive.
+const TURN_CHUNKS: usize = 4;
 
 /// A connection and its stream of bytes.
 pub(super) struct Io {
