@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use proxy_tests::faults::Faults;
 use proxy_tests::http::{Backend, Message, Peer, ok};
-use proxy_tests::net::Family;
 use proxy_tests::node::Weir;
 use proxy_tests::pki::Pki;
 use proxy_tests::process::Running;
+use proxy_tests::web::{edge, host, speaking};
 use proxy_tests::world::World;
 use proxy_tests::{config, wait};
 use serde_json::{Value, json};
@@ -17,32 +17,20 @@ use serde_json::{Value, json};
 /// Far above what any of it takes.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Where Weir listens for clients that it does not intercept.
-fn edge(port: u16) -> SocketAddr {
-    SocketAddr::new(Family::V4.own(), port)
-}
-
-fn host() -> SocketAddr {
-    Family::V4.host(10, 8080)
-}
-
 fn echo(request: &Message) -> Option<String> {
     Some(ok(&format!("{}|{}\n", request.start_line(), request.text())))
 }
 
+/// Another listener for the same service.
 fn listener(port: u16, more: Value) -> Value {
-    let mut listener = json!({"address": edge(port).to_string(), "protocol": "http", "service": "web"});
+    let mut listener = json!({"address": at(port).to_string(), "protocol": "http", "service": "web"});
     config::merge(&mut listener, more);
     listener
 }
 
-fn config_of(world: &World, more: Value, listeners: impl Into<Vec<Value>>) -> Value {
-    let mut service =
-        json!({"name": "web", "protocol": "http", "endpoints": [{"address": host().to_string()}]});
-    config::merge(&mut service, more);
-    let mut config = config::config(world, [service]);
-    config::merge(&mut config, json!({"listeners": listeners.into()}));
-    config
+/// Where it listens.
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::new(edge().ip(), port)
 }
 
 /// More than the two ticks after which a connection is parked.
@@ -51,7 +39,7 @@ const RESTED: Duration = Duration::from_millis(3500);
 /// Clients with a connection that has been used, and has rested for long enough to be parked.
 fn rested<const N: usize>(world: &World) -> [Peer; N] {
     let clients = [(); N].map(|()| {
-        let mut client = Peer::connect(&world.net, edge(8000));
+        let mut client = Peer::connect(&world.net, edge());
         asks(&mut client, "/first");
         client
     });
@@ -75,8 +63,7 @@ fn connections_that_have_rested_go_on_as_any_other() {
     let Some(world) = World::new() else { return };
     let _backend = Backend::answering(&world.net, host(), echo);
     // The service's own bound counts those that rest, too.
-    let mut config =
-        config_of(&world, json!({"limits": {"max_connections": 6}}), [listener(8000, Value::Null)]);
+    let mut config = speaking(&world, "http", json!({"limits": {"max_connections": 6}}));
     config["listeners"][0]["http"] = json!({"idle_timeout": "8s"});
     let Some(mut weir) = Weir::start(&world.net, &config) else { return };
     let closed = |reason| {
@@ -85,7 +72,7 @@ fn connections_that_have_rested_go_on_as_any_other() {
     };
     let [mut asking, mut slow, ended, reset, mut tired, mut asking_for_the_end] = rested(&world);
     are_parked(&weir, 6);
-    let mut refused = Peer::connect(&world.net, edge(8000));
+    let mut refused = Peer::connect(&world.net, edge());
     let _ = refused.try_say("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(refused.rest().is_err(), "the seventh is reset");
     for n in 0..3 {
@@ -125,21 +112,19 @@ fn whatever_a_connection_began_with_it_goes_on_after_a_rest() {
     let pki = Pki::new();
     pki.certificate("web", &["DNS:web.shop"]);
     let backend = Backend::answering(&world.net, host(), echo);
-    let listeners = [
+    let mut config = speaking(&world, "auto", Value::Null);
+    config["listeners"] = json!([
         listener(8000, json!({"proxy_protocol": "required", "trusted_proxies": ["10.77.0.0/16"]})),
         listener(8001, json!({"protocol": "auto"})),
         listener(8443, json!({"tls": {"certificates": [pki.files("web")]}})),
-    ];
-    let Some(weir) = Weir::start(&world.net, &config_of(&world, json!({"protocol": "auto"}), listeners))
-    else {
-        return;
-    };
-    let mut announced = Peer::connect(&world.net, edge(8000));
+    ]);
+    let Some(weir) = Weir::start(&world.net, &config) else { return };
+    let mut announced = Peer::connect(&world.net, at(8000));
     announced.say("PROXY TCP4 192.0.2.7 192.0.2.8 1000 80\r\n");
-    let mut detected = Peer::connect(&world.net, edge(8001));
+    let mut detected = Peer::connect(&world.net, at(8001));
     let mut s_client = world.outside().command(&openssl);
     s_client.args(["s_client", "-quiet", "-verify_quiet", "-servername", "web.shop"]);
-    s_client.args(["-CAfile", &pki.path("ca.pem"), "-connect", &edge(8443).to_string()]);
+    s_client.args(["-CAfile", &pki.path("ca.pem"), "-connect", &at(8443).to_string()]);
     let mut encrypted = Running::start(&mut s_client).unwrap();
     for path in ["/first", "/second", "/third"] {
         asks(&mut announced, path);
@@ -155,17 +140,15 @@ fn whatever_a_connection_began_with_it_goes_on_after_a_rest() {
         are_parked(&weir, 3);
     }
     let seen = backend.take_seen();
-    let forwarded = |client: &str| {
-        seen.iter().filter(|request| request.header("x-forwarded-for") == Some(client)).count()
-    };
-    assert_eq!((seen.len(), forwarded("192.0.2.7")), (9, 3));
+    let is_announced = |request: &&Message| request.header("x-forwarded-for") == Some("192.0.2.7");
+    assert_eq!((seen.len(), seen.iter().filter(is_announced).count()), (9, 3));
 }
 
 #[test]
 fn those_that_rest_on_a_worker_that_fails_are_ended_and_counted() {
     let (Some(world), Some(faults)) = (World::new(), Faults::new("resting")) else { return };
     let _backend = Backend::answering(&world.net, host(), echo);
-    let mut config = config_of(&world, Value::Null, [listener(8000, Value::Null)]);
+    let mut config = speaking(&world, "http", Value::Null);
     config["workers"] = json!(1);
     let Some(weir) = faults.start(&world, &config) else { return };
     let mut resting = rested::<3>(&world);

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::task::Waker;
 
 use crate::buf::Chunk;
+use crate::sys;
 
 /// Which operation of a socket a completion belongs to; at most one of each is in the kernel at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,14 +108,9 @@ pub(crate) struct Gather {
 
 impl Gather {
     pub(crate) fn new(chunk: &Chunk) -> Box<Gather> {
-        let mut parts: Box<[libc::iovec]> = chunk
-            .parts()
-            .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
-            .collect();
-        // SAFETY: all zeroes is a valid msghdr: no address, no control data.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iov = parts.as_mut_ptr();
-        header.msg_iovlen = parts.len();
+        let places = chunk.parts().map(|part| sys::iovec(part.as_ptr().cast_mut(), part.len()));
+        let mut parts: Box<[libc::iovec]> = places.collect();
+        let header = sys::msghdr(&mut parts);
         Box::new(Gather { header, _parts: parts })
     }
 }

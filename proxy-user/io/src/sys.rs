@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_short, c_void, socklen_t};
 
-pub(crate) use self::bytes::{recv, recv_parts, send, send_parts};
+pub(crate) use self::bytes::{iovec, msghdr, recv, recv_parts, send, send_parts};
 
 /// Names a system call, so that a test can say which one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,9 +31,9 @@ pub(crate) fn recv_parts<'a>(
     fd: BorrowedFd<'_>,
     parts: impl Iterator<Item = &'a mut [u8]>,
 ) -> io::Result<usize> {
-    let mut row = Row::new(parts.map(|part| (part.as_mut_ptr(), part.len())));
-    let mut header = row.header();
-    // SAFETY: the header describes `row` and that what the caller lent, both of which outlive the call.
+    let mut all = Parts::new(parts.map(|part| (part.as_mut_ptr(), part.len())));
+    let mut header = all.header();
+    // SAFETY: the header describes `all` and what the caller lent, both of which outlive the call.
     let len = call(Call::Recv, || unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, 0) })?;
     Ok(len.unsigned_abs())
 }
@@ -44,35 +44,43 @@ pub(crate) fn send_parts<'a>(
     parts: impl Iterator<Item = &'a [u8]>,
     flags: c_int,
 ) -> io::Result<usize> {
-    let mut row = Row::new(parts.map(|part| (part.as_ptr().cast_mut(), part.len())));
-    let header = row.header();
+    let mut all = Parts::new(parts.map(|part| (part.as_ptr().cast_mut(), part.len())));
+    let header = all.header();
     // SAFETY: as in `recv_parts`; sendmsg(2) writes to none of it.
     let len = call(Call::Send, || unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) })?;
     Ok(len.unsigned_abs())
 }
 
-/// Says where several parts are.
-struct Row {
-    parts: [libc::iovec; MOST_PARTS],
+/// Where several parts are.
+struct Parts {
+    places: [libc::iovec; MOST_PARTS],
     count: usize,
 }
 
-impl Row {
-    fn new(parts: impl Iterator<Item = (*mut u8, usize)>) -> Row {
-        let mut row =
-            Row { parts: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MOST_PARTS], count: 0 };
-        for (place, (start, len)) in row.parts.iter_mut().zip(parts) {
-            *place = libc::iovec { iov_base: start.cast(), iov_len: len };
-            row.count += 1;
+impl Parts {
+    fn new(parts: impl Iterator<Item = (*mut u8, usize)>) -> Parts {
+        let mut all = Parts { places: [iovec(std::ptr::null_mut(), 0); MOST_PARTS], count: 0 };
+        for (place, (start, len)) in all.places.iter_mut().zip(parts) {
+            *place = iovec(start, len);
+            all.count += 1;
         }
-        row
+        all
     }
 
     fn header(&mut self) -> libc::msghdr {
-        // SAFETY: all zeroes is a valid msghdr: no address, no control data.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iov = self.parts.as_mut_ptr();
-        header.msg_iovlen = self.count;
-        header
+        msghdr(&mut self.places[..self.count])
     }
+}
+
+pub(crate) fn iovec(start: *mut u8, len: usize) -> libc::iovec {
+    libc::iovec { iov_base: start.cast(), iov_len: len }
+}
+
+/// What sendmsg(2) and recvmsg(2) are told of parts, to which it points: no address, no control data.
+pub(crate) fn msghdr(parts: &mut [libc::iovec]) -> libc::msghdr {
+    // SAFETY: all zeroes is a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = parts.as_mut_ptr();
+    header.msg_iovlen = parts.len();
+    header
 }
